@@ -1,0 +1,223 @@
+"""The model client: langchain-openai, keeping what local servers send and OpenAI's own API does not.
+
+`ChatOpenAI` drops the reasoning field and the matched stop string and renames `max_tokens`; its base class with the
+hooks below keeps all three. Reasoning is read from `reasoning` (vLLM) or `reasoning_content` (SGLang, llama.cpp, older
+vLLM) and left in `additional_kwargs["reasoning_content"]`; one HTTP pool serves the whole run.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import aiohttp
+import openai
+from httpx2 import Limits
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic import SecretStr
+
+from backends.errors import (
+    ContextOverflow,
+    ModelError,
+    ModelOverloaded,
+    ModelRejected,
+    ModelReplyInvalid,
+    ModelTimeout,
+    ModelUnreachable,
+    UserError,
+)
+
+_REASONING_FIELDS = ("reasoning", "reasoning_content")
+_OVERFLOW = ("context length", "context_length", "context size", "context_size", "context window", "is longer than")
+_NO_KEY = "none"
+
+
+@dataclass(frozen=True)
+class ModelAddress:
+    """Where the model is and how to ask it."""
+
+    url: str
+    model: str
+    api_key: str | None = None
+    temperature: float = 0.1
+    timeout: float = 180.0
+    """Seconds until a request without a whole reply is given up."""
+
+
+class LocalChatModel(BaseChatOpenAI):
+    """An OpenAI-compatible chat model on one's own GPUs."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "openai-compatible"
+
+    def _create_chat_result(
+        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        raw = response if isinstance(response, dict) else response.model_dump(warnings=False)
+        result = super()._create_chat_result(raw, generation_info)
+        for generation, choice in zip(result.generations, raw["choices"], strict=True):
+            _keep_reasoning(generation.message, choice["message"])
+            _keep_stop(generation.message, choice)
+        return result
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        choices = chunk.get("choices")
+        if generation is not None and choices and choices[0].get("delta"):
+            _keep_reasoning(generation.message, choices[0]["delta"])
+            _keep_stop(generation.message, choices[0])
+        return generation
+
+
+@asynccontextmanager
+async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIterator[LocalChatModel]:
+    """The client of one run, with one HTTP pool sized for `concurrency`; closed on leaving."""
+    limits = Limits(max_connections=concurrency + 8, max_keepalive_connections=concurrency + 8, keepalive_expiry=60)
+    async with openai.DefaultAioHttpClient(timeout=address.timeout, limits=limits, trust_env=False) as http_client:
+        yield LocalChatModel(
+            model=address.model,
+            base_url=address.url,
+            api_key=SecretStr(address.api_key or _NO_KEY),
+            temperature=address.temperature,
+            timeout=address.timeout,
+            max_retries=0,  # the batch retries, from the checkpoint
+            stream_usage=True,
+            http_async_client=http_client,
+        )
+
+
+class ChatClient:
+    """Asks a chat model for one reply at a time, under fixed stop strings."""
+
+    _EXTRAS: ClassVar[dict[str, Any]] = {"include_stop_str_in_output": True, "no_stop_trim": True}
+    """Keep the stop string that matched (vLLM's name, SGLang's name); most servers ignore what they do not know."""
+
+    def __init__(self, model: BaseChatModel, stop: Sequence[str]) -> None:
+        self._model = model
+        self._stop = list(stop)
+        self._extras = True
+
+    async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+        """One reply, with `seconds` in its `response_metadata`. Raises a `ModelError` that says what went wrong."""
+        started = time.monotonic()
+        reply = await self._invoke(messages, max_tokens)
+        finish_reason = reply.response_metadata.get("finish_reason")
+        if finish_reason == "abort":
+            raise ModelReplyInvalid("the model server gave up half-way (finish_reason: abort): it is shutting down")
+        silent = not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content")
+        if silent and finish_reason != "length":
+            raise ModelReplyInvalid(f"empty reply from the model server (finish_reason: {finish_reason})")
+        reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
+        return reply
+
+    async def _invoke(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+        extras: dict[str, Any] = {"extra_body": self._EXTRAS} if self._extras else {}
+        try:
+            return await self._model.ainvoke(messages, stop=self._stop, max_tokens=max_tokens, **extras)
+        except Exception as error:
+            if extras and self._is_strict(error):
+                self._extras = False  # from now on only what every server knows
+                return await self._invoke(messages, max_tokens)
+            raise _typed(error) from error
+
+    def _is_strict(self, error: Exception) -> bool:
+        refused = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+        return refused and (error.status_code == 422 or any(name in str(error) for name in self._EXTRAS))
+
+
+async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> str:
+    """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`).
+
+    Raises UserError when nothing answers at `url`, the key is refused, or no such model is served. A server without
+    a list of models is taken at its word.
+    """
+    client = openai.AsyncOpenAI(base_url=url, api_key=api_key or _NO_KEY, timeout=timeout, max_retries=0)
+    async with client:
+        try:
+            served = [entry.id for entry in (await client.models.list()).data]
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key") from error
+        except openai.NotFoundError:
+            return model
+        except openai.APIStatusError as error:
+            raise UserError(f"the model server at {url} answers {error.status_code} to /models") from error
+        except openai.APIConnectionError as error:
+            raise UserError(f"no model server answers at {url}: start it or change --local-model-url") from error
+        except Exception as error:
+            raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+    if model in served or not served:
+        return model
+    alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
+    if len(alike) == 1:
+        return alike[0]
+    raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
+
+
+def _keep_reasoning(message: BaseMessage, source: dict[str, Any]) -> None:
+    text = next((source[name] for name in _REASONING_FIELDS if isinstance(source.get(name), str) and source[name]), "")
+    if text:
+        message.additional_kwargs["reasoning_content"] = text
+
+
+def _keep_stop(message: BaseMessage, choice: dict[str, Any]) -> None:
+    matched = choice.get("stop_reason", choice.get("matched_stop"))
+    if isinstance(matched, str):
+        message.response_metadata["stop_reason"] = matched
+
+
+def _typed(error: Exception) -> Exception:
+    """The `ModelError` for what the client raised; anything unknown is a bug of ours and stays as it is."""
+    if isinstance(error, ModelError):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        return _typed_status(error)
+    # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
+    cause = _first_cause(error)
+    if isinstance(error, openai.APITimeoutError) and isinstance(cause, TimeoutError | asyncio.TimeoutError):
+        return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
+    if isinstance(error, openai.APIConnectionError) or isinstance(cause, aiohttp.ClientError | OSError):
+        return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
+    if isinstance(error, openai.APIError | ValueError | KeyError | TypeError):
+        return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")
+    return error
+
+
+def _typed_status(error: openai.APIStatusError) -> ModelError:
+    said = _said(error)
+    if error.status_code == 400 and any(phrase in said.lower() for phrase in _OVERFLOW):
+        return ContextOverflow(said)
+    if error.status_code in (408, 409, 429) or error.status_code >= 500:
+        return ModelOverloaded(f"the model server answered {error.status_code}: {said}", _retry_after(error))
+    return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """What the server said, short, and without the key even if the server repeats it."""
+    body = error.body if isinstance(error.body, dict) else {}
+    said = str(body.get("message") or error.response.text or error.message).strip()
+    authorization = error.request.headers.get("authorization", "")
+    secret = authorization.removeprefix("Bearer ").strip()
+    if secret and secret != _NO_KEY:
+        said = said.replace(secret, "***")
+    return said[:500]
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    try:
+        return min(max(float(error.response.headers.get("retry-after", "")), 0.0), 300.0)
+    except ValueError:
+        return None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

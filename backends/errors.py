@@ -1,0 +1,82 @@
+"""Failures, typed by the boundary they crossed; a bad rollout is data, not a crash.
+
+    BackendError
+    ├── ModelError
+    │   ├── ModelUnreachable    no connection, or it broke           retried from the checkpoint
+    │   ├── ModelOverloaded     429, 5xx                             retried, after `retry_after` seconds if it says so
+    │   ├── ModelTimeout        no reply in time                     retried
+    │   ├── ModelReplyInvalid   not JSON, no choices, empty, aborted retried
+    │   ├── ModelRejected       400, 401, 403, 404, 422              not retried
+    │   └── ContextOverflow     the prompt is too long               ends the trajectory
+    └── ToolError
+        ├── ToolUnreachable     no connection, or it broke           retried
+        ├── ToolTimeout         no result in time                    retried
+        └── ToolFailed          the tool said no                     the model reads it
+
+Messages name the address and the mend, never a key.
+"""
+
+
+class BackendError(Exception):
+    """Something outside this process failed; `retryable` says whether the same request may succeed later."""
+
+    retryable = True
+    retry_after: float | None = None
+
+
+class ModelError(BackendError):
+    """The model server."""
+
+
+class ModelUnreachable(ModelError):
+    """No connection to the model server, or it was lost before the reply was whole."""
+
+
+class ModelOverloaded(ModelError):
+    """The model server answered 429 or 5xx; `retry_after` holds its Retry-After in seconds."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelTimeout(ModelError):
+    """The model server did not reply in time."""
+
+
+class ModelReplyInvalid(ModelError):
+    """The model server replied, but not with a reply: no JSON, no choices, nothing in it, or aborted half-way."""
+
+
+class ModelRejected(ModelError):
+    """The model server refused the request in a way that asking again cannot mend."""
+
+    retryable = False
+
+
+class ContextOverflow(ModelError):
+    """The prompt is longer than the model's context."""
+
+    retryable = False
+
+
+class ToolError(BackendError):
+    """The tool server."""
+
+
+class ToolUnreachable(ToolError):
+    """No connection to the tool server, or it was lost before the result came."""
+
+
+class ToolTimeout(ToolError):
+    """A tool call did not come back in time."""
+
+
+class ToolFailed(ToolError):
+    """The tool itself refused or failed: an expected outcome that the model reads."""
+
+    retryable = False
+
+
+class UserError(Exception):
+    """The command cannot go ahead as it was given; the message is one line that names the mend."""

@@ -1,0 +1,60 @@
+"""Both services connected: what a graph needs from outside, from one set of addresses."""
+
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from backends.chat_model import ChatClient, ModelAddress, open_chat_model, resolve_model
+from backends.mcp_tools import ToolClient, map_tools, open_tool_client
+
+
+def default_mcp_url() -> str:
+    """The tool server's address from MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT."""
+    host, port = os.environ.get("MCP_TRANSPORT_HOST", "127.0.0.1"), os.environ.get("MCP_TRANSPORT_PORT", "8003")
+    return f"http://{host}:{port}/mcp"
+
+
+@dataclass(frozen=True)
+class ToolsAddress:
+    """Where the tools are, which of the model's tools are wanted, and how the server's are named if not as usual."""
+
+    url: str
+    tools: tuple[str, ...]
+    tool_map: tuple[str, ...] = ()
+    token: str | None = None
+    timeout: float = 120.0
+    """Seconds until a call without a result is given up."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Live clients: `chat.ask` and `tools.call`."""
+
+    chat: ChatClient
+    tools: ToolClient
+
+    @property
+    def tools_sha256(self) -> str:
+        """Hash of how the model's tools reach the server: names, arguments, schemas."""
+        routes: dict[str, Any] = {
+            name: {**asdict(route), "accepts": sorted(route.accepts)} for name, route in self.tools.routes.items()
+        }
+        return hashlib.sha256(json.dumps(routes, sort_keys=True).encode()).hexdigest()
+
+
+@asynccontextmanager
+async def open_services(
+    model: ModelAddress, tools: ToolsAddress, *, stop: Sequence[str], concurrency: int
+) -> AsyncIterator[Services]:
+    """Both clients, connected and checked. Raises UserError before any completion is asked for."""
+    served = await resolve_model(model.url, model.model, model.api_key)
+    async with (
+        open_chat_model(replace(model, model=served), concurrency=concurrency) as chat,
+        open_tool_client(tools.url, concurrency=concurrency, timeout=tools.timeout, token=tools.token) as client,
+    ):
+        client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
+        yield Services(ChatClient(chat, stop), client)

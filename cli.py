@@ -1,0 +1,271 @@
+"""The command line: the only place where commands meet live models, tools, savers and files."""
+
+import asyncio
+import os
+import sqlite3
+import sys
+from collections.abc import Coroutine
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from backends.errors import UserError
+from graph.settings import TOOL_NAMES
+
+if TYPE_CHECKING:
+    from graph.options import GenerateOptions
+    from graph.run_files import RunFiles
+
+app = typer.Typer(
+    help="Biomedical questions in, deep-research trajectories out: a LangGraph, a local model, MCP tools.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class ThinkIn(StrEnum):
+    """Where the demo model puts its thoughts."""
+
+    think = "think"
+    reasoning = "reasoning"
+    reasoning_content = "reasoning_content"
+
+
+class Role(StrEnum):
+    """The role in which tool outputs go back to the model."""
+
+    tool = "tool"
+    user = "user"
+
+
+def _option(help_text: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(help=help_text, rich_help_panel=panel, **more)
+
+
+ApiKey = Annotated[str | None, _option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
+
+
+@app.command()
+def generate(
+    questions_file: Annotated[Path, _option("JSONL, one object with a question per line.")],
+    local_model_url: Annotated[str, _option("OpenAI-compatible address.", "Model")] = "http://localhost:8000/v1",
+    model_name: Annotated[str, _option("Name under which the server knows the model.", "Model")] = "Qwen3-8B",
+    output: Annotated[Path, _option("Folder for the run's files.")] = Path("pubmed_training_data"),
+    concurrency: Annotated[int, _option("Questions worked on at the same time.")] = 5,
+    limit: Annotated[int | None, _option("Only the first so many questions.")] = None,
+    no_incremental: Annotated[bool, _option("Write the trajectories once, at the end.")] = False,
+    instance_id: Annotated[str | None, _option("Keeps runs apart that share an output folder.")] = None,
+    api_key: ApiKey = None,
+    temperature: Annotated[float, _option("Sampling temperature.", "Model")] = 0.1,
+    max_tokens: Annotated[
+        int, _option("Tokens per reply; cut off by it, asked again with twice as many.", "Model")
+    ] = 4096,
+    model_timeout: Annotated[float, _option("Seconds a reply may take.", "Model")] = 180.0,
+    system_prompt_file: Annotated[Path | None, _option("Replaces the built-in system prompt.", "Model")] = None,
+    tool_role: Annotated[Role, _option("Role of tool outputs in the prompt.", "Model")] = Role.tool,
+    mcp_url: Annotated[str | None, _option("MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")] = None,
+    tools: Annotated[str, _option("The tools to teach and use.", "Tools")] = ",".join(TOOL_NAMES),
+    tool_map: Annotated[list[str] | None, _option("TOOL=SERVER_TOOL(argument), for other names.", "Tools")] = None,
+    tool_timeout: Annotated[float, _option("Seconds a call may take.", "Tools")] = 120.0,
+    max_turns: Annotated[int, _option("Replies per question at most.", "Limits")] = 10,
+    max_tool_calls: Annotated[int, _option("Tool calls per question at most.", "Limits")] = 5,
+    skip_bad_rows: Annotated[bool, _option("Report unusable rows and go on.")] = False,
+    fresh: Annotated[bool, _option("Start another run instead of continuing the last.", "Continuing")] = False,
+    allow_changed_settings: Annotated[bool, _option("Continue a run under other settings.", "Continuing")] = False,
+    keep_checkpoints: Annotated[
+        bool, _option("Keep the steps of finished questions, for Studio.", "Continuing")
+    ] = False,
+) -> None:
+    """Generate a trajectory for every question. The same command again continues an unfinished run."""
+    from graph.options import GenerateOptions
+
+    options = GenerateOptions(
+        questions_file=questions_file, local_model_url=local_model_url, model_name=model_name, output=output,
+        concurrency=concurrency, limit=limit, incremental=not no_incremental, instance_id=instance_id,
+        temperature=temperature, max_tokens=max_tokens, model_timeout=model_timeout, tool_role=tool_role.value,
+        system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
+        tools=tuple(name.strip() for name in tools.split(",") if name.strip()), tool_timeout=tool_timeout,
+        max_turns=max_turns, max_tool_calls=max_tool_calls, skip_bad_rows=skip_bad_rows, fresh=fresh,
+        allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints,
+    )  # fmt: skip
+    raise typer.Exit(_run(_generate(options, api_key)))
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")],
+    api_key: ApiKey = None,
+    allow_changed_settings: Annotated[bool, _option("Continue although settings differ.")] = False,
+) -> None:
+    """Continue a run with the flags it was begun with, and retry what failed."""
+    from graph.options import GenerateOptions
+    from graph.run_files import read_run
+
+    files, content = read_run(run)
+    options = GenerateOptions.restored(content["options"])
+    options = replace(options, output=files.folder, allow_changed_settings=allow_changed_settings)
+    raise typer.Exit(_run(_generate(options, api_key, files)))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, _option("Folder for the run's files.")] = Path("demo_output"),
+    concurrency: Annotated[int, _option("Questions worked on at the same time.")] = 4,
+) -> None:
+    """See it work: bundled questions, a small rule-based model and an offline tool server, all on this machine."""
+    raise typer.Exit(_run(_demo(output, concurrency)))
+
+
+@app.command()
+def serve_model(
+    host: Annotated[str, _option("Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, _option("Port; 0 takes a free one.")] = 8000,
+    model_name: Annotated[str, _option("The name it serves.")] = "demo",
+    think_in: Annotated[ThinkIn, _option("Where its thoughts go.")] = ThinkIn.think,
+    latency: Annotated[float, _option("Seconds a reply takes.")] = 0.0,
+    max_model_len: Annotated[int, _option("Tokens of prompt and reply together.")] = 32768,
+    api_key: Annotated[str | None, _option("Refuse requests without this key.")] = None,
+) -> None:
+    """Serve the demo model: rule-based, OpenAI-compatible, with the manners of vLLM."""
+    from backends.demo_model.server import DemoModel
+    from backends.serving import serve
+
+    model = DemoModel(model_name, think_in.value, latency, max_model_len, api_key)
+    serve(model.app(), host, port, "/v1", "demo model:")
+
+
+@app.command()
+def serve_tools(
+    host: Annotated[str, _option("Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, _option("Port; 0 takes a free one.", envvar="MCP_TRANSPORT_PORT")] = 8003,
+    offline: Annotated[bool, _option("Answer from the bundled corpus of landmark papers.")] = False,
+) -> None:
+    """Serve pubmed_search, browse_webpage and google_search over MCP (streamable HTTP at /mcp)."""
+    from backends.serving import serve
+    from backends.tool_server.corpus import Corpus
+    from backends.tool_server.server import tool_server
+
+    if not offline:
+        raise UserError("this version serves the bundled corpus only: add --offline")
+    serve(tool_server(Corpus.bundled()).streamable_http_app(), host, port, "/mcp", "offline tools:")
+
+
+@app.command()
+def diagram() -> None:
+    """Print the graph as Mermaid."""
+    from graph.build import drawing
+
+    typer.echo(drawing(), nl=False)
+
+
+@app.command()
+def studio(
+    run: Annotated[Path | None, typer.Argument(help="A …_run.json or its folder, to look into a batch run.")] = None,
+    port: Annotated[int, _option("Port of the API that Studio talks to.")] = 2024,
+    browser: Annotated[bool, _option("Open the page.")] = True,
+    api_key: ApiKey = None,
+) -> None:
+    """Open the graph in LangGraph Studio; with RUN, on a copy of that run's checkpoints, which stay untouched."""
+    from graph.studio import open_studio
+
+    raise typer.Exit(_run(open_studio(run, port, browser, api_key)))
+
+
+async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFiles | None" = None) -> int:
+    """The batch, from checked flags to closed files. Returns the exit code."""
+    from backends.chat_model import ModelAddress
+    from backends.services import ToolsAddress, default_mcp_url, open_services
+    from graph.batch import Batch, BatchSettings
+    from graph.build import build_graph
+    from graph.checkpoints import open_checkpoints
+    from graph.questions import check_questions
+    from graph.run_files import check_writable, claimed_run
+    from serializers.tags import STOP_STRINGS
+
+    options = replace(options, mcp_url=options.mcp_url or default_mcp_url())
+    options.check()
+    prompt = options.prompt()
+    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows)
+    for bad in questions.bad_within(options.limit):
+        _say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
+    check_writable(options.output)
+    model = ModelAddress(
+        options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout
+    )
+    tools = ToolsAddress(str(options.mcp_url), options.tools, options.tool_map, timeout=options.tool_timeout)
+    how = BatchSettings(options.concurrency, options.limit, options.incremental, options.keep_checkpoints)
+    async with open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency) as services:
+        settings = options.settings(questions.sha256, prompt, services.tools_sha256)
+        with claimed_run(options, settings, questions.asked(options.limit), run) as files:
+            async with open_checkpoints(files.checkpoints) as saver:
+                graph = build_graph(
+                    services.chat.ask, services.tools.call, limits=options.limits, system=prompt,
+                    tool_role=options.tool_role, checkpointer=saver,
+                )  # fmt: skip
+                batch = Batch(graph, saver, files, questions, settings, how)
+                stats = await batch.run()
+    typer.echo(_summary(stats, files))
+    if batch.drained.is_set() and stats["pending"]:
+        _say(f"stopped; to continue: trajgraph resume {files.run}")
+        return 130
+    return 1 if stats["failed"] else 0
+
+
+async def _demo(output: Path, concurrency: int) -> int:
+    from backends.serving import DEMO_QUESTIONS, demo_services
+    from graph.options import GenerateOptions
+    from graph.run_files import read_lines, read_run
+    from serializers.readable import readable
+
+    async with demo_services() as services:
+        options = GenerateOptions(
+            questions_file=DEMO_QUESTIONS, output=output, concurrency=concurrency, fresh=True, model_name="demo",
+            local_model_url=services.model_url, mcp_url=services.mcp_url,
+        )  # fmt: skip
+        code = await _generate(options, None)
+    first = min(read_lines(read_run(output)[0].trajectories), key=lambda record: str(record["sample_id"]))
+    typer.echo("\n" + readable(first))
+    return code
+
+
+def _summary(stats: dict[str, Any], files: "RunFiles") -> str:
+    counts = ", ".join(f"{stats[name]} {name}" for name in ("accepted", "rejected", "failed", "pending"))
+    lines = [f"{stats['questions']} questions: {counts}"]
+    if stats["failed"]:
+        lines.append(f"run the same command again to retry the {stats['failed']} failed")
+    written = (files.trajectories, files.rejected, files.failed, files.stats, files.run)
+    return "\n".join([*lines, *(f"  {path}" for path in written if path.exists() and path.stat().st_size)])
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end, with tracing off: it would triple the cost and send the data out."""
+    os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
+    return asyncio.run(work)
+
+
+def _say(line: str) -> None:
+    typer.echo(f"trajgraph: {line}", err=True)
+
+
+def main() -> NoReturn:
+    """The entry point: what was foreseen to go wrong becomes one line on stderr and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        _say(str(error))
+        sys.exit(2)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _say("stopped at once; the same command continues")
+        sys.exit(130)
+    except (OSError, sqlite3.Error) as error:
+        _say(f"the run's files cannot be written or read ({error}); mend that, and the same command continues")
+        sys.exit(1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

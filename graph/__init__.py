@@ -1,0 +1,1 @@
+"""One question as a graph, and many of them as a batch."""

@@ -1,0 +1,70 @@
+"""The whole wiring of one question's graph: four nodes, one routing function."""
+
+from functools import partial
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+
+from graph.settings import Limits, ToolRole
+from graph.state import QuestionInput, State
+from nodes.execute_mcp import CallTool, execute_mcp
+from nodes.finalize import finalize
+from nodes.parse_tool import parse_tool
+from nodes.prompts import system_prompt
+from nodes.reason import Ask, reason
+
+TrajectoryGraph = CompiledStateGraph[State, None, QuestionInput, State]
+
+
+def build_graph(
+    ask: Ask,
+    call_tool: CallTool,
+    *,
+    limits: Limits,
+    system: str | None = None,
+    tool_role: ToolRole = "tool",
+    checkpointer: BaseCheckpointSaver[Any] | None = None,
+) -> TrajectoryGraph:
+    """The graph of one question, around a live model and live tools.
+
+    reason -> parse_tool -> (execute_mcp -> reason | reason | finalize)
+    """
+    builder = StateGraph(State, input_schema=QuestionInput)
+    prompt = system if system is not None else system_prompt(limits)
+    builder.add_node("reason", partial(reason, ask=ask, system=prompt, limits=limits, tool_role=tool_role))
+    builder.add_node("parse_tool", partial(parse_tool, limits=limits))
+    builder.add_node("execute_mcp", partial(execute_mcp, call_tool=call_tool, limits=limits))
+    builder.add_node("finalize", finalize)
+    builder.add_edge(START, "reason")
+    builder.add_edge("reason", "parse_tool")
+    builder.add_conditional_edges("parse_tool", route)
+    builder.add_edge("execute_mcp", "reason")
+    builder.add_edge("finalize", END)
+    return builder.compile(checkpointer=checkpointer, name="trajectory")
+
+
+def route(state: State) -> Literal["execute_mcp", "reason", "finalize"]:
+    """Where a read reply leads: its call is executed, its end is settled, anything else is asked again."""
+    if state.get("stop_reason"):
+        return "finalize"
+    messages = state.get("messages", [])
+    if not state.get("reply") and messages and isinstance(messages[-1], AIMessage) and messages[-1].tool_calls:
+        return "execute_mcp"
+    return "reason"
+
+
+def recursion_limit(limits: Limits) -> int:
+    """Supersteps that no trajectory needs: three a turn, two more when it was cut off, and the end."""
+    return 5 * limits.max_turns + 10
+
+
+def drawing() -> str:
+    """The graph as Mermaid, drawn from the compiled graph itself."""
+
+    async def nothing(*_: Any) -> Any:
+        raise NotImplementedError
+
+    return build_graph(nothing, nothing, limits=Limits()).get_graph().draw_mermaid()

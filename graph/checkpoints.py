@@ -1,0 +1,40 @@
+"""Checkpoints in one SQLite file per run: LangGraph's own tables, a thread per question."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiosqlite
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+
+def thread_id(run_id: str, sample_id: str) -> str:
+    """The thread of a question: the same UUID whenever the run is continued (LangGraph Studio takes only UUIDs)."""
+    return str(uuid.uuid5(uuid.UUID(run_id), sample_id))
+
+
+@asynccontextmanager
+async def open_checkpoints(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
+    """A saver on `path` in WAL mode, closed on leaving. Only plain JSON and LangChain messages are read back.
+
+    `synchronous=NORMAL` survives a killed process; after a power cut the last steps may be asked again.
+    """
+    async with aiosqlite.connect(path, timeout=60) as connection:
+        saver = AsyncSqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+        await saver.setup()
+        await connection.execute("PRAGMA synchronous=NORMAL")
+        yield saver
+
+
+async def stored_threads(saver: AsyncSqliteSaver) -> set[str]:
+    """The threads that have a checkpoint."""
+    async with saver.lock, saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
+        return {row[0] async for row in rows}
+
+
+async def copy_checkpoints(source: Path, target: Path) -> None:
+    """A consistent copy of a run's checkpoints, even while the run goes on writing."""
+    async with aiosqlite.connect(f"file:{source}?mode=ro", uri=True) as origin, aiosqlite.connect(target) as copy:
+        await origin.backup(copy)

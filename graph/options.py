@@ -1,0 +1,96 @@
+"""The flags of `generate` as data: stored in `…_run.json`, so that `resume` and Studio can repeat them."""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from backends.errors import UserError
+from graph.settings import TOOL_NAMES, Limits, RunSettings, ToolRole
+from nodes.prompts import system_prompt
+
+_NOT_STORED = ("fresh", "allow_changed_settings")
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """One name from flag to file. Paths are made absolute when stored; the model server's key is never in here."""
+
+    questions_file: Path
+    local_model_url: str = "http://localhost:8000/v1"
+    model_name: str = "Qwen3-8B"
+    output: Path = Path("pubmed_training_data")
+    concurrency: int = 5
+    limit: int | None = None
+    incremental: bool = True
+    instance_id: str | None = None
+    mcp_url: str | None = None
+    tools: tuple[str, ...] = TOOL_NAMES
+    tool_map: tuple[str, ...] = ()
+    tool_role: ToolRole = "tool"
+    system_prompt_file: Path | None = None
+    temperature: float = 0.1
+    max_tokens: int = Limits.max_tokens
+    max_turns: int = Limits.max_turns
+    max_tool_calls: int = Limits.max_tool_calls
+    model_timeout: float = 180.0
+    tool_timeout: float = 120.0
+    skip_bad_rows: bool = False
+    keep_checkpoints: bool = False
+    fresh: bool = False
+    allow_changed_settings: bool = False
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds that the graph enforces."""
+        return Limits(self.max_turns, self.max_tool_calls, self.max_tokens)
+
+    def check(self) -> None:
+        """Raises UserError for a value that makes no sense."""
+        for name in ("concurrency", "limit", "max_turns", "max_tokens", "model_timeout", "tool_timeout"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
+        if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:
+            raise UserError("--max-tool-calls must not be negative, --temperature lies between 0 and 2")
+
+    def prompt(self) -> str:
+        """The system prompt: the file's, else the built-in one for these tools and limits."""
+        if self.system_prompt_file is None:
+            return system_prompt(self.limits, self.tools)
+        try:
+            return self.system_prompt_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--system-prompt-file {self.system_prompt_file}: {error}") from error
+
+    def settings(self, questions_sha256: str, prompt: str, tools_sha256: str) -> RunSettings:
+        """What decides the content of the run."""
+        return RunSettings(
+            model_name=self.model_name,
+            source_file=self.questions_file.name,
+            questions_sha256=questions_sha256,
+            prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
+            tools_sha256=tools_sha256,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            max_turns=self.max_turns,
+            max_tool_calls=self.max_tool_calls,
+            tool_role=self.tool_role,
+            instance_id=self.instance_id,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _NOT_STORED}
+        return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> "GenerateOptions":
+        """From what `stored` wrote. Raises UserError when it was not that."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        for name in ("questions_file", "output", "system_prompt_file"):
+            values[name] = Path(values[name]) if values.get(name) else None
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"the run's stored options do not fit this version: {error}") from error

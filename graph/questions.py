@@ -1,0 +1,97 @@
+"""The questions file: checked once from end to end, then streamed."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.errors import UserError
+from serializers.record import QuestionRow
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """An unusable row: its line in the file, its place among the rows (both 1-based), and what is wrong with it."""
+
+    line: int
+    place: int
+    why: str
+
+
+@dataclass(frozen=True)
+class QuestionsFile:
+    """What the check found."""
+
+    path: Path
+    rows: int
+    sha256: str
+    bad: tuple[BadRow, ...]
+
+    def asked(self, limit: int | None = None) -> int:
+        """Usable rows among the first `limit`."""
+        return min(self.rows, limit or self.rows) - len(self.bad_within(limit))
+
+    def bad_within(self, limit: int | None = None) -> list[BadRow]:
+        """Bad rows among the first `limit`."""
+        return [row for row in self.bad if limit is None or row.place <= limit]
+
+
+def check_questions(path: Path, *, skip_bad_rows: bool = False) -> QuestionsFile:
+    """Read the whole file once. Raises UserError when it is missing, empty, or has a bad row not to be skipped."""
+    digest = hashlib.sha256()
+    rows = 0
+    bad: list[BadRow] = []
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                digest.update(line)
+                if not line.strip():
+                    continue
+                rows += 1
+                row = _read_row(line)
+                if isinstance(row, str):
+                    if not skip_bad_rows:
+                        raise UserError(f"{path}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
+                    bad.append(BadRow(number, rows, row))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error} (--questions-file)") from error
+    if rows == len(bad):
+        raise UserError(f"{path}: no question in it (--questions-file wants one JSON object a line)")
+    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad))
+
+
+def stream_questions(path: Path, limit: int | None = None) -> Iterator[tuple[int, QuestionRow]]:
+    """(place, row) of the usable rows among the first `limit`; a place is 1-based and counts bad rows too."""
+    with path.open("rb") as lines:
+        place = 0
+        for line in lines:
+            if not line.strip():
+                continue
+            place += 1
+            if limit is not None and place > limit:
+                return
+            row = _read_row(line)
+            if not isinstance(row, str):
+                yield place, row
+
+
+def _read_row(line: bytes) -> QuestionRow | str:
+    """The row, or what is wrong with it."""
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error})"
+    if not isinstance(row, dict):
+        return "not a JSON object"
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        return 'no "question" in it'
+    terms = row.get("expected_search_terms")
+    return QuestionRow(
+        question=question,
+        topic=str(row.get("topic") or ""),
+        question_type=str(row.get("question_type") or ""),
+        expected_search_terms=terms if isinstance(terms, list) else [],
+    )

@@ -1,0 +1,245 @@
+"""The files of a run, all under one stem: found or begun, locked, appended to, read back."""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from backends.errors import UserError
+from graph.options import GenerateOptions
+from graph.settings import RunSettings
+
+_SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run keeps its things. `run_id` is a UUID."""
+
+    folder: Path
+    stem: str
+    run_id: str
+
+    def _path(self, ending: str) -> Path:
+        return self.folder / f"{self.stem}_{ending}"
+
+    @property
+    def trajectories(self) -> Path:
+        return self._path("incremental.jsonl")
+
+    @property
+    def rejected(self) -> Path:
+        return self._path("rejected.jsonl")
+
+    @property
+    def failed(self) -> Path:
+        return self._path("failed.jsonl")
+
+    @property
+    def run(self) -> Path:
+        return self._path("run.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._path("checkpoints.sqlite")
+
+    @property
+    def stats(self) -> Path:
+        return self.folder / f"{self.stem.replace('pubmed_trajectory', 'trajectory_stats', 1)}.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held by one process at a time. Raises UserError with the pid of the one that has it."""
+        with self._path("run.lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise UserError(
+                    f"process {lock.read().strip() or 'unknown'} is working on {self.run}: wait for it, stop it, or "
+                    "start another run with --fresh"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any]) -> RunFiles:
+    """A new run with its `run.json`. `options` are the flags with which `resume` repeats the command; no secrets."""
+    model = re.sub(r"[/:]", "_", settings.model_name)
+    tail = f"{model}_{settings.instance_id}" if settings.instance_id else model
+    now = datetime.now()
+    while True:
+        files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
+        content = {"run_id": files.run_id, "settings": asdict(settings), "options": options, "versions": _versions()}
+        try:
+            with files.run.open("x", encoding="utf-8") as target:
+                json.dump(content, target, ensure_ascii=False, indent=1)
+                target.flush()
+                os.fsync(target.fileno())
+            return files
+        except FileExistsError:
+            now += timedelta(seconds=1)
+
+
+def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
+    """A stored run and its `run.json`. `path` is that file or a folder, whose newest run is taken."""
+    if path.is_dir():
+        runs = sorted(path.glob("pubmed_trajectory_*_run.json"))
+        if not runs:
+            raise UserError(f"{path}: no run in this folder (a run is its …_run.json)")
+        path = runs[-1]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = RunFiles(path.parent, path.name.removesuffix("_run.json"), str(uuid.UUID(content["run_id"])))
+        content["settings"], content["options"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a run ({error}); give a …_run.json or its folder") from error
+    return files, content
+
+
+def _latest_run(folder: Path, settings: RunSettings) -> tuple[RunFiles, dict[str, Any]] | None:
+    """The newest run over the same questions file, model and instance; None when there is none."""
+    for path in sorted(folder.glob("pubmed_trajectory_*_run.json"), reverse=True):
+        try:
+            files, content = read_run(path)
+        except UserError:
+            continue
+        theirs = content["settings"]
+        if all(theirs.get(key) == getattr(settings, key) for key in ("source_file", "model_name", "instance_id")):
+            return files, content
+    return None
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    """Two commands that look for a run at the same time do so one after the other."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the output folder and try it. Raises UserError when nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def claimed_run(
+    options: GenerateOptions, settings: RunSettings, asked: int, run: RunFiles | None = None
+) -> Iterator[RunFiles]:
+    """The run to work on, held by this process alone: the given one, else the last one over the same questions and
+    model if it still has something to do, else a new one. Raises UserError when that run was begun otherwise.
+    """
+    with ExitStack() as stack:
+        with _folder_locked(options.output):
+            found = read_run(run.run) if run else None if options.fresh else _latest_run(options.output, settings)
+            changed = settings.difference(found[1]["settings"]) if found else []
+            if found and changed and not run and _is_complete(found[0], asked):
+                found = None
+            if found is None:
+                files = begin_run(options.output, settings, options.stored())
+                stack.enter_context(files.locked())
+            else:
+                files, content = found
+                stack.enter_context(files.locked())
+                if changed and not options.allow_changed_settings:
+                    raise UserError(
+                        f"{files.run} was begun under other settings ({'; '.join(changed)}): set them back, start "
+                        "another run with --fresh, or continue all the same with --allow-changed-settings"
+                    )
+                earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
+                update = {"settings": asdict(settings), "options": options.stored(), "earlier_settings": earlier}
+                write_whole(files.run, json.dumps({**content, **update}, ensure_ascii=False, indent=1))
+        yield files
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON line and wait until it is on disk; what could only be written in part is taken back."""
+    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            written = os.write(descriptor, line)
+            while written < len(line):
+                written += os.write(descriptor, line[written:])
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_complete(files: RunFiles, asked: int) -> bool:
+    done = set(sample_ids(files.trajectories)) | set(sample_ids(files.rejected))
+    return len(done) >= asked and not any(read_lines(files.failed))
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a crash left without its end."""
+    if not path.exists():
+        return
+    with path.open("r+b") as target:
+        end = target.seek(0, os.SEEK_END)
+        kept = end
+        while kept > 0:
+            step = min(65536, kept)
+            target.seek(kept - step)
+            found = target.read(step).rfind(b"\n")
+            if found >= 0:
+                kept = kept - step + found + 1
+                break
+            kept -= step
+        if kept < end:
+            target.truncate(kept)
+
+
+def sample_ids(path: Path) -> Iterator[str]:
+    """The `sample_id` of each line, without parsing the rest of it where we wrote it."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            match = _SAMPLE_ID.match(line)
+            yield match[1].decode() if match else str(json.loads(line)["sample_id"])
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file; none when it does not exist."""
+    if path.exists():
+        with path.open("rb") as lines:
+            yield from map(json.loads, lines)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: the old one stays until the new one is on disk."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w", encoding="utf-8") as target:
+        target.write(text)
+        target.flush()
+        os.fsync(target.fileno())
+    new.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("trajgraph", "langgraph", "langchain-openai", "langchain-mcp-adapters")}

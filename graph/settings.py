@@ -1,0 +1,45 @@
+"""The settings of a run: frozen in memory, written to `<stem>_run.json`, compared on resume."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+ToolRole = Literal["tool", "user"]
+
+TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
+"""The tools the prompt teaches, under the names the model uses."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that the graph enforces, whatever the prompt says."""
+
+    max_turns: int = 10
+    """Replies of the model per question, the final answer included."""
+    max_tool_calls: int = 5
+    max_tokens: int = 4096
+    """Completion tokens per reply; a reply cut off by it is asked again once with twice as many."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What decides the content of a run; a run is only continued under the same ones. Names are the flags' own."""
+
+    model_name: str
+    source_file: str
+    """Name of the questions file, without its folder."""
+    questions_sha256: str
+    prompt_sha256: str
+    tools_sha256: str
+    """Hash of the names, input schemas and mapping of the tools."""
+    temperature: float
+    max_tokens: int
+    max_turns: int
+    max_tool_calls: int
+    tool_role: ToolRole
+    instance_id: str | None = None
+
+    def difference(self, other: dict[str, Any]) -> list[str]:
+        """Lines `name: theirs -> ours`, one for each setting in which a stored run differs; empty when none does."""
+        mine = asdict(self)
+        names = [field.name for field in fields(self)]
+        return [f"{name}: {other.get(name)!r} -> {mine[name]!r}" for name in names if other.get(name) != mine[name]]

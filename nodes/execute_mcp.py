@@ -1,0 +1,68 @@
+"""execute_mcp: the call goes to the tool server, its result comes back as the text that the model will read."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+
+from backends.errors import ToolFailed
+from graph.settings import Limits
+from graph.state import State
+from nodes.prompts import NUDGE_ANSWER
+from serializers.record import recorded_result
+from serializers.tags import Call, read_reply, write_call
+from serializers.tool_output import render_error, render_tool_output
+
+CallTool = Callable[[str, str, Mapping[str, Any]], Awaitable[Any]]
+"""Calls a tool by the model's name for it, with the query and the other parameters; raises a `ToolError`."""
+
+
+async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> dict[str, Any]:
+    """Execute the last reply's call. A failure of the tool itself is an output; one of the way there is raised."""
+    messages = state["messages"]
+    asked = messages[-1]
+    assert isinstance(asked, AIMessage)
+    called = asked.tool_calls[0]
+    parameters = dict(called["args"])
+    call = Call(called["name"], str(parameters.pop("query", "")), parameters)
+    started = time.monotonic()
+    result: Any
+    try:
+        result = await call_tool(call.name, call.query, call.parameters)
+        content = render_tool_output(call.name, result)
+    except ToolFailed as error:
+        result = {"error": str(error)}
+        content = render_error(str(error))
+    beside: dict[str, Any] = {
+        "timestamp": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if _is_last_call(messages, limits):
+        beside["reminder"] = NUDGE_ANSWER
+    output = ToolMessage(
+        content,
+        id=str(called["id"]).replace("call", "output"),
+        name=call.name,
+        tool_call_id=str(called["id"]),
+        artifact=recorded_result(call.name, result),
+        status="error" if content.startswith("<tool_output>Error: ") else "success",
+        additional_kwargs=beside,
+    )
+    return {"messages": [*_edited(asked, call), output]}
+
+
+def _is_last_call(messages: list[AnyMessage], limits: Limits) -> bool:
+    calls = sum(isinstance(message, ToolMessage) for message in messages) + 1
+    turns = sum(isinstance(message, AIMessage) for message in messages)
+    return calls >= limits.max_tool_calls or turns + 1 >= limits.max_turns
+
+
+def _edited(asked: AIMessage, call: Call) -> list[AnyMessage]:
+    """A call edited by hand (in Studio, say) is written into the text too, so the record shows what was executed."""
+    written = read_reply(asked.text)
+    if written.call is None or written.call == call:
+        return []
+    head = asked.text[: asked.text.rindex("<call_tool")]
+    return [asked.model_copy(update={"content": head + write_call(call)})]

@@ -1,0 +1,82 @@
+"""parse_tool: the raw reply is read, once, into the text that is kept and the call or answer in it."""
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+
+from graph.settings import Limits
+from graph.state import State
+from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT
+from serializers.tags import Call, Reply, join_reasoning, read_reply
+
+_MAX_NUDGES = 2
+"""Nudges in a row; a model that ignores them is not asked again."""
+
+
+def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
+    """One AIMessage with the kept text and its call; or the final answer; or a nudge; or, cut off, another attempt."""
+    raw = state.get("reply")
+    if raw is None:
+        return {}
+    messages = state.get("messages", [])
+    cut_off = raw.response_metadata.get("finish_reason") == "length"
+    reply = read_reply(_text(raw), stopped=not cut_off)
+    turn = sum(isinstance(message, AIMessage) for message in messages) + 1
+    if cut_off and reply.call is None:  # cut off by length is never an answer, and no call either
+        if raw.response_metadata.get("attempt", 1) == 1:
+            return {"reply": raw}
+        return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": "truncated"}
+    if reply.answer is not None:
+        return {
+            "messages": [_kept(raw, reply, turn)],
+            "reply": None,
+            "final_answer": reply.answer,
+            "stop_reason": "answer",
+        }
+    calls = sum(isinstance(message, ToolMessage) for message in messages)
+    closing = calls >= limits.max_tool_calls or turn >= limits.max_turns
+    if reply.call and not closing:
+        return {"messages": [_kept(raw, reply, turn, call_number=calls + 1)], "reply": None}
+    if reply.call:
+        reply = Reply(reply.head, reply.head, repairs=(*reply.repairs, "call_over_limit_dropped"))
+    update: dict[str, Any] = {"messages": [_kept(raw, reply, turn)], "reply": None}
+    if turn >= limits.max_turns:
+        return {**update, "stop_reason": "max_turns"}
+    if _nudges_in_a_row(messages) >= (1 if closing else _MAX_NUDGES):
+        return {**update, "stop_reason": "max_tool_calls" if closing else "no_answer"}
+    last_chance = closing or turn + 1 >= limits.max_turns
+    update["messages"].append(HumanMessage(NUDGE_ANSWER if last_chance else NUDGE_FORMAT, id=f"nudge-{turn}"))
+    return update
+
+
+def _text(raw: AIMessage) -> str:
+    """The whole reply as one text, wherever the server put its reasoning."""
+    reasoning = raw.additional_kwargs.get("reasoning_content")
+    return join_reasoning(reasoning, raw.text) if reasoning else raw.text
+
+
+def _kept(raw: AIMessage, reply: Reply, turn: int, call_number: int = 0) -> AIMessage:
+    beside: dict[str, Any] = {"repairs": list(reply.repairs)} if reply.repairs else {}
+    if _text(raw) != reply.text:
+        beside["raw"] = {"content": raw.text, **raw.additional_kwargs}
+    return AIMessage(
+        reply.text,
+        id=f"turn-{turn}",
+        tool_calls=[_tool_call(reply.call, call_number)] if reply.call and call_number else [],
+        additional_kwargs=beside,
+        response_metadata=raw.response_metadata,
+        usage_metadata=raw.usage_metadata,
+    )
+
+
+def _tool_call(call: Call, number: int) -> Any:
+    return {"name": call.name, "args": {"query": call.query, **call.parameters}, "id": f"call-{number}"}
+
+
+def _nudges_in_a_row(messages: list[AnyMessage]) -> int:
+    count = 0
+    for message in reversed(messages):
+        if isinstance(message, ToolMessage):
+            break
+        count += isinstance(message, HumanMessage)
+    return count

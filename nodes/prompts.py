@@ -1,0 +1,89 @@
+"""What the model is told: the system prompt, the nudges, and the history as the server sees it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+
+from graph.settings import TOOL_NAMES, Limits, ToolRole
+from serializers.tags import neutralise
+
+_TOOLS = {
+    "pubmed_search": """pubmed_search: search PubMed. `limit` is the number of papers to show, 10 at most.
+<call_tool name="pubmed_search" limit="5">semaglutide obesity weight loss trial</call_tool>""",
+    "browse_webpage": """browse_webpage: read one web page, for example a paper's own page.
+<call_tool name="browse_webpage">https://pubmed.ncbi.nlm.nih.gov/31535829/</call_tool>""",
+    "google_search": """google_search: search the web, for what PubMed does not hold (guidelines, approvals, news).
+<call_tool name="google_search">FDA approval lecanemab label</call_tool>""",
+}
+
+_SYSTEM = """You are a biomedical research agent. You answer a question by searching the literature, reading what \
+comes back, and citing it.
+
+# Tools
+{tools}
+
+# How to work
+1. Think first, inside <think>…</think>: what is asked, what is still missing, what to look up next.
+2. Make one call per reply, then stop right after </call_tool>. The result arrives as <tool_output>…</tool_output>.
+3. PubMed matches words: give it 3 to 6 keywords, no sentence. If little comes back, use fewer or other words.
+4. You have at most {max_tool_calls} calls in all. When you know enough, or have used them, answer.
+5. Answer inside <answer>…</answer>. Put <cite id="PMID">what the paper shows</cite> behind each claim, with the id of a
+   snippet you were shown. If the evidence is thin or missing, say so.
+
+# Never
+- Never write <tool_output> yourself: only the tools do.
+- Never invent a PMID, a title or a number. Cite nothing that you have not been shown.
+- Never write in another language than English.
+
+# Example
+Right, a reply that searches:
+<think>I need the primary outcome of DAPA-HF. The trial's name and drug should find it.</think>
+<call_tool name="pubmed_search" limit="5">DAPA-HF dapagliflozin heart failure</call_tool>
+Right, a reply that answers:
+<think>The first snippet gives the hazard ratio of the primary outcome.</think>
+<answer>Dapagliflozin lowered the risk of worsening heart failure or cardiovascular death (hazard ratio 0.74).
+<cite id="31535829">DAPA-HF: hazard ratio 0.74, 95% CI 0.65 to 0.85</cite></answer>
+Wrong, a sentence instead of keywords:
+<call_tool name="pubmed_search">What did the DAPA-HF trial find about dapagliflozin in heart failure?</call_tool>
+Wrong, two calls in one reply; wrong, text behind a call; wrong, an answer without </answer>."""
+
+NUDGE_FORMAT = (
+    "Your reply had neither a tool call nor an answer. Make one call, "
+    '<call_tool name="TOOL">keywords</call_tool>, or answer inside <answer>…</answer>.'
+)
+NUDGE_ANSWER = (
+    "No tool calls are left and none will be executed. Write your final answer now, from what you have read, inside "
+    "<answer>…</answer>."
+)
+
+
+def system_prompt(limits: Limits, tools: Sequence[str] = TOOL_NAMES) -> str:
+    """The system prompt for the tools at hand, named as the model calls them."""
+    described = "\n".join(_TOOLS.get(name, f'{name}:\n<call_tool name="{name}">query</call_tool>') for name in tools)
+    return _SYSTEM.format(tools=described, max_tool_calls=limits.max_tool_calls)
+
+
+def prompt_messages(
+    system: str, question: str, messages: Sequence[AnyMessage], tool_role: ToolRole = "tool"
+) -> list[BaseMessage]:
+    """The request: system, question, then what followed.
+
+    What is not the model's own goes back in `tool_role`. With `tool`, Qwen3's chat template keeps every earlier
+    thought and the prompt only grows at its end; with `user`, it drops the thoughts before the last message.
+    """
+    followed: list[BaseMessage] = []
+    for message in messages:
+        if isinstance(message, AIMessage):
+            followed.append(AIMessage(message.text))  # the call is in the text: sent natively too, it would be twice
+        else:
+            text = "\n".join(filter(None, [message.text, message.additional_kwargs.get("reminder")]))
+            followed.append(_from_outside(message, text, tool_role))
+    return [SystemMessage(system), HumanMessage(neutralise(question)), *followed]
+
+
+def _from_outside(message: AnyMessage, text: str, tool_role: ToolRole) -> BaseMessage:
+    if tool_role == "user":
+        return HumanMessage(text)
+    call_id: Any = message.tool_call_id if isinstance(message, ToolMessage) else message.id
+    return ToolMessage(text, tool_call_id=str(call_id))

@@ -1,0 +1,1 @@
+"""Everything that turns a graph's state into something written."""

@@ -1,0 +1,161 @@
+"""One finished question as a record: the JSON line that the earlier scripts wrote, key for key.
+
+Ours go under `metadata` only. Everything about the trajectory is derived from the messages.
+"""
+
+import json
+import re
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+from typing_extensions import TypedDict
+
+from graph.state import State
+from serializers.interleaved import interleaved_text
+from serializers.tags import cited_pmids, unbalanced
+
+FORMAT_VERSION = "trajgraph-1"
+MAX_RESULT = 3000
+MAX_RECORDED_PAPERS = 5
+_PAPER_KEYS = ("paperId", "title", "abstract", "year", "venue")
+
+
+class QuestionRow(TypedDict):
+    """One line of the questions file; a row without the last three has empty ones."""
+
+    question: str
+    topic: str
+    question_type: str
+    expected_search_terms: list[str]
+
+
+class ToolCallRecord(TypedDict):
+    """One executed call. `result` is bounded (see `recorded_result`); `timestamp` is local ISO 8601."""
+
+    tool_name: str
+    parameters: dict[str, Any]
+    query: str
+    result: Any
+    timestamp: str
+
+
+class Trajectory(TypedDict):
+    question: str
+    interleaved_text: str
+    tool_calls: list[ToolCallRecord]
+    final_answer: str
+    total_tool_calls: int
+    tools_used: list[str]
+    pmids_cited: list[str]
+
+
+class Record(TypedDict):
+    sample_id: str
+    question: str
+    topic: str
+    question_type: str
+    trajectory: Trajectory
+    metadata: dict[str, Any]
+
+
+def sample_id(model_name: str, place: int) -> str:
+    """`qwen3_traj_00001` for the first question and any Qwen3 model; `place` is 1-based."""
+    family = re.split(r"[-_:\s]", model_name.rstrip("/").rsplit("/", 1)[-1])[0].lower()
+    return f"{family or 'model'}_traj_{place:05d}"
+
+
+def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[str, Any]) -> Record:
+    """The record of a finished question. `metadata` holds what the messages cannot know (model, source file, times)."""
+    messages = state.get("messages", [])
+    outputs = {message.tool_call_id: message for message in messages if isinstance(message, ToolMessage)}
+    calls = [_tool_call(call, outputs) for call in _executed(messages, outputs)]
+    tools_used = list(dict.fromkeys(call["tool_name"] for call in calls))
+    answer = state.get("final_answer") or ""
+    trajectory = Trajectory(
+        question=row["question"],
+        interleaved_text=interleaved_text(messages),
+        tool_calls=calls,
+        final_answer=answer,
+        total_tool_calls=len(calls),
+        tools_used=tools_used,
+        pmids_cited=cited_pmids(answer),
+    )
+    reasons = reject_reasons(trajectory["interleaved_text"], state)
+    return Record(
+        sample_id=identity,
+        question=row["question"],
+        topic=row["topic"],
+        question_type=row["question_type"],
+        trajectory=trajectory,
+        metadata={
+            "expected_search_terms": row["expected_search_terms"],
+            "tools_used": tools_used,
+            "total_tool_calls": len(calls),
+            **metadata,
+            "format_version": FORMAT_VERSION,
+            "stop_reason": state.get("stop_reason"),
+            "reject_reasons": reasons,
+            **_from_replies(messages),
+        },
+    )
+
+
+def reject_reasons(text: str, state: State) -> list[str]:
+    """Why a finished trajectory is unfit for training; empty when it is accepted."""
+    reasons = []
+    stop_reason = state.get("stop_reason") or "no_answer"
+    if stop_reason != "answer":
+        reasons.append(stop_reason)
+    elif not (state.get("final_answer") or "").strip():
+        reasons.append("empty_answer")
+    reasons += [f"unbalanced_tag:{name}" for name in unbalanced(text)]
+    return reasons
+
+
+def recorded_result(tool_name: str, result: Any) -> Any:
+    """A result as it is kept: papers by their five main keys, anything else up to 3,000 characters of JSON."""
+    if tool_name == "pubmed_search" and isinstance(result, dict) and isinstance(result.get("data"), list):
+        papers = [paper for paper in result["data"] if isinstance(paper, dict)]
+        kept = [{key: paper.get(key) for key in _PAPER_KEYS} for paper in papers[:MAX_RECORDED_PAPERS]]
+        return {"total": result.get("total", len(papers)), "data": kept}
+    text = json.dumps(result, ensure_ascii=False)
+    return result if len(text) <= MAX_RESULT else {"truncated": True, "preview": text[:MAX_RESULT]}
+
+
+def _executed(messages: list[AnyMessage], outputs: dict[str, ToolMessage]) -> list[dict[str, Any]]:
+    asked = (call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls)
+    return [dict(call) for call in asked if call["id"] in outputs]
+
+
+def _tool_call(call: dict[str, Any], outputs: dict[str, ToolMessage]) -> ToolCallRecord:
+    output = outputs[call["id"]]
+    parameters = dict(call["args"])
+    return ToolCallRecord(
+        tool_name=call["name"],
+        query=str(parameters.pop("query", "")),
+        parameters=parameters,
+        result=recorded_result(call["name"], output.artifact),
+        timestamp=output.additional_kwargs.get("timestamp", ""),
+    )
+
+
+def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
+    replies = [message for message in messages if isinstance(message, AIMessage)]
+    usages = [message.usage_metadata for message in replies if message.usage_metadata]
+    outputs = [message for message in messages if isinstance(message, ToolMessage)]
+    return {
+        "turns": len(replies),
+        "finish_reasons": [message.response_metadata.get("finish_reason") for message in replies],
+        "repairs": [
+            {"turn": turn, "repair": name}
+            for turn, message in enumerate(replies, start=1)
+            for name in message.additional_kwargs.get("repairs", [])
+        ],
+        "usage": {
+            "input_tokens": sum(usage["input_tokens"] for usage in usages),
+            "output_tokens": sum(usage["output_tokens"] for usage in usages),
+        },
+        "tool_errors": [output.name or "" for output in outputs if output.status == "error"],
+        "model_seconds": round(sum(message.response_metadata.get("seconds", 0.0) for message in replies), 3),
+        "tool_seconds": round(sum(output.additional_kwargs.get("seconds", 0.0) for output in outputs), 3),
+    }
