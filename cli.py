@@ -170,7 +170,7 @@ def studio(
     api_key: ApiKey = None,
 ) -> None:
     """Open the graph in LangGraph Studio; with RUN, on a copy of that run's checkpoints, which stay untouched."""
-    from graph.studio import open_studio
+    from graph.studio_server import open_studio
 
     raise typer.Exit(_run(open_studio(run, port, browser, api_key)))
 

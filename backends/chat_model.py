@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import aiohttp
 import openai
 from httpx2 import Limits
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -56,12 +57,21 @@ class LocalChatModel(BaseChatOpenAI):
     def _llm_type(self) -> str:
         return "openai-compatible"
 
-    def _create_chat_result(
-        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
     ) -> ChatResult:
-        raw = response if isinstance(response, dict) else response.model_dump(warnings=False)
-        result = super()._create_chat_result(raw, generation_info)
-        for generation, choice in zip(result.generations, raw["choices"], strict=True):
+        """The request as a ready body: the SDK would validate every message of the history again, at each turn."""
+        body = self._get_request_payload(messages, stop=stop, **kwargs)
+        body.update(body.pop("extra_body", None) or {})
+        response = await self.root_async_client.post("/chat/completions", body=body, cast_to=object)
+        if not isinstance(response, dict) or not response.get("choices"):
+            raise ModelReplyInvalid("the model server's reply is not a chat completion")
+        result = self._create_chat_result(response)
+        for generation, choice in zip(result.generations, response["choices"], strict=True):
             _keep_reasoning(generation.message, choice["message"])
             _keep_stop(generation.message, choice)
         return result
@@ -129,8 +139,9 @@ class ChatClient:
             raise _typed(error) from error
 
     def _is_strict(self, error: Exception) -> bool:
-        refused = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
-        return refused and (error.status_code == 422 or any(name in str(error) for name in self._EXTRAS))
+        if not isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+            return False
+        return error.status_code == 422 or any(name in str(error) for name in self._EXTRAS)
 
 
 async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> str:

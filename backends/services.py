@@ -13,7 +13,9 @@ from backends.mcp_tools import ToolClient, map_tools, open_tool_client
 
 
 def default_mcp_url() -> str:
-    """The tool server's address from MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT."""
+    """The tool server's address from MCP_URL, else from MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT."""
+    if url := os.environ.get("MCP_URL"):
+        return url
     host, port = os.environ.get("MCP_TRANSPORT_HOST", "127.0.0.1"), os.environ.get("MCP_TRANSPORT_PORT", "8003")
     return f"http://{host}:{port}/mcp"
 

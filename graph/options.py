@@ -87,7 +87,9 @@ class GenerateOptions:
     @classmethod
     def restored(cls, stored: dict[str, Any]) -> "GenerateOptions":
         """From what `stored` wrote. Raises UserError when it was not that."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
         for name in ("questions_file", "output", "system_prompt_file"):
             values[name] = Path(values[name]) if values.get(name) else None
         try:

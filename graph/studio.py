@@ -1,14 +1,15 @@
 """The graph for LangGraph Studio: `langgraph dev` calls the two factories named in `langgraph.json`.
 
-Services come from the environment (LOCAL_MODEL_URL, MODEL_NAME, OPENAI_API_KEY, MCP_TRANSPORT_HOST and _PORT); when no
-model address is set, the bundled demo's are started. TRAJGRAPH_RUN names the `…_run.json` of a batch run to work under
-the same settings, TRAJGRAPH_CHECKPOINTS the SQLite file whose threads are shown.
+Services come from the environment: LOCAL_MODEL_URL, MODEL_NAME, OPENAI_API_KEY, and MCP_URL or MCP_TRANSPORT_HOST and
+MCP_TRANSPORT_PORT; when no model address is set, the bundled demo's are started. TRAJGRAPH_RUN names the `…_run.json`
+of a batch run to work under the same settings, TRAJGRAPH_CHECKPOINTS the SQLite file whose threads are shown.
 """
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from langgraph_sdk.runtime import ServerRuntime
 
 from graph.build import TrajectoryGraph, build_graph
 from graph.checkpoints import open_checkpoints as open_saver
-from graph.checkpoints import thread_id
-from graph.run_files import RunFiles, read_run
-from graph.settings import TOOL_NAMES, Limits
-from nodes.prompts import system_prompt
+from graph.options import GenerateOptions
+from graph.run_files import read_run
+from graph.settings import Limits
 from serializers.tags import STOP_STRINGS
 
 
@@ -31,24 +31,26 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
     if runtime.execution_runtime is None:
         yield build_graph(_no_model, _no_tools, limits=Limits())
         return
-    from backends.services import open_services
+    from backends.chat_model import ModelAddress
+    from backends.services import ToolsAddress, default_mcp_url, open_services
+    from backends.serving import demo_services
 
-    content = await asyncio.to_thread(_run_content)
-    settings, options = content.get("settings", {}), content.get("options", {})
-    limits = Limits(**{name: settings[name] for name in Limits.__dataclass_fields__ if name in settings})
-    tools = tuple(options.get("tools", TOOL_NAMES))
-    system = await asyncio.to_thread(_system, options, limits, tools)
+    options, system = await asyncio.to_thread(_options)
     async with AsyncExitStack() as stack:
-        model, tools_address = await _addresses(stack, settings, options, tools)
+        if not options.local_model_url:
+            demo = await stack.enter_async_context(demo_services())
+            options = replace(options, local_model_url=demo.model_url, model_name="demo", mcp_url=demo.mcp_url)
+        key = os.environ.get("OPENAI_API_KEY")
         services = await stack.enter_async_context(
-            open_services(model, tools_address, stop=STOP_STRINGS, concurrency=8)
+            open_services(
+                ModelAddress(options.local_model_url, options.model_name, key, options.temperature),
+                ToolsAddress(options.mcp_url or default_mcp_url(), options.tools, options.tool_map),
+                stop=STOP_STRINGS,
+                concurrency=8,
+            )
         )
         yield build_graph(
-            services.chat.ask,
-            services.tools.call,
-            limits=limits,
-            system=system,
-            tool_role=settings.get("tool_role", "tool"),
+            services.chat.ask, services.tools.call, limits=options.limits, system=system, tool_role=options.tool_role
         )
 
 
@@ -61,47 +63,20 @@ async def open_checkpoints() -> AsyncIterator[BaseCheckpointSaver[Any]]:
         yield saver
 
 
-async def register_threads(api_url: str, files: RunFiles, names: dict[str, str]) -> None:
-    """Make a run's threads known to a Studio server; `names` maps sample_id to its question."""
-    from langgraph_sdk import get_client
-
-    client = get_client(url=api_url)
-    for sample_id, question in names.items():
-        await client.threads.create(
-            thread_id=thread_id(files.run_id, sample_id),
-            graph_id="trajectory",
-            if_exists="do_nothing",
-            metadata={"thread_name": f"{sample_id}: {question}", "sample_id": sample_id, "question": question},
-        )
-
-
-async def _addresses(
-    stack: AsyncExitStack, settings: dict[str, Any], options: dict[str, Any], tools: tuple[str, ...]
-) -> tuple[Any, Any]:
-    from backends.chat_model import ModelAddress
-    from backends.services import ToolsAddress, default_mcp_url
-
-    model_url, mcp_url = options.get("local_model_url"), options.get("mcp_url") or default_mcp_url()
-    model_url = os.environ.get("LOCAL_MODEL_URL", model_url)
-    name = os.environ.get("MODEL_NAME", settings.get("model_name", "Qwen3-8B"))
-    if not model_url:
-        from backends.serving import demo_services
-
-        demo = await stack.enter_async_context(demo_services())
-        model_url, mcp_url, name = demo.model_url, demo.mcp_url, "demo"
-    temperature = settings.get("temperature", ModelAddress.temperature)
-    model = ModelAddress(model_url, name, os.environ.get("OPENAI_API_KEY"), temperature)
-    return model, ToolsAddress(mcp_url, tools, tuple(options.get("tool_map", ())))
-
-
-def _run_content() -> dict[str, Any]:
-    path = os.environ.get("TRAJGRAPH_RUN")
-    return read_run(Path(path))[1] if path else {}
-
-
-def _system(options: dict[str, Any], limits: Limits, tools: tuple[str, ...]) -> str:
-    path = options.get("system_prompt_file")
-    return Path(path).read_text(encoding="utf-8") if path else system_prompt(limits, tools)
+def _options() -> tuple[GenerateOptions, str]:
+    """The options and prompt to work under: a run's own, else the defaults; addresses of the environment go first."""
+    run = os.environ.get("TRAJGRAPH_RUN")
+    if run:
+        options = GenerateOptions.restored(read_run(Path(run))[1]["options"])
+    else:
+        options = GenerateOptions(questions_file=Path(), local_model_url="")
+    options = replace(
+        options,
+        local_model_url=os.environ.get("LOCAL_MODEL_URL", options.local_model_url),
+        model_name=os.environ.get("MODEL_NAME", options.model_name),
+        mcp_url=os.environ.get("MCP_URL", options.mcp_url),
+    )
+    return options, options.prompt()
 
 
 async def _no_model(_: list[BaseMessage], __: int) -> AIMessage:

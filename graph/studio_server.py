@@ -1,0 +1,106 @@
+"""`trajgraph studio`: LangGraph's development server around this graph, on demand over a batch run's own threads."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from backends.errors import UserError
+from graph.checkpoints import copy_checkpoints, open_checkpoints, stored_threads, thread_id
+from graph.options import GenerateOptions
+from graph.questions import stream_questions
+from graph.run_files import RunFiles, read_run
+from serializers.record import sample_id
+
+_CONFIG = Path(__file__).resolve().parents[1] / "langgraph.json"
+
+
+async def open_studio(run: Path | None, port: int, browser: bool, api_key: str | None) -> int:
+    """Serve until interrupted. A run is shown from a copy of its checkpoints (`…_studio.sqlite`): whatever is forked,
+    edited or resumed there, the batch goes on from its own. Returns the exit code.
+    """
+    if importlib.util.find_spec("langgraph_api") is None:
+        raise UserError("LangGraph Studio is an extra: pip install 'trajgraph[studio]'")
+    environment = {**os.environ, "LANGSMITH_TRACING": "false"}
+    if api_key:
+        environment["OPENAI_API_KEY"] = api_key
+    async with AsyncExitStack() as stack:
+        threads: dict[str, str] = {}
+        files: RunFiles | None = None
+        if run is not None:
+            files, content = read_run(run)
+            copy = files.checkpoints.with_name(f"{files.stem}_studio.sqlite")
+            copy.unlink(missing_ok=True)
+            await copy_checkpoints(files.checkpoints, copy)
+            threads = await _threads(files, GenerateOptions.restored(content["options"]), copy)
+            environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy.resolve())}
+        elif "LOCAL_MODEL_URL" not in environment:
+            from backends.serving import demo_services
+
+            demo = await stack.enter_async_context(demo_services())
+            environment |= {"LOCAL_MODEL_URL": demo.model_url, "MODEL_NAME": "demo", "MCP_URL": demo.mcp_url}
+        server = await stack.enter_async_context(_development_server(port, browser, environment))
+        registering = asyncio.create_task(_register(server, port, files, threads)) if files else None
+        try:
+            return await server.wait()
+        finally:
+            if registering:
+                registering.cancel()
+
+
+@asynccontextmanager
+async def _development_server(
+    port: int, browser: bool, environment: dict[str, str]
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = [sys.executable, "-m", "langgraph_cli", "dev", "--config", str(_CONFIG), "--port", str(port)]
+    command += ["--no-reload", *([] if browser else ["--no-browser"])]
+    server = await asyncio.create_subprocess_exec(*command, env=environment, cwd=_CONFIG.parent)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _end, server)
+    try:
+        yield server
+    finally:
+        _end(server)
+        await server.wait()
+
+
+def _end(server: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        server.terminate()
+
+
+async def _threads(files: RunFiles, options: GenerateOptions, copy: Path) -> dict[str, str]:
+    """The run's stored threads under readable names: thread id to `sample_id: question`."""
+    async with open_checkpoints(copy) as saver:
+        stored = await stored_threads(saver)
+    named = {}
+    for place, row in stream_questions(options.questions_file):
+        identity = sample_id(options.model_name, place)
+        thread = thread_id(files.run_id, identity)
+        if thread in stored:
+            named[thread] = f"{identity}: {row['question']}"
+    return named
+
+
+async def _register(server: asyncio.subprocess.Process, port: int, files: RunFiles, threads: dict[str, str]) -> None:
+    """Make the run's threads known to the server, once it answers."""
+    from langgraph_sdk import get_client
+
+    client = get_client(url=f"http://127.0.0.1:{port}")
+    while server.returncode is None:
+        try:
+            await client.assistants.search(limit=1)
+            break
+        except Exception:
+            await asyncio.sleep(0.3)
+    for thread, name in threads.items():
+        identity, _, question = name.partition(": ")
+        metadata = {"thread_name": name, "sample_id": identity, "question": question, "run": files.stem}
+        await client.threads.create(thread_id=thread, graph_id="trajectory", if_exists="do_nothing", metadata=metadata)
+    sys.stderr.write(f"trajgraph: {len(threads)} threads of {files.stem} are in Studio (metadata: sample_id)\n")

@@ -1,0 +1,35 @@
+"""Strictness for the whole suite, and the servers that tests talk to."""
+
+import os
+
+os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
+os.environ["LANGSMITH_TRACING"] = "false"
+for name in ("OPENAI_API_KEY", "MCP_TRANSPORT_HOST", "MCP_TRANSPORT_PORT", "MCP_URL", "LOCAL_MODEL_URL", "MODEL_NAME"):
+    os.environ.pop(name, None)
+
+from collections.abc import Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tests.fakes import ScriptedModel, demo_model, offline_tools  # noqa: E402
+
+
+@pytest.fixture
+def scripted_model() -> Iterator[ScriptedModel]:
+    """A model on a socket that says what the test puts into `replies`."""
+    with ScriptedModel().served() as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def tools_url() -> Iterator[str]:
+    """The bundled offline tool server."""
+    with offline_tools() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def model_url() -> Iterator[str]:
+    """The bundled demo model, served as Qwen3-8B."""
+    with demo_model() as url:
+        yield url

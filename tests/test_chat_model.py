@@ -1,0 +1,158 @@
+"""What the model client keeps, and how failures of the server are told apart."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage, HumanMessage
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, open_chat_model, resolve_model
+from backends.errors import (
+    ContextOverflow,
+    ModelError,
+    ModelOverloaded,
+    ModelRejected,
+    ModelReplyInvalid,
+    ModelTimeout,
+    ModelUnreachable,
+    UserError,
+)
+from tests.fakes import ScriptedModel, completion, free_port
+
+PROMPT: list[BaseMessage] = [HumanMessage("hello")]
+KEY = "s3cr3t-key"
+
+
+@asynccontextmanager
+async def client(model: ScriptedModel, timeout: float = 10) -> AsyncIterator[LocalChatModel]:
+    address = ModelAddress(model.url, "Qwen3-8B", api_key=KEY, timeout=timeout)
+    async with open_chat_model(address, concurrency=2) as chat:
+        yield chat
+
+
+async def ask(model: ScriptedModel, timeout: float = 10) -> Any:
+    async with client(model, timeout) as chat:
+        return await ChatClient(chat, ["</call_tool>"]).ask(PROMPT, 100)
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_reasoning_stop_string_and_usage_are_kept_streaming_or_not(
+    scripted_model: ScriptedModel, field: str, streaming: bool
+) -> None:
+    said = {field: "I should search.", "content": "<call_tool>", "finish_reason": "stop", "stop_reason": "</call_tool>"}
+    scripted_model.replies = [said]
+    async with client(scripted_model) as chat:
+        if streaming:
+            chunks = [chunk async for chunk in chat.astream(PROMPT)]
+            reply = chunks[0]
+            for chunk in chunks[1:]:
+                reply = reply + chunk
+        else:
+            reply = await chat.ainvoke(PROMPT)  # type: ignore[assignment]
+    assert reply.additional_kwargs["reasoning_content"] == "I should search."
+    assert reply.text == "<call_tool>"
+    assert reply.response_metadata["finish_reason"] == "stop"
+    assert reply.response_metadata["stop_reason"] == "</call_tool>"
+    assert reply.usage_metadata is not None
+    assert reply.usage_metadata["total_tokens"] == 15
+
+
+async def test_the_request_is_one_that_every_local_server_understands(scripted_model: ScriptedModel) -> None:
+    scripted_model.replies = ["hi"]
+    await ask(scripted_model)
+    request = scripted_model.requests[0]
+    assert request["max_tokens"] == 100
+    assert "max_completion_tokens" not in request
+    assert request["stop"] == ["</call_tool>"]
+    assert request["include_stop_str_in_output"] is True
+    assert request["temperature"] == 0.1
+    assert scripted_model.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_server_that_refuses_unknown_fields_is_asked_without_them(scripted_model: ScriptedModel) -> None:
+    scripted_model.replies = [JSONResponse({"error": "extra fields"}, 422), "hi", "again"]
+    async with client(scripted_model) as chat:
+        chat_client = ChatClient(chat, [])
+        assert (await chat_client.ask(PROMPT, 10)).text == "hi"
+        assert (await chat_client.ask(PROMPT, 10)).text == "again"
+    assert ["no_stop_trim" in request for request in scripted_model.requests] == [True, False, False]
+
+
+def error(status: int, message: str, **headers: str) -> Response:
+    return JSONResponse({"error": {"message": message}}, status, headers=headers)
+
+
+FAILURES: list[tuple[Response, type[ModelError]]] = [
+    (error(429, "slow down", **{"retry-after": "7"}), ModelOverloaded),
+    (error(503, "loading"), ModelOverloaded),
+    (error(500, "oops"), ModelOverloaded),
+    (error(400, "bad parameter"), ModelRejected),
+    (error(401, "who are you"), ModelRejected),
+    (error(404, "no such model"), ModelRejected),
+    (error(400, "This model's maximum context length is 4096 tokens."), ContextOverflow),
+    (
+        JSONResponse({"object": "error", "message": "The input (6008 tokens) is longer than the model's"}, 400),
+        ContextOverflow,
+    ),
+    (error(400, "the request exceeds the available context size"), ContextOverflow),
+    (PlainTextResponse("<html>proxy</html>"), ModelReplyInvalid),
+    (JSONResponse({"id": "x", "object": "chat.completion"}), ModelReplyInvalid),
+    (JSONResponse({"choices": None}), ModelReplyInvalid),
+    (JSONResponse({"choices": []}), ModelReplyInvalid),
+    (completion({"content": "", "finish_reason": "stop"}), ModelReplyInvalid),
+    (completion({"content": "half a te", "finish_reason": "abort"}), ModelReplyInvalid),
+]
+
+
+@pytest.mark.parametrize(("response", "expected"), FAILURES)
+async def test_each_failure_of_the_server_has_its_type(
+    scripted_model: ScriptedModel, response: Response, expected: type[ModelError]
+) -> None:
+    scripted_model.replies = [response, response]
+    with pytest.raises(expected) as caught:
+        await ask(scripted_model)
+    if response.status_code == 429:
+        assert caught.value.retry_after == 7
+
+
+async def test_a_server_that_is_down_is_unreachable_and_one_that_is_silent_times_out(
+    scripted_model: ScriptedModel,
+) -> None:
+    with pytest.raises(ModelUnreachable):
+        await ask(ScriptedModel(url=f"http://127.0.0.1:{free_port()}/v1"))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ModelTimeout):
+        await ask(ScriptedModel(url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1"), timeout=0.3)
+
+
+async def test_a_connection_that_breaks_in_the_middle_is_unreachable() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(ModelUnreachable):
+            await ask(ScriptedModel(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"))
+
+
+async def test_a_key_that_the_server_repeats_is_not_in_the_error(scripted_model: ScriptedModel) -> None:
+    scripted_model.replies = [error(401, f"bad key: Bearer {KEY}")]
+    with pytest.raises(ModelRejected) as caught:
+        await ask(scripted_model)
+    assert KEY not in str(caught.value)
+
+
+async def test_a_model_is_found_under_the_servers_own_name_or_the_served_ones_are_listed(
+    scripted_model: ScriptedModel,
+) -> None:
+    assert await resolve_model(scripted_model.url, "Qwen3-8B") == "Qwen/Qwen3-8B"
+    with pytest.raises(UserError, match="it serves Qwen/Qwen3-8B"):
+        await resolve_model(scripted_model.url, "Llama")
+    with pytest.raises(UserError, match="no model server answers"):
+        await resolve_model(f"http://127.0.0.1:{free_port()}/v1", "Qwen3-8B")

@@ -1,0 +1,169 @@
+"""One session for all calls, surviving its server; the mapping of tools; results of every shape."""
+
+import asyncio
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from mcp.server.fastmcp import FastMCP
+from mcp.types import CallToolResult, TextContent, Tool
+
+from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable, UserError
+from backends.mcp_tools import ToolClient, map_tools, open_tool_client, read_result
+from tests.fakes import free_port, offline_tools, served
+
+
+def tool(name: str, *arguments: str) -> Tool:
+    properties = {argument: {"type": "string"} for argument in arguments}
+    return Tool(name=name, inputSchema={"type": "object", "properties": properties, "required": list(arguments[:1])})
+
+
+def result(text: str = "", **more: Any) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)] if text else [], **more)
+
+
+NAMES = ("pubmed_search", "browse_webpage", "google_search")
+EARLIER = [
+    tool("pubmed_search", "query", "limit", "offset"),
+    tool("crawl4ai_docker_fetch_webpage_content", "url", "use_ai2_config"),
+    tool("serper_google_webpage_search", "query", "num_results"),
+]
+
+
+def test_the_models_tools_are_mapped_to_what_the_server_has() -> None:
+    routes = map_tools(EARLIER, NAMES)
+    assert routes["pubmed_search"].arguments("q", {"limit": 5, "lang": "en"}) == {"query": "q", "limit": 5}
+    assert routes["browse_webpage"].server_name == "crawl4ai_docker_fetch_webpage_content"
+    assert routes["browse_webpage"].arguments("u", {}) == {"url": "u", "use_ai2_config": True}
+    assert routes["google_search"].arguments("q", {"limit": 3}) == {"query": "q", "num_results": 3}
+
+
+def test_a_server_with_the_models_own_names_is_called_by_them() -> None:
+    own = [tool("pubmed_search", "query"), tool("browse_webpage", "url"), tool("google_search", "query"), *EARLIER]
+    assert [route.server_name for route in map_tools(own, NAMES).values()] == list(NAMES)
+
+
+def test_other_names_can_be_given_with_or_without_the_argument() -> None:
+    served_tools = [tool("search", "term"), tool("fetch", "address", "page")]
+    routes = map_tools(served_tools, NAMES[:2], ["pubmed_search=search", "browse_webpage=fetch(page)"])
+    assert routes["pubmed_search"].arguments("q", {}) == {"term": "q"}
+    assert routes["browse_webpage"].arguments("u", {}) == {"page": "u"}
+
+
+def test_a_missing_tool_is_named_and_the_servers_are_listed() -> None:
+    with pytest.raises(UserError, match=r"no tool for browse_webpage; it has google_search, pubmed_search"):
+        map_tools([tool("pubmed_search", "query"), tool("google_search", "query")], NAMES)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (result('{"total": 1}'), {"total": 1}),
+        (result('{\n  "total": 1\n}'), {"total": 1}),
+        (result("plain text"), "plain text"),
+        (result(), {}),
+        (result("[]"), []),
+        (result('{"total": 2}', structuredContent={"total": 1}), {"total": 1}),
+        (result("x", structuredContent={"result": [1, 2]}), [1, 2]),
+        (result("[" * 100_000), "[" * 100_000),
+    ],
+)
+def test_results_arrive_as_json_or_as_plain_text(answer: CallToolResult, value: Any) -> None:
+    assert read_result(answer) == value
+
+
+def test_a_result_that_is_flagged_as_an_error_is_for_the_model_to_read() -> None:
+    with pytest.raises(ToolFailed, match="no such page"):
+        read_result(result("no such page", isError=True))
+
+
+def counting_server(delay: float = 0.0) -> tuple[FastMCP, list[str]]:
+    """A stateful server that notes its sessions and calls."""
+    server, seen = FastMCP("counting", log_level="ERROR"), []
+
+    async def pubmed_search(query: str) -> dict[str, Any]:
+        seen.append(query)
+        await asyncio.sleep(delay)
+        return {"total": 0, "data": []}
+
+    server.add_tool(pubmed_search)
+    return server, seen
+
+
+async def connected(client: ToolClient) -> ToolClient:
+    client.routes = map_tools(client.served, NAMES[:1])
+    return client
+
+
+async def test_many_calls_at_once_share_one_session() -> None:
+    server, seen = counting_server()
+    initialised: list[str] = []
+    app = server.streamable_http_app()
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        async def noted() -> Any:
+            message = await receive()
+            if b'"initialize"' in message.get("body", b""):
+                initialised.append("session")
+            return message
+
+        await app(scope, noted, send)
+
+    with served(counted) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=32) as client:
+            await connected(client)
+            results = await asyncio.gather(*(client.call("pubmed_search", str(n), {}) for n in range(64)))
+    assert results == [{"total": 0, "data": []}] * 64
+    assert sorted(seen, key=int) == [str(n) for n in range(64)]
+    assert len(initialised) == 1
+
+
+async def test_the_client_reconnects_when_the_server_restarts_between_calls_and_in_the_middle_of_one() -> None:
+    port = free_port()
+    with ExitStack() as first:
+        first.enter_context(offline_tools(port))
+        async with open_tool_client(f"http://127.0.0.1:{port}/mcp", concurrency=8, timeout=20) as client:
+            await connected(client)
+            assert (await client.call("pubmed_search", "DAPA-HF", {}))["total"] == 1
+            await asyncio.to_thread(first.close)
+            waiting = asyncio.gather(*(client.call("pubmed_search", "DAPA-HF", {}) for _ in range(8)))
+            await asyncio.sleep(0.3)
+            with offline_tools(port):
+                assert [answer["total"] for answer in await waiting] == [1] * 8
+
+
+async def test_a_server_that_stays_away_is_unreachable() -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(offline_tools())
+        async with open_tool_client(url, concurrency=1, timeout=1.5) as client:
+            await connected(client)
+            await asyncio.to_thread(stack.close)
+            with pytest.raises((ToolUnreachable, ToolTimeout)):
+                await client.call("pubmed_search", "x", {})
+
+
+async def test_a_call_without_an_answer_times_out_and_the_session_goes_on() -> None:
+    server, _ = counting_server(delay=1.0)
+    with served(server.streamable_http_app()) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=4, timeout=0.5) as client:
+            await connected(client)
+            with pytest.raises(ToolTimeout, match=r"pubmed_search gave no result within 0\.5 s"):
+                await client.call("pubmed_search", "x", {})
+            assert client.routes["pubmed_search"].server_name == "pubmed_search"
+
+
+async def test_a_tool_that_does_not_exist_and_arguments_that_do_not_fit_are_for_the_model_to_read(
+    tools_url: str,
+) -> None:
+    async with open_tool_client(tools_url, concurrency=1) as client:
+        client.routes = map_tools(client.served, NAMES)
+        with pytest.raises(ToolFailed, match="there is no tool 'arxiv'; use one of pubmed_search"):
+            await client.call("arxiv", "x", {})
+        with pytest.raises(ToolFailed, match="limit"):
+            await client.call("pubmed_search", "x", {"limit": "many"})
+
+
+async def test_nothing_at_the_address_is_one_clear_line() -> None:
+    with pytest.raises(UserError, match="no MCP server answers at"):
+        async with open_tool_client(f"http://127.0.0.1:{free_port()}/mcp", concurrency=1):
+            pass
