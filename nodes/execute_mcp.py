@@ -36,7 +36,7 @@ async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> d
         result = {"error": str(error)}
         content = render_error(str(error))
     beside: dict[str, Any] = {
-        "timestamp": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        "timestamp": datetime.now().isoformat(),
         "seconds": round(time.monotonic() - started, 3),
     }
     if _is_last_call(messages, limits):

@@ -130,10 +130,11 @@ def _executed(messages: list[AnyMessage], outputs: dict[str, ToolMessage]) -> li
 def _tool_call(call: dict[str, Any], outputs: dict[str, ToolMessage]) -> ToolCallRecord:
     output = outputs[call["id"]]
     parameters = dict(call["args"])
+    query = str(parameters.pop("query", ""))
     return ToolCallRecord(
         tool_name=call["name"],
-        query=str(parameters.pop("query", "")),
         parameters=parameters,
+        query=query,
         result=recorded_result(call["name"], output.artifact),
         timestamp=output.additional_kwargs.get("timestamp", ""),
     )

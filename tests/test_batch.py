@@ -1,0 +1,318 @@
+"""Many questions: each ends in exactly one file, whatever happened before."""
+
+import json
+import os
+import signal
+import sqlite3
+import uuid
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse
+
+from backends.errors import UserError
+from graph.batch import Batch, BatchSettings
+from graph.checkpoints import copy_checkpoints, open_checkpoints, stored_threads, thread_id
+from graph.options import GenerateOptions
+from graph.questions import check_questions, stream_questions
+from graph.run_files import append_line, claimed_run, drop_torn_line, read_lines, sample_ids
+from tests.fakes import Reply, ScriptedModel, answer, call, read_jsonl, write_questions
+from tests.test_graph import open_graph
+
+QUESTIONS = [f"Question {n} about heart failure?" for n in range(1, 7)]
+Messages = list[dict[str, Any]]
+
+
+def two_turns(messages: Messages) -> Reply:
+    """Search once, then answer."""
+    return answer() if any(message["role"] == "assistant" for message in messages) else call("pubmed_search", "DAPA-HF")
+
+
+async def generate(
+    folder: Path, model: ScriptedModel, tools_url: str, how: BatchSettings | None = None, **more: Any
+) -> Batch:
+    """What `generate` does, in this process, without waits between attempts."""
+    options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder, **more)
+    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows)
+    settings = options.settings(questions.sha256, "prompt", "tools")
+    how = how or BatchSettings(concurrency=3, retry_waits=(0, 0, 0), limit=options.limit)
+    with claimed_run(options, settings, questions.asked(options.limit)) as files:
+        async with AsyncExitStack() as stack:
+            saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
+            graph = await open_graph(stack, model, tools_url, checkpointer=saver)
+            batch = Batch(graph, saver, files, questions, settings, how)
+            await batch.run()
+    return batch
+
+
+def stats(batch: Batch) -> dict[str, Any]:
+    return dict(json.loads(batch.files.stats.read_text(encoding="utf-8")))
+
+
+def counts(batch: Batch) -> list[int]:
+    return [stats(batch)[name] for name in ("accepted", "rejected", "failed", "pending")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_questions(tmp_path / "questions.jsonl", QUESTIONS)
+    return tmp_path
+
+
+async def test_every_question_is_answered_once_and_its_thread_is_let_go(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [6, 0, 0, 0]
+    records = read_jsonl(batch.files.trajectories)
+    assert sorted(record["sample_id"] for record in records) == [f"qwen3_traj_{n:05d}" for n in range(1, 7)]
+    assert {record["question"] for record in records} == set(QUESTIONS)
+    async with open_checkpoints(batch.files.checkpoints) as saver:
+        assert await stored_threads(saver) == set()
+
+
+async def test_the_files_have_the_names_that_consumers_look_for(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url, model_name="Qwen/Qwen3:8B", instance_id="port8006")
+    stem = batch.files.stem
+    assert stem.startswith("pubmed_trajectory_2")
+    assert stem.endswith("_Qwen_Qwen3_8B_port8006")
+    names = {path.name.replace(stem, "STEM") for path in folder.iterdir()}
+    stats_name = f"trajectory_stats_{stem.removeprefix('pubmed_trajectory_')}.json"
+    assert {"STEM_incremental.jsonl", "STEM_run.json", "STEM_checkpoints.sqlite", stats_name} <= names
+
+
+async def test_running_again_does_nothing_twice(folder: Path, scripted_model: ScriptedModel, tools_url: str) -> None:
+    scripted_model.script = two_turns
+    first = await generate(folder, scripted_model, tools_url)
+    asked = len(scripted_model.requests)
+    again = await generate(folder, scripted_model, tools_url)
+    assert again.files == first.files
+    assert len(scripted_model.requests) == asked
+    assert counts(again) == [6, 0, 0, 0]
+
+
+async def test_fresh_begins_another_run(folder: Path, scripted_model: ScriptedModel, tools_url: str) -> None:
+    scripted_model.script = two_turns
+    first = await generate(folder, scripted_model, tools_url)
+    fresh = await generate(folder, scripted_model, tools_url, fresh=True)
+    assert fresh.files.stem != first.files.stem
+    assert counts(fresh) == [6, 0, 0, 0]
+
+
+async def test_a_larger_limit_continues_the_run(folder: Path, scripted_model: ScriptedModel, tools_url: str) -> None:
+    scripted_model.script = two_turns
+    first = await generate(folder, scripted_model, tools_url, limit=2)
+    assert counts(first) == [2, 0, 0, 0]
+    rest = await generate(folder, scripted_model, tools_url)
+    assert rest.files == first.files
+    assert counts(rest) == [6, 0, 0, 0]
+    assert len(scripted_model.requests) == 12
+
+
+async def test_a_passing_failure_is_retried_from_the_checkpoint_not_from_the_start(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    failures: Counter[str] = Counter()
+
+    def flaky(messages: Messages) -> Reply:
+        if any(message["role"] == "assistant" for message in messages):
+            failures[messages[1]["content"]] += 1
+            if failures[messages[1]["content"]] <= 3:
+                return JSONResponse({"error": {"message": "overloaded"}}, 503)
+        return two_turns(messages)
+
+    scripted_model.script = flaky
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [6, 0, 0, 0]
+    first_turns = [request for request in scripted_model.requests if len(request["messages"]) == 2]
+    assert len(first_turns) == 6
+    assert {record["metadata"]["attempts"] for record in read_jsonl(batch.files.trajectories)} == {4}
+
+
+async def test_what_fails_four_times_is_recorded_and_retried_by_the_next_run(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    def broken(messages: Messages) -> Reply:
+        if "Question 2 " in messages[1]["content"]:
+            return JSONResponse({"error": {"message": "out of order"}}, 500)
+        return two_turns(messages)
+
+    scripted_model.script = broken
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [5, 0, 1, 0]
+    (failure,) = read_jsonl(batch.files.failed)
+    assert failure["sample_id"] == "qwen3_traj_00002"
+    assert failure["error"] == "ModelOverloaded"
+    assert failure["attempts"] == 4
+    assert "out of order" in failure["message"]
+    scripted_model.script = two_turns
+    again = await generate(folder, scripted_model, tools_url)
+    assert counts(again) == [6, 0, 0, 0]
+    assert read_jsonl(batch.files.failed) == []
+
+
+async def test_a_refused_request_is_not_retried(folder: Path, scripted_model: ScriptedModel, tools_url: str) -> None:
+    scripted_model.script = lambda _: JSONResponse({"error": {"message": "no such parameter"}}, 400)
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [0, 0, 6, 0]
+    assert len(scripted_model.requests) == 6
+    assert {failure["error"] for failure in read_jsonl(batch.files.failed)} == {"ModelRejected"}
+
+
+async def test_finished_but_unfit_trajectories_are_kept_apart(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda _: "I would rather not."
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [0, 6, 0, 0]
+    assert {tuple(row["metadata"]["reject_reasons"]) for row in read_jsonl(batch.files.rejected)} == {("no_answer",)}
+
+
+async def test_an_interrupted_run_saves_what_is_in_flight_and_goes_on_there(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    def interrupting(messages: Messages) -> Reply:
+        if len(scripted_model.requests) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return two_turns(messages)
+
+    scripted_model.script = interrupting
+    stopped = await generate(folder, scripted_model, tools_url)
+    assert stopped.drained.is_set()
+    assert stats(stopped)["pending"] > 0
+    assert sum(counts(stopped)) == 6
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [6, 0, 0, 0]
+    assert len(scripted_model.requests) == 12
+
+
+async def test_without_incremental_saving_all_is_written_at_the_end_in_order(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    how = BatchSettings(concurrency=3, incremental=False)
+    batch = await generate(folder, scripted_model, tools_url, how)
+    assert [row["sample_id"] for row in read_jsonl(batch.files.trajectories)] == [
+        f"qwen3_traj_{n:05d}" for n in range(1, 7)
+    ]
+    batch.files.trajectories.unlink()  # as if the process had died before it wrote: nothing can be asked again for free
+    again = await generate(folder, scripted_model, tools_url, how)
+    assert counts(again) == [6, 0, 0, 0]
+
+
+async def test_other_settings_are_refused_with_the_difference_and_allowed_when_asked_for(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda _: JSONResponse({"error": {"message": "no"}}, 400)
+    first = await generate(folder, scripted_model, tools_url)
+    with pytest.raises(UserError, match=r"temperature: 0\.1 -> 0\.7"):
+        await generate(folder, scripted_model, tools_url, temperature=0.7)
+    scripted_model.script = two_turns
+    changed = await generate(folder, scripted_model, tools_url, temperature=0.7, allow_changed_settings=True)
+    assert changed.files == first.files
+    run = json.loads(first.files.run.read_text(encoding="utf-8"))
+    assert run["settings"]["temperature"] == 0.7
+    assert run["earlier_settings"][0]["temperature"] == 0.1
+
+
+async def test_a_changed_questions_file_is_noticed(folder: Path, scripted_model: ScriptedModel, tools_url: str) -> None:
+    scripted_model.script = lambda _: JSONResponse({"error": {"message": "no"}}, 400)
+    await generate(folder, scripted_model, tools_url)
+    write_questions(folder / "questions.jsonl", [*QUESTIONS, "One more?"])
+    with pytest.raises(UserError, match="questions_sha256"):
+        await generate(folder, scripted_model, tools_url)
+
+
+async def test_a_second_process_on_the_same_run_is_refused(folder: Path) -> None:
+    options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder)
+    settings = options.settings("q", "p", "t")
+    with (
+        claimed_run(options, settings, 6),
+        pytest.raises(UserError, match=r"process \d+ is working on"),
+        claimed_run(options, settings, 6),
+    ):
+        pass
+
+
+async def test_a_torn_last_line_is_dropped_and_its_question_done_again(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url)
+    with batch.files.trajectories.open("r+b") as target:
+        target.truncate(batch.files.trajectories.stat().st_size - 20)
+    again = await generate(folder, scripted_model, tools_url)
+    assert counts(again) == [6, 0, 0, 0]
+
+
+async def test_bad_rows_are_left_out_and_keep_their_places(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "questions.jsonl").write_text("\n".join([lines[0], "", "{torn", "[]", lines[1]]) + "\n", encoding="utf-8")
+    scripted_model.script = two_turns
+    with pytest.raises(UserError, match=r"line 3: not JSON"):
+        check_questions(folder / "questions.jsonl")
+    batch = await generate(folder, scripted_model, tools_url, skip_bad_rows=True)
+    assert counts(batch) == [2, 0, 0, 0]
+    assert stats(batch)["bad_rows"] == 2
+    assert sorted(sample_ids(batch.files.trajectories)) == ["qwen3_traj_00001", "qwen3_traj_00004"]
+    assert [place for place, _ in stream_questions(folder / "questions.jsonl")] == [1, 4]
+
+
+async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda messages: (
+        JSONResponse({"error": {"message": "busy"}}, 503) if len(messages) > 2 else two_turns(messages)
+    )
+    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, retry_waits=()))
+    assert counts(batch) == [0, 0, 6, 0]
+    with sqlite3.connect(batch.files.checkpoints) as database:
+        stored = b"".join(bytes(str(row), "utf-8") for table in ("checkpoints", "writes")
+                          for row in database.execute(f"SELECT * FROM {table}"))  # fmt: skip
+    database.close()
+    assert b"DAPA-HF" in stored
+    for package in (b"graph.", b"nodes.", b"backends.", b"serializers.", b"trajgraph"):
+        assert package not in stored.replace(b"langgraph.", b"")
+
+
+async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, keep_checkpoints=True))
+    async with open_checkpoints(batch.files.checkpoints) as saver:
+        await copy_checkpoints(batch.files.checkpoints, folder / "copy.sqlite")
+        threads = await stored_threads(saver)
+    async with open_checkpoints(folder / "copy.sqlite") as copy:
+        assert await stored_threads(copy) == threads
+    assert len(threads) == 6
+
+
+def test_a_thread_is_the_same_uuid_for_the_same_run_and_sample() -> None:
+    run = str(uuid.uuid4())
+    assert thread_id(run, "qwen3_traj_00001") == thread_id(run, "qwen3_traj_00001")
+    assert thread_id(run, "qwen3_traj_00001") != thread_id(run, "qwen3_traj_00002")
+    assert str(uuid.UUID(thread_id(run, "x"))) == thread_id(run, "x")
+
+
+def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    append_line(path, {"sample_id": "a", "text": "x\ud800"})
+    append_line(path, {"sample_id": "b"})
+    with path.open("ab") as target:
+        target.write(b'{"sample_id": "c", "te')
+    drop_torn_line(path)
+    assert [row["sample_id"] for row in read_lines(path)] == ["a", "b"]
+    path.write_bytes(b"torn from the start")
+    drop_torn_line(path)
+    assert path.read_bytes() == b""
