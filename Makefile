@@ -7,7 +7,7 @@ MAX_LINES := 300
 
 ifdef UV
 VENV = $(UV) venv -q --allow-existing --python $(PYTHON) .venv
-INSTALL = $(UV) pip install -q --python $(BIN)/python
+INSTALL = $(UV) pip install -q --compile-bytecode --python $(BIN)/python
 else
 VENV = $(PYTHON) -m venv .venv
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check

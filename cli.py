@@ -251,10 +251,10 @@ def _say(line: str) -> None:
     typer.echo(f"trajgraph: {line}", err=True)
 
 
-def main() -> NoReturn:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point: what was foreseen to go wrong becomes one line on stderr and an exit code."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         _say(str(error))
         sys.exit(2)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from backends.errors import UserError
 from graph.checkpoints import copy_checkpoints, open_checkpoints, stored_threads, thread_id
@@ -17,12 +18,12 @@ from graph.questions import stream_questions
 from graph.run_files import RunFiles, read_run
 from serializers.record import sample_id
 
-_CONFIG = Path(__file__).resolve().parents[1] / "langgraph.json"
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 async def open_studio(run: Path | None, port: int, browser: bool, api_key: str | None) -> int:
-    """Serve until interrupted. A run is shown from a copy of its checkpoints (`…_studio.sqlite`): whatever is forked,
-    edited or resumed there, the batch goes on from its own. Returns the exit code.
+    """Serve until interrupted. A run is shown from a passing copy of its checkpoints: whatever is forked, edited or
+    resumed there, the batch goes on from its own. Returns the exit code.
     """
     if importlib.util.find_spec("langgraph_api") is None:
         raise UserError("LangGraph Studio is an extra: pip install 'trajgraph[studio]'")
@@ -32,10 +33,10 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
     async with AsyncExitStack() as stack:
         threads: dict[str, str] = {}
         files: RunFiles | None = None
+        copy: Path | None = None
         if run is not None:
             files, content = read_run(run)
-            copy = files.checkpoints.with_name(f"{files.stem}_studio.sqlite")
-            copy.unlink(missing_ok=True)
+            copy = Path(stack.enter_context(TemporaryDirectory(prefix="trajgraph-studio-"))) / "checkpoints.sqlite"
             await copy_checkpoints(files.checkpoints, copy)
             threads = await _threads(files, GenerateOptions.restored(content["options"]), copy)
             environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy.resolve())}
@@ -44,7 +45,8 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
 
             demo = await stack.enter_async_context(demo_services())
             environment |= {"LOCAL_MODEL_URL": demo.model_url, "MODEL_NAME": "demo", "MCP_URL": demo.mcp_url}
-        server = await stack.enter_async_context(_development_server(port, browser, environment))
+        folder = copy.parent if copy else _ROOT
+        server = await stack.enter_async_context(_development_server(port, browser, environment, folder))
         registering = asyncio.create_task(_register(server, port, files, threads)) if files else None
         try:
             return await server.wait()
@@ -55,11 +57,15 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
 
 @asynccontextmanager
 async def _development_server(
-    port: int, browser: bool, environment: dict[str, str]
+    port: int, browser: bool, environment: dict[str, str], folder: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = [sys.executable, "-m", "langgraph_cli", "dev", "--config", str(_CONFIG), "--port", str(port)]
+    config = folder / "langgraph.json"
+    if folder != _ROOT:  # the server keeps its own state where it runs, and reads paths from there
+        ours = (_ROOT / "langgraph.json").read_text(encoding="utf-8")
+        config.write_text(ours.replace("./", f"{_ROOT}/").replace('"."', f'"{_ROOT}"'), encoding="utf-8")
+    command = [sys.executable, "-m", "langgraph_cli", "dev", "--config", str(config), "--port", str(port)]
     command += ["--no-reload", *([] if browser else ["--no-browser"])]
-    server = await asyncio.create_subprocess_exec(*command, env=environment, cwd=_CONFIG.parent)
+    server = await asyncio.create_subprocess_exec(*command, env=environment, cwd=folder)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _end, server)

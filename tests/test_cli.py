@@ -1,0 +1,169 @@
+"""The command as a user runs it: each mistake is one clear line and exit 2, before the model is asked anything."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli import main
+from tests.fakes import ROOT, demo_model, free_port, read_jsonl, served, trajgraph, write_questions
+
+
+def generate(
+    folder: Path, model_url: str, tools_url: str, *more: object, **settings: Any
+) -> "subprocess.CompletedProcess[str]":
+    return trajgraph(
+        "generate", "--questions-file", folder / "questions.jsonl", "--local-model-url", model_url, "--mcp-url", tools_url,
+        "--output", folder / "out", *more, **settings,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_questions(tmp_path / "questions.jsonl", [f"Does drug {n} help in heart failure?" for n in range(10)])
+    return tmp_path
+
+
+def test_every_mistake_is_one_line_that_names_the_mend(
+    folder: Path, model_url: str, tools_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty.jsonl").write_text("")
+    (folder / "torn.jsonl").write_text('{"question": "a"}\n{"question": \n')
+    (folder / "other.jsonl").write_text('{"text": "a"}\n')
+    (folder / "file").write_text("")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    ok = ("--local-model-url", model_url, "--mcp-url", tools_url)
+    questions = ("--questions-file", folder / "questions.jsonl")
+    mistakes: list[tuple[str, tuple[object, ...]]] = [
+        ("missing.jsonl: No such file", ("--questions-file", folder / "missing.jsonl", *ok)),
+        ("empty.jsonl: no question in it", ("--questions-file", folder / "empty.jsonl", *ok)),
+        ("torn.jsonl, line 2: not JSON", ("--questions-file", folder / "torn.jsonl", *ok)),
+        ('other.jsonl, line 1: no "question" in it', ("--questions-file", folder / "other.jsonl", *ok)),
+        ("no model server answers at", (*questions, *ok, "--local-model-url", f"{nowhere}/v1")),
+        ("no model 'Llama'; it serves Qwen3-8B", (*questions, *ok, "--model-name", "Llama")),
+        ("no MCP server answers at", (*questions, *ok, "--mcp-url", f"{nowhere}/mcp")),
+        (
+            "no tool for arxiv; it has browse_webpage, google_search, pubmed_search",
+            (*questions, *ok, "--tools", "arxiv"),
+        ),
+        ("file: cannot be written", (*questions, *ok, "--output", folder / "file")),
+        ("--concurrency 0: give a number above 0", (*questions, *ok, "--concurrency", 0)),
+        ("--limit 0: give a number above 0", (*questions, *ok, "--limit", 0)),
+        ("--system-prompt-file", (*questions, *ok, "--system-prompt-file", folder / "no-prompt.txt")),
+    ]
+    for line, arguments in mistakes:
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", "--output", str(folder / "out"), *map(str, arguments)])
+        said = capsys.readouterr()
+        assert ended.value.code == 2, said.err
+        assert line in said.err
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+    assert not list((folder / "out").glob("*_run.json"))
+
+
+def test_a_run_ends_with_its_counts_and_files_and_is_quiet_without_a_terminal(
+    folder: Path, model_url: str, tools_url: str
+) -> None:
+    result = generate(folder, model_url, tools_url, "--limit", 3)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0] == "3 questions: 3 accepted, 0 rejected, 0 failed, 0 pending"
+    assert all(Path(line.strip()).exists() for line in lines[1:])
+
+
+def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None:
+    key = "s3cr3t-of-mine"
+    with demo_model(api_key=key) as url:
+        refused = generate(folder, url, tools_url)
+        result = generate(folder, url, tools_url, "--api-key", key, "--limit", 2, "--keep-checkpoints")
+    assert refused.returncode == 2
+    assert "refuses the key" in refused.stderr
+    assert result.returncode == 0
+    written = b"".join(path.read_bytes() for path in (folder / "out").iterdir())
+    assert key.encode() not in written
+    assert key not in result.stdout + result.stderr
+
+
+def test_ctrl_c_saves_what_is_in_flight_and_prints_the_command_that_continues(folder: Path, tools_url: str) -> None:
+    with demo_model(latency=0.15) as url:
+        command = [sys.executable, "-m", "cli", "generate", "--questions-file", str(folder / "questions.jsonl")]
+        command += [
+            "--local-model-url",
+            url,
+            "--mcp-url",
+            tools_url,
+            "--output",
+            str(folder / "out"),
+            "--concurrency",
+            "2",
+        ]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while not list((folder / "out").glob("*_incremental.jsonl")):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        last = errors.strip().splitlines()[-1]
+        assert last.startswith("trajgraph: stopped; to continue: trajgraph resume ")
+        resumed = trajgraph("resume", last.rsplit(" ", 1)[1])
+    assert resumed.returncode == 0
+    assert resumed.stdout.startswith("10 questions: 10 accepted, 0 rejected, 0 failed, 0 pending")
+    (records,) = (folder / "out").glob("*_incremental.jsonl")
+    assert len({record["sample_id"] for record in read_jsonl(records)}) == 10
+
+
+def test_a_failed_question_makes_the_exit_code_1(folder: Path, tools_url: str) -> None:
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def models(_: Any) -> JSONResponse:
+        return JSONResponse({"data": [{"id": "Qwen3-8B"}]})
+
+    async def refuse(_: Any) -> JSONResponse:
+        return JSONResponse({"error": {"message": "no"}}, 400)
+
+    app = Starlette(routes=[Route("/v1/models", models), Route("/v1/chat/completions", refuse, methods=["POST"])])
+    with served(app) as base:
+        result = generate(folder, f"{base}/v1", tools_url, "--limit", 2)
+    assert result.returncode == 1
+    assert "run the same command again to retry the 2 failed" in result.stdout
+
+
+def test_the_earlier_launcher_takes_its_four_arguments_and_the_newest_questions(tmp_path: Path, tools_url: str) -> None:
+    output = tmp_path / "pubmed_training_data"
+    output.mkdir()
+    write_questions(output / "questions_1.jsonl", ["An old question about obesity?"])
+    os.utime(output / "questions_1.jsonl", (1, 1))
+    write_questions(output / "questions_2.jsonl", ["A new question about obesity?"])
+    environment = {**os.environ, "MCP_URL": tools_url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with demo_model() as url:
+        arguments = ["bash", str(ROOT / "run_local_model_generation.sh"), "", url, "Qwen3-8B", "3"]
+        result = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (record,) = read_jsonl(next(output.glob("*_incremental.jsonl")))
+    assert record["question"] == "A new question about obesity?"
+    assert json.loads(next(output.glob("*_run.json")).read_text())["options"]["concurrency"] == 3
+
+
+def test_the_diagram_is_mermaid() -> None:
+    result = trajgraph("diagram")
+    assert result.returncode == 0
+    assert "reason --> parse_tool" in result.stdout
+    assert "execute_mcp --> reason" in result.stdout
+
+
+def test_every_flag_of_the_earlier_script_is_there() -> None:
+    flags = (
+        "--questions-file --local-model-url --model-name --output --concurrency --limit --no-incremental --instance-id"
+    )
+    result = trajgraph("generate", "--help", env={**os.environ, "COLUMNS": "200"})
+    assert all(f"{flag} " in result.stdout for flag in flags.split())
