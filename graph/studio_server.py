@@ -26,7 +26,7 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
     resumed there, the batch goes on from its own. Returns the exit code.
     """
     if importlib.util.find_spec("langgraph_api") is None:
-        raise UserError("LangGraph Studio is an extra: pip install 'trajgraph[studio]'")
+        raise UserError("LangGraph Studio is an extra: make studio, or pip install -e '.[studio]'")
     environment = {**os.environ, "LANGSMITH_TRACING": "false"}
     if api_key:
         environment["OPENAI_API_KEY"] = api_key
