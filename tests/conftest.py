@@ -8,10 +8,11 @@ for name in ("OPENAI_API_KEY", "MCP_TRANSPORT_HOST", "MCP_TRANSPORT_PORT", "MCP_
     os.environ.pop(name, None)
 
 from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
-from tests.fakes import ScriptedModel, demo_model, offline_tools  # noqa: E402
+from tests.fakes import QUESTIONS, ScriptedModel, demo_model, offline_tools, write_questions  # noqa: E402
 
 
 @pytest.fixture
@@ -33,3 +34,10 @@ def model_url() -> Iterator[str]:
     """The bundled demo model, served as Qwen3-8B."""
     with demo_model() as url:
         yield url
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a questions file of six rows."""
+    write_questions(tmp_path / "questions.jsonl", QUESTIONS)
+    return tmp_path

@@ -24,6 +24,7 @@ from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import tool_server
 
 ROOT = Path(__file__).resolve().parents[1]
+QUESTIONS = [f"Question {n} about heart failure?" for n in range(1, 7)]
 Reply = str | Mapping[str, Any] | Response
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import sqlite3
-import uuid
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,14 +13,13 @@ from starlette.responses import JSONResponse
 
 from backends.errors import UserError
 from graph.batch import Batch, BatchSettings
-from graph.checkpoints import copy_checkpoints, open_checkpoints, stored_threads, thread_id
+from graph.checkpoints import open_checkpoints, stored_threads
 from graph.options import GenerateOptions
 from graph.questions import check_questions, stream_questions
-from graph.run_files import append_line, claimed_run, drop_torn_line, read_lines, sample_ids
-from tests.fakes import Reply, ScriptedModel, answer, call, read_jsonl, write_questions
+from graph.run_files import claimed_run, sample_ids
+from tests.fakes import QUESTIONS, Reply, ScriptedModel, answer, call, read_jsonl, write_questions
 from tests.test_graph import open_graph
 
-QUESTIONS = [f"Question {n} about heart failure?" for n in range(1, 7)]
 Messages = list[dict[str, Any]]
 
 
@@ -54,12 +51,6 @@ def stats(batch: Batch) -> dict[str, Any]:
 
 def counts(batch: Batch) -> list[int]:
     return [stats(batch)[name] for name in ("accepted", "rejected", "failed", "pending")]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_questions(tmp_path / "questions.jsonl", QUESTIONS)
-    return tmp_path
 
 
 async def test_every_question_is_answered_once_and_its_thread_is_let_go(
@@ -266,53 +257,3 @@ async def test_bad_rows_are_left_out_and_keep_their_places(
     assert stats(batch)["bad_rows"] == 2
     assert sorted(sample_ids(batch.files.trajectories)) == ["qwen3_traj_00001", "qwen3_traj_00004"]
     assert [place for place, _ in stream_questions(folder / "questions.jsonl")] == [1, 4]
-
-
-async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = lambda messages: (
-        JSONResponse({"error": {"message": "busy"}}, 503) if len(messages) > 2 else two_turns(messages)
-    )
-    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, retry_waits=()))
-    assert counts(batch) == [0, 0, 6, 0]
-    with sqlite3.connect(batch.files.checkpoints) as database:
-        stored = b"".join(bytes(str(row), "utf-8") for table in ("checkpoints", "writes")
-                          for row in database.execute(f"SELECT * FROM {table}"))  # fmt: skip
-    database.close()
-    assert b"DAPA-HF" in stored
-    for package in (b"graph.", b"nodes.", b"backends.", b"serializers.", b"trajgraph"):
-        assert package not in stored.replace(b"langgraph.", b"")
-
-
-async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = two_turns
-    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, keep_checkpoints=True))
-    async with open_checkpoints(batch.files.checkpoints) as saver:
-        await copy_checkpoints(batch.files.checkpoints, folder / "copy.sqlite")
-        threads = await stored_threads(saver)
-    async with open_checkpoints(folder / "copy.sqlite") as copy:
-        assert await stored_threads(copy) == threads
-    assert len(threads) == 6
-
-
-def test_a_thread_is_the_same_uuid_for_the_same_run_and_sample() -> None:
-    run = str(uuid.uuid4())
-    assert thread_id(run, "qwen3_traj_00001") == thread_id(run, "qwen3_traj_00001")
-    assert thread_id(run, "qwen3_traj_00001") != thread_id(run, "qwen3_traj_00002")
-    assert str(uuid.UUID(thread_id(run, "x"))) == thread_id(run, "x")
-
-
-def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "lines.jsonl"
-    append_line(path, {"sample_id": "a", "text": "x\ud800"})
-    append_line(path, {"sample_id": "b"})
-    with path.open("ab") as target:
-        target.write(b'{"sample_id": "c", "te')
-    drop_torn_line(path)
-    assert [row["sample_id"] for row in read_lines(path)] == ["a", "b"]
-    path.write_bytes(b"torn from the start")
-    drop_torn_line(path)
-    assert path.read_bytes() == b""
