@@ -1,6 +1,7 @@
 """The command line: the only place where commands meet live models, tools, savers and files."""
 
 import asyncio
+import logging
 import os
 import sqlite3
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from backends.errors import UserError
+from backends.errors import ModelError, ToolError, UserError
 from graph.settings import TOOL_NAMES
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def _option(help_text: str, panel: str | None = None, **more: Any) -> Any:
     return typer.Option(help=help_text, rich_help_panel=panel, **more)
 
 
+FaultRate = Annotated[float, _option("Share of requests to break, 0 to 1, to rehearse a bad night.")]
+FaultSeed = Annotated[int, _option("Which requests are broken, and how.")]
 ApiKey = Annotated[str | None, _option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
 
 
@@ -65,6 +68,7 @@ def generate(
         int, _option("Tokens per reply; cut off by it, asked again with twice as many.", "Model")
     ] = 4096,
     model_timeout: Annotated[float, _option("Seconds a reply may take.", "Model")] = 180.0,
+    max_model_len: Annotated[int | None, _option("Its context, if the server does not say.", "Model")] = None,
     system_prompt_file: Annotated[Path | None, _option("Replaces the built-in system prompt.", "Model")] = None,
     tool_role: Annotated[Role, _option("Role of tool outputs in the prompt.", "Model")] = Role.tool,
     mcp_url: Annotated[str | None, _option("MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")] = None,
@@ -73,6 +77,7 @@ def generate(
     tool_timeout: Annotated[float, _option("Seconds a call may take.", "Tools")] = 120.0,
     max_turns: Annotated[int, _option("Replies per question at most.", "Limits")] = 10,
     max_tool_calls: Annotated[int, _option("Tool calls per question at most.", "Limits")] = 5,
+    max_downtime: Annotated[float | None, _option("End the run when a server stays away so many seconds.")] = None,
     skip_bad_rows: Annotated[bool, _option("Report unusable rows and go on.")] = False,
     fresh: Annotated[bool, _option("Start another run instead of continuing the last.", "Continuing")] = False,
     allow_changed_settings: Annotated[bool, _option("Continue a run under other settings.", "Continuing")] = False,
@@ -86,11 +91,12 @@ def generate(
     options = GenerateOptions(
         questions_file=questions_file, local_model_url=local_model_url, model_name=model_name, output=output,
         concurrency=concurrency, limit=limit, incremental=not no_incremental, instance_id=instance_id,
-        temperature=temperature, max_tokens=max_tokens, model_timeout=model_timeout, tool_role=tool_role.value,
+        temperature=temperature, max_tokens=max_tokens, max_model_len=max_model_len,
+        model_timeout=model_timeout, tool_role=tool_role.value,
         system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
         tools=tuple(name.strip() for name in tools.split(",") if name.strip()), tool_timeout=tool_timeout,
         max_turns=max_turns, max_tool_calls=max_tool_calls, skip_bad_rows=skip_bad_rows, fresh=fresh,
-        allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints,
+        allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints, max_downtime=max_downtime,
     )  # fmt: skip
     raise typer.Exit(_run(_generate(options, api_key)))
 
@@ -129,13 +135,15 @@ def serve_model(
     latency: Annotated[float, _option("Seconds a reply takes.")] = 0.0,
     max_model_len: Annotated[int, _option("Tokens of prompt and reply together.")] = 32768,
     api_key: Annotated[str | None, _option("Refuse requests without this key.")] = None,
+    faults: FaultRate = 0.0,
+    seed: FaultSeed = 0,
 ) -> None:
     """Serve the demo model: rule-based, OpenAI-compatible, with the manners of vLLM."""
     from backends.demo_model.server import DemoModel
     from backends.serving import serve
 
     model = DemoModel(model_name, think_in.value, latency, max_model_len, api_key)
-    serve(model.app(), host, port, "/v1", "demo model:")
+    serve(model.app(), host, port, "/v1", "demo model:", faults, seed)
 
 
 @app.command()
@@ -143,6 +151,8 @@ def serve_tools(
     host: Annotated[str, _option("Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _option("Port; 0 takes a free one.", envvar="MCP_TRANSPORT_PORT")] = 8003,
     offline: Annotated[bool, _option("Answer from the bundled corpus of landmark papers.")] = False,
+    faults: FaultRate = 0.0,
+    seed: FaultSeed = 0,
 ) -> None:
     """Serve pubmed_search, browse_webpage and google_search over MCP (streamable HTTP at /mcp)."""
     from backends.serving import serve
@@ -151,7 +161,8 @@ def serve_tools(
 
     if not offline:
         raise UserError("this version serves the bundled corpus only: add --offline")
-    serve(tool_server(Corpus.bundled()).streamable_http_app(), host, port, "/mcp", "offline tools:")
+    app = tool_server(Corpus.bundled()).streamable_http_app()
+    serve(app, host, port, "/mcp", "offline tools:", faults, seed)
 
 
 @app.command()
@@ -194,24 +205,29 @@ async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFi
         _say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
     check_writable(options.output)
     model = ModelAddress(
-        options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout
-    )
+        options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
+        options.max_model_len,
+    )  # fmt: skip
     tools = ToolsAddress(str(options.mcp_url), options.tools, options.tool_map, timeout=options.tool_timeout)
-    how = BatchSettings(options.concurrency, options.limit, options.incremental, options.keep_checkpoints)
+    how = BatchSettings(
+            options.concurrency, options.limit, options.incremental, options.keep_checkpoints,
+            max_downtime=options.max_downtime,
+        )  # fmt: skip
     async with open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency) as services:
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         with claimed_run(options, settings, questions.asked(options.limit), run) as files:
             async with open_checkpoints(files.checkpoints) as saver:
                 graph = build_graph(
-                    services.chat.ask, services.tools.call, limits=options.limits, system=prompt,
+                    services.chat, services.tools.call, limits=options.limits, system=prompt,
                     tool_role=options.tool_role, checkpointer=saver,
                 )  # fmt: skip
-                batch = Batch(graph, saver, files, questions, settings, how)
+                probes = {ModelError: services.chat.probe, ToolError: services.tools.probe}
+                batch = Batch(graph, saver, files, questions, settings, how, probes=probes)
                 stats = await batch.run()
     typer.echo(_summary(stats, files))
     if batch.drained.is_set() and stats["pending"]:
         _say(f"stopped; to continue: trajgraph resume {files.run}")
-        return 130
+        return 1 if batch.gave_up else 130
     return 1 if stats["failed"] else 0
 
 
@@ -253,6 +269,7 @@ def _say(line: str) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point: what was foreseen to go wrong becomes one line on stderr and an exit code."""
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its tracebacks of a broken connection, which is ours to tell
     try:
         app(arguments)
     except UserError as error:

@@ -6,6 +6,7 @@ vLLM) and left in `additional_kwargs["reasoning_content"]`; one HTTP pool serves
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,6 @@ import aiohttp
 import openai
 from httpx2 import Limits
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
@@ -35,7 +35,9 @@ from backends.errors import (
 
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
 _OVERFLOW = ("context length", "context_length", "context size", "context_size", "context window", "is longer than")
+_CONTEXT_STATED = re.compile(r"context (?:length|size)(?: is)? \(?(\d+) tokens|n_ctx\D{1,4}(\d+)")
 _NO_KEY = "none"
+_PROBE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ModelAddress:
     temperature: float = 0.1
     timeout: float = 180.0
     """Seconds until a request without a whole reply is given up."""
+    max_model_len: int | None = None
+    """Tokens of prompt and reply together, where the server does not say."""
 
 
 class LocalChatModel(BaseChatOpenAI):
@@ -110,10 +114,13 @@ class ChatClient:
     _EXTRAS: ClassVar[dict[str, Any]] = {"include_stop_str_in_output": True, "no_stop_trim": True}
     """Keep the stop string that matched (vLLM's name, SGLang's name); most servers ignore what they do not know."""
 
-    def __init__(self, model: BaseChatModel, stop: Sequence[str]) -> None:
+    def __init__(self, model: LocalChatModel, stop: Sequence[str], max_model_len: int | None = None) -> None:
         self._model = model
         self._stop = list(stop)
         self._extras = True
+        self._tokenizes = True
+        self.max_model_len = max_model_len
+        """Tokens of prompt and reply together; None while nobody has said."""
 
     async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
         """One reply, with `seconds` in its `response_metadata`. Raises a `ModelError` that says what went wrong."""
@@ -138,14 +145,45 @@ class ChatClient:
                 return await self._invoke(messages, max_tokens)
             raise _typed(error) from error
 
+    async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
+        """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
+        if not self._tokenizes:
+            return None
+        client = self._model.root_async_client
+        body = {
+            key: value
+            for key, value in self._model._get_request_payload(messages).items()
+            if key in ("model", "messages")
+        }
+        try:
+            counted = await client.post(str(client.base_url.join("../tokenize")), body=body, cast_to=object)
+            return int(counted["count"])
+        except (openai.APIStatusError, KeyError, TypeError, ValueError):
+            self._tokenizes = False
+        except openai.APIError:
+            pass
+        return None
+
+    async def probe(self) -> bool:
+        """Whether the model server answers at all, be it with a refusal."""
+        try:
+            await self._model.root_async_client.with_options(timeout=_PROBE_TIMEOUT).models.list()
+        except openai.APIStatusError as error:
+            return error.status_code < 500
+        except Exception:
+            return False
+        return True
+
     def _is_strict(self, error: Exception) -> bool:
         if not isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
             return False
         return error.status_code == 422 or any(name in str(error) for name in self._EXTRAS)
 
 
-async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> str:
-    """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`).
+async def resolve_model(
+    url: str, model: str, api_key: str | None = None, timeout: float = 10.0
+) -> tuple[str, int | None]:
+    """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), and its context if it says so.
 
     Raises UserError when nothing answers at `url`, the key is refused, or no such model is served. A server without
     a list of models is taken at its word.
@@ -153,11 +191,13 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     client = openai.AsyncOpenAI(base_url=url, api_key=api_key or _NO_KEY, timeout=timeout, max_retries=0)
     async with client:
         try:
-            served = [entry.id for entry in (await client.models.list()).data]
+            served = {
+                entry.id: (entry.model_extra or {}).get("max_model_len") for entry in (await client.models.list()).data
+            }
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key") from error
         except openai.NotFoundError:
-            return model
+            return model, None
         except openai.APIStatusError as error:
             raise UserError(f"the model server at {url} answers {error.status_code} to /models") from error
         except openai.APIConnectionError as error:
@@ -165,10 +205,10 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
         except Exception as error:
             raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
     if model in served or not served:
-        return model
+        return model, served.get(model)
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
     if len(alike) == 1:
-        return alike[0]
+        return alike[0], served[alike[0]]
     raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
 
 
@@ -204,7 +244,8 @@ def _typed(error: Exception) -> Exception:
 def _typed_status(error: openai.APIStatusError) -> ModelError:
     said = _said(error)
     if error.status_code == 400 and any(phrase in said.lower() for phrase in _OVERFLOW):
-        return ContextOverflow(said)
+        stated = _CONTEXT_STATED.search(said)
+        return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
         return ModelOverloaded(f"the model server answered {error.status_code}: {said}", _retry_after(error))
     return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")

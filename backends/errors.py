@@ -55,9 +55,13 @@ class ModelRejected(ModelError):
 
 
 class ContextOverflow(ModelError):
-    """The prompt is longer than the model's context."""
+    """The prompt is longer than the model's context, of `max_model_len` tokens if the server says so."""
 
     retryable = False
+
+    def __init__(self, message: str, max_model_len: int | None = None) -> None:
+        super().__init__(message)
+        self.max_model_len = max_model_len
 
 
 class ToolError(BackendError):

@@ -39,6 +39,7 @@ _RENAMED = {"serper_google_webpage_search": {"limit": "num_results"}}
 _TOOL_MAP = re.compile(r"(\w+)=([\w./-]+)(?:\((\w+)\))?")
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _WATCH_EVERY = 5.0
+_PROBE_TIMEOUT = 5.0
 _LOST = ("Session terminated", "Connection closed")
 
 
@@ -116,6 +117,25 @@ class ToolClient:
                 result = await self._try(name, route.server_name, route.arguments(query, parameters), deadline)
                 if result is not None:
                     return read_result(result)
+
+    async def probe(self) -> bool:
+        """Whether the tool server answers."""
+        session = self._session
+        ping = asyncio.ensure_future(self._ping(session))
+        try:
+            await asyncio.wait({ping}, timeout=_PROBE_TIMEOUT)
+            return ping.done() and not ping.cancelled() and ping.result()
+        finally:
+            ping.cancel()
+
+    async def _ping(self, session: "asyncio.Future[tuple[ClientSession, asyncio.Event]]") -> bool:
+        try:
+            await (await asyncio.shield(session))[0].send_ping()
+        except McpError as error:
+            return error.error.message not in _LOST
+        except Exception:
+            return False
+        return True
 
     async def _try(
         self, name: str, server_name: str, arguments: dict[str, Any], deadline: float

@@ -53,10 +53,10 @@ async def open_services(
     model: ModelAddress, tools: ToolsAddress, *, stop: Sequence[str], concurrency: int
 ) -> AsyncIterator[Services]:
     """Both clients, connected and checked. Raises UserError before any completion is asked for."""
-    served = await resolve_model(model.url, model.model, model.api_key)
+    served, max_model_len = await resolve_model(model.url, model.model, model.api_key)
     async with (
         open_chat_model(replace(model, model=served), concurrency=concurrency) as chat,
         open_tool_client(tools.url, concurrency=concurrency, timeout=tools.timeout, token=tools.token) as client,
     ):
         client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
-        yield Services(ChatClient(chat, stop), client)
+        yield Services(ChatClient(chat, stop, model.max_model_len or max_model_len), client)

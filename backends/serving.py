@@ -12,6 +12,8 @@ from typing import Any
 
 import uvicorn
 
+from backends.faults import Faults
+
 DEMO_QUESTIONS = Path(__file__).parent / "demo_model" / "questions.jsonl"
 
 
@@ -23,13 +25,20 @@ class DemoServices:
     mcp_url: str
 
 
-def serve(app: Any, host: str, port: int, path: str, ready: str) -> None:
-    """Serve an ASGI application until interrupted. Port 0 takes a free one; `ready` is printed before the address."""
+def serve(app: Any, host: str, port: int, path: str, ready: str, faults: float = 0.0, seed: int = 0) -> None:
+    """Serve an ASGI application until interrupted. Port 0 takes a free one; `ready` is printed before the address.
+
+    `faults` is the share of requests that are broken on purpose.
+    """
+    if faults:
+        app = Faults(app, faults, seed)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listener:
         address = f"[{host}]" if ":" in host else host
         print(f"{ready} http://{address}:{listener.getsockname()[1]}{path}", flush=True)  # noqa: T201
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, timeout_keep_alive=60)
+        config = uvicorn.Config(
+            app, log_level="critical" if faults else "warning", timeout_graceful_shutdown=3, timeout_keep_alive=60
+        )
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import json
 import signal
-import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,14 +18,18 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from tqdm import tqdm
 
-from backends.errors import BackendError
-from graph.build import TrajectoryGraph, recursion_limit
+from backends.errors import BackendError, ModelError, ToolError
+from graph.attempts import Attempts, Unsettled
+from graph.build import TrajectoryGraph
 from graph.checkpoints import stored_threads, thread_id
+from graph.downtime import Downtime, Probe
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles, append_line, drop_torn_line, read_lines, sample_ids, write_whole
 from graph.settings import Limits, RunSettings
 from serializers.record import QuestionRow, Record, build_record, sample_id
 from serializers.stats import build_stats
+
+_SERVICES: dict[type[BackendError], str] = {ModelError: "model", ToolError: "tool"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class BatchSettings:
     incremental: bool = True
     keep_checkpoints: bool = False
     retry_waits: tuple[float, ...] = (2.0, 4.0, 6.0)
+    max_downtime: float | None = None
 
 
 @dataclass
@@ -51,6 +55,8 @@ class Batch:
     settings: RunSettings
     how: BatchSettings = field(default_factory=BatchSettings)
     control: RunControl = field(default_factory=RunControl)
+    probes: Mapping[type[BackendError], Probe] = field(default_factory=dict)
+    """For each kind of failure, how to ask whether its service is there."""
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -59,6 +65,19 @@ class Batch:
         self._writing = asyncio.Lock()
         self._held: list[Record] = []
         self._written_threads: list[str] = []
+        self.downtimes = {
+            kind: Downtime(_SERVICES[kind], probe, self.drained, _say, self.how.max_downtime)
+            for kind, probe in self.probes.items()
+        }
+        limits = Limits(max_turns=self.settings.max_turns)
+        self.attempts = Attempts(
+            self.graph, self.saver, limits, self.control, self.drained, self.downtimes, self.how.retry_waits, _say
+        )
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the run ended because a service stayed away too long."""
+        return any(downtime.gave_up for downtime in self.downtimes.values())
 
     async def run(self) -> dict[str, Any]:
         """Work through what is left, write the statistics, and return them. A Ctrl-C ends it early, with all kept."""
@@ -110,21 +129,10 @@ class Batch:
     async def _one(self, identity: str, row: QuestionRow) -> str:
         """A question from where it stands to its place in a file; returns which."""
         thread = thread_id(self.files.run_id, identity)
-        attempts = 0
-        while True:
-            attempts += 1
-            try:
-                state = await self._invoke(thread, row)
-                break
-            except BackendError as error:
-                waits = self.how.retry_waits
-                if not error.retryable or attempts > len(waits):
-                    return await self._fail(identity, row, error, attempts)
-                await self._wait(max(waits[attempts - 1], error.retry_after or 0.0))
-            except (GraphDrained, OSError, sqlite3.Error):
-                raise  # the run's own disk: no question can go on
-            except Exception as error:
-                return await self._fail(identity, row, error, attempts)
+        try:
+            state, attempts = await self.attempts.settle(thread, row["question"])
+        except Unsettled as failure:
+            return await self._fail(identity, row, failure.__cause__ or failure, failure.attempts)
         record = build_record(identity, row, state, self._about(thread, attempts))
         kind = "rejected" if record["metadata"]["reject_reasons"] else "accepted"
         if kind == "accepted" and not self.how.incremental:
@@ -136,18 +144,7 @@ class Batch:
         await self._let_go(thread)
         return kind
 
-    async def _invoke(self, thread: str, row: QuestionRow) -> Any:
-        """Start the question's thread, or go on from its last checkpoint."""
-        config: Any = {
-            "configurable": {"thread_id": thread},
-            "recursion_limit": recursion_limit(Limits(max_turns=self.settings.max_turns)),
-        }
-        begun = await self.saver.aget_tuple(config) is not None
-        return await self.graph.ainvoke(
-            None if begun else {"question": row["question"]}, config, durability="sync", control=self.control
-        )
-
-    async def _fail(self, identity: str, row: QuestionRow, error: Exception, attempts: int) -> str:
+    async def _fail(self, identity: str, row: QuestionRow, error: BaseException, attempts: int) -> str:
         failure = {
             "sample_id": identity,
             "question": row["question"],
@@ -161,11 +158,6 @@ class Batch:
     async def _append(self, path: Path, row: dict[str, Any]) -> None:
         async with self._writing:
             await asyncio.to_thread(append_line, path, row)
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.drained.wait(), seconds)
-            raise GraphDrained
 
     async def _let_go(self, thread: str) -> None:
         if not self.how.keep_checkpoints:
@@ -216,7 +208,7 @@ class Batch:
                 task.cancel()
             self.drained.set()
             self.control.request_drain()
-            tqdm.write("finishing the steps in flight; once more to stop at once", file=sys.stderr)
+            _say("finishing the steps in flight; once more to stop at once")
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
@@ -237,3 +229,8 @@ class Batch:
             "prompt_sha256": self.settings.prompt_sha256,
             "tools_sha256": self.settings.tools_sha256,
         }
+
+
+def _say(line: str) -> None:
+    """A line on stderr, above the progress line."""
+    tqdm.write(f"trajgraph: {line}", file=sys.stderr)

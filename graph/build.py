@@ -10,17 +10,18 @@ from langgraph.graph.state import CompiledStateGraph
 
 from graph.settings import Limits, ToolRole
 from graph.state import QuestionInput, State
+from nodes.context_budget import Chat
 from nodes.execute_mcp import CallTool, execute_mcp
 from nodes.finalize import finalize
 from nodes.parse_tool import parse_tool
 from nodes.prompts import system_prompt
-from nodes.reason import Ask, reason
+from nodes.reason import reason
 
 TrajectoryGraph = CompiledStateGraph[State, None, QuestionInput, State]
 
 
 def build_graph(
-    ask: Ask,
+    chat: Chat,
     call_tool: CallTool,
     *,
     limits: Limits,
@@ -34,7 +35,7 @@ def build_graph(
     """
     builder = StateGraph(State, input_schema=QuestionInput)
     prompt = system if system is not None else system_prompt(limits)
-    builder.add_node("reason", partial(reason, ask=ask, system=prompt, limits=limits, tool_role=tool_role))
+    builder.add_node("reason", partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role))
     builder.add_node("parse_tool", partial(parse_tool, limits=limits))
     builder.add_node("execute_mcp", partial(execute_mcp, call_tool=call_tool, limits=limits))
     builder.add_node("finalize", finalize)
@@ -64,7 +65,10 @@ def recursion_limit(limits: Limits) -> int:
 def drawing() -> str:
     """The graph as Mermaid, drawn from the compiled graph itself."""
 
-    async def nothing(*_: Any) -> Any:
-        raise NotImplementedError
+    return unconnected_graph().get_graph().draw_mermaid()
 
-    return build_graph(nothing, nothing, limits=Limits()).get_graph().draw_mermaid()
+
+def unconnected_graph() -> TrajectoryGraph:
+    """The graph without services: for looking at, not for running."""
+    unconnected: Any = None
+    return build_graph(unconnected, unconnected, limits=Limits())

@@ -9,6 +9,9 @@ from backends.errors import UserError
 from graph.settings import TOOL_NAMES, Limits, RunSettings, ToolRole
 from nodes.prompts import system_prompt
 
+_ABOVE_ZERO = (
+    "concurrency", "limit", "max_turns", "max_tokens", "max_model_len", "max_downtime", "model_timeout", "tool_timeout",
+)  # fmt: skip
 _NOT_STORED = ("fresh", "allow_changed_settings")
 
 
@@ -34,9 +37,11 @@ class GenerateOptions:
     max_turns: int = Limits.max_turns
     max_tool_calls: int = Limits.max_tool_calls
     model_timeout: float = 180.0
+    max_model_len: int | None = None
     tool_timeout: float = 120.0
     skip_bad_rows: bool = False
     keep_checkpoints: bool = False
+    max_downtime: float | None = None
     fresh: bool = False
     allow_changed_settings: bool = False
 
@@ -47,7 +52,7 @@ class GenerateOptions:
 
     def check(self) -> None:
         """Raises UserError for a value that makes no sense."""
-        for name in ("concurrency", "limit", "max_turns", "max_tokens", "model_timeout", "tool_timeout"):
+        for name in _ABOVE_ZERO:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")

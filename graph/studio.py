@@ -13,15 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk.runtime import ServerRuntime
 
-from graph.build import TrajectoryGraph, build_graph
+from graph.build import TrajectoryGraph, build_graph, unconnected_graph
 from graph.checkpoints import open_checkpoints as open_saver
 from graph.options import GenerateOptions
 from graph.run_files import read_run
-from graph.settings import Limits
 from serializers.tags import STOP_STRINGS
 
 
@@ -29,7 +27,7 @@ from serializers.tags import STOP_STRINGS
 async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGraph]:
     """The graph; connected only when it is about to run, not when it is drawn or its history is read."""
     if runtime.execution_runtime is None:
-        yield build_graph(_no_model, _no_tools, limits=Limits())
+        yield unconnected_graph()
         return
     from backends.chat_model import ModelAddress
     from backends.services import ToolsAddress, default_mcp_url, open_services
@@ -50,7 +48,7 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
             )
         )
         yield build_graph(
-            services.chat.ask, services.tools.call, limits=options.limits, system=system, tool_role=options.tool_role
+            services.chat, services.tools.call, limits=options.limits, system=system, tool_role=options.tool_role
         )
 
 
@@ -77,11 +75,3 @@ def _options() -> tuple[GenerateOptions, str]:
         mcp_url=os.environ.get("MCP_URL", options.mcp_url),
     )
     return options, options.prompt()
-
-
-async def _no_model(_: list[BaseMessage], __: int) -> AIMessage:
-    raise RuntimeError("this graph is only for looking at")
-
-
-async def _no_tools(*_: Any) -> Any:
-    raise RuntimeError("this graph is only for looking at")

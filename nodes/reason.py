@@ -1,30 +1,45 @@
 """reason: the prompt goes to the model, its raw reply comes back."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AnyMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 
 from backends.errors import ContextOverflow
 from graph.settings import Limits, ToolRole
 from graph.state import State
+from nodes.context_budget import Chat, fit_context
 from nodes.prompts import prompt_messages
 
-Ask = Callable[[list[BaseMessage], int], Awaitable[AIMessage]]
-"""Sends a request with so many completion tokens at most; raises a `ModelError`."""
 
+async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole) -> dict[str, Any]:
+    """Ask for the next turn, within the model's context.
 
-async def reason(state: State, *, ask: Ask, system: str, limits: Limits, tool_role: ToolRole) -> dict[str, Any]:
-    """Ask for the next turn. A reply still waiting in the state was cut off: ask again with twice its budget."""
+    A reply still waiting in the state was cut off: ask again with twice its budget. A server that says only now how
+    long its context is, is asked once more with what fits.
+    """
     cut_off = state.get("reply")
-    max_tokens = limits.max_tokens * 2 if cut_off else limits.max_tokens
-    prompt = prompt_messages(system, state["question"], state.get("messages", []), tool_role)
+    budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
+    messages = state.get("messages", [])
+
+    def build(history: Sequence[AnyMessage]) -> list[BaseMessage]:
+        return prompt_messages(system, state["question"], history, tool_role)
+
     try:
-        reply = await ask(prompt, max_tokens)
-    except ContextOverflow:
-        return {"reply": None, "stop_reason": "context_overflow"}
+        shortened, max_tokens = await fit_context(chat, build, messages, budget)
+        reply = await chat.ask(build(_replaced(messages, shortened)), max_tokens)
+    except ContextOverflow as error:
+        if error.max_model_len is None or chat.max_model_len is not None:
+            return {"reply": None, "stop_reason": "context_overflow"}
+        chat.max_model_len = error.max_model_len
+        return await reason(state, chat=chat, system=system, limits=limits, tool_role=tool_role)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
     reply.response_metadata["attempt"] = 2 if cut_off else 1
-    return {"reply": reply}
+    return {"reply": reply, "messages": shortened}
+
+
+def _replaced(messages: Sequence[AnyMessage], changed: Sequence[AnyMessage]) -> list[AnyMessage]:
+    by_id = {message.id: message for message in changed}
+    return [by_id.get(message.id, message) for message in messages]

@@ -157,6 +157,9 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
             "output_tokens": sum(usage["output_tokens"] for usage in usages),
         },
         "tool_errors": [output.name or "" for output in outputs if output.status == "error"],
+        "shortened_outputs": [
+            at for at, output in enumerate(outputs, 1) if "shortened_from" in output.additional_kwargs
+        ],
         "model_seconds": round(sum(message.response_metadata.get("seconds", 0.0) for message in replies), 3),
         "tool_seconds": round(sum(output.additional_kwargs.get("seconds", 0.0) for output in outputs), 3),
     }

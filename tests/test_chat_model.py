@@ -151,7 +151,7 @@ async def test_a_key_that_the_server_repeats_is_not_in_the_error(scripted_model:
 async def test_a_model_is_found_under_the_servers_own_name_or_the_served_ones_are_listed(
     scripted_model: ScriptedModel,
 ) -> None:
-    assert await resolve_model(scripted_model.url, "Qwen3-8B") == "Qwen/Qwen3-8B"
+    assert await resolve_model(scripted_model.url, "Qwen3-8B") == ("Qwen/Qwen3-8B", None)
     with pytest.raises(UserError, match="it serves Qwen/Qwen3-8B"):
         await resolve_model(scripted_model.url, "Llama")
     with pytest.raises(UserError, match="no model server answers"):

@@ -33,7 +33,7 @@ async def open_graph(
         )
     )
     return build_graph(
-        services.chat.ask,
+        services.chat,
         services.tools.call,
         limits=limits or Limits(),
         tool_role=tool_role,
@@ -188,7 +188,7 @@ async def test_a_prompt_longer_than_the_context_ends_the_trajectory_without_an_e
     from starlette.responses import JSONResponse
 
     overflow = JSONResponse({"error": {"message": "This model's maximum context length is 10 tokens."}}, 400)
-    state = await run(scripted_model, tools_url, [SEARCHES[0], overflow])
+    state = await run(scripted_model, tools_url, [SEARCHES[0], overflow, overflow])
     assert state["stop_reason"] == "context_overflow"
     assert len(state["messages"]) == 2
 

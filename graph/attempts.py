@@ -1,0 +1,92 @@
+"""One question to its end: started or taken up from its checkpoint, and again after a failure that may pass."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
+
+from backends.errors import BackendError
+from graph.build import TrajectoryGraph, recursion_limit
+from graph.downtime import Downtime
+from graph.settings import Limits
+from graph.state import State
+
+
+class Unsettled(Exception):
+    """A question that failed for good, after so many attempts at the same step; the failure is its `__cause__`."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(attempts)
+        self.attempts = attempts
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """How questions are settled. `waits` are the seconds before each further attempt at the same step."""
+
+    graph: TrajectoryGraph
+    saver: AsyncSqliteSaver
+    limits: Limits
+    control: RunControl
+    stopped: asyncio.Event
+    downtimes: Mapping[type[BackendError], Downtime]
+    waits: tuple[float, ...]
+    say: Callable[[str], None]
+
+    async def settle(self, thread: str, question: str) -> tuple[State, int]:
+        """The final state of a question and how many attempts it took, one when nothing failed.
+
+        A step that succeeded is not asked again, and starts the count anew. Time in which a service was down is waited
+        out and does not count. Raises Unsettled, or GraphDrained when the run is to end; a failure of the run's own
+        disk is raised as it is.
+        """
+        config: Any = {"configurable": {"thread_id": thread}, "recursion_limit": recursion_limit(self.limits)}
+        failures = at_this_step = 0
+        stood_at: str | None = None
+        while True:
+            standing = await self._standing(config, thread)
+            at_this_step = at_this_step if standing == stood_at else 0
+            stood_at = standing
+            inputs: Any = {"question": question} if standing is None else None
+            try:
+                state = await self.graph.ainvoke(inputs, config, durability="sync", control=self.control)
+                return cast(State, state), failures + 1
+            except (GraphDrained, OSError, sqlite3.Error):
+                raise
+            except BackendError as error:
+                if error.retryable and await self._was_away(error):
+                    continue
+                failures, at_this_step = failures + 1, at_this_step + 1
+                if not error.retryable or at_this_step > len(self.waits):
+                    raise Unsettled(at_this_step) from error
+                await self._wait(max(self.waits[at_this_step - 1], error.retry_after or 0.0))
+            except Exception as error:
+                raise Unsettled(at_this_step + 1) from error
+
+    async def _standing(self, config: Any, thread: str) -> str | None:
+        """The id of the thread's last checkpoint; None when it has none, or none that can be read."""
+        try:
+            stored = await self.saver.aget_tuple(config)
+        except (OSError, sqlite3.Error):
+            raise
+        except Exception as error:
+            self.say(f"thread {thread}: its checkpoint cannot be read ({type(error).__name__}); it starts again")
+            await self.saver.adelete_thread(thread)
+            return None
+        return str(stored.checkpoint["id"]) if stored else None
+
+    async def _was_away(self, error: BackendError) -> bool:
+        """Pause while the failed service is down; True if it was."""
+        pauses = [pause for kind, pause in self.downtimes.items() if isinstance(error, kind)]
+        return bool(pauses) and await pauses[0].wait()
+
+    async def _wait(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopped.wait(), seconds)
+            raise GraphDrained

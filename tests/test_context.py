@@ -1,0 +1,64 @@
+"""The context budget: the oldest tool outputs give way, visibly, in the prompt and in the record."""
+
+import json
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse
+
+from serializers.interleaved import interleaved_text
+from serializers.record import QuestionRow, build_record
+from serializers.tags import unbalanced
+from tests.fakes import Reply, ScriptedModel, answer, call
+from tests.test_graph import run
+
+SEARCHES: list[Reply] = [call("pubmed_search", query) for query in ("heart failure", "obesity", "Covid-19")]
+STATED = [
+    "This model's maximum context length is 4000 tokens. However, you requested 9000 tokens.",
+    "The input (6008 tokens) is longer than the model's context length (4000 tokens).",
+    "the request exceeds the available context size (4000 tokens), try increasing it",
+]
+
+
+def prompt_size(request: dict[str, Any]) -> int:
+    return len(json.dumps(request["messages"]))
+
+
+@pytest.mark.parametrize("stated", STATED)
+async def test_a_context_that_the_server_states_in_its_refusal_is_kept_from_then_on(
+    scripted_model: ScriptedModel, tools_url: str, stated: str
+) -> None:
+    limit = 12_000  # characters: what 4,000 tokens hold at the estimate's three bytes each
+
+    def strict(messages: list[dict[str, Any]]) -> Reply:
+        if sum(len(message["content"]) for message in messages) > limit:
+            return JSONResponse({"error": {"message": stated}}, 400)
+        turn = sum(message["role"] == "assistant" for message in messages)
+        return SEARCHES[turn] if turn < 3 else answer()
+
+    scripted_model.script = strict
+    state = await run(scripted_model, tools_url, [])
+    assert state["stop_reason"] == "answer"
+    outputs = [message for message in state["messages"] if message.type == "tool"]
+    shortened = [output for output in outputs if "shortened_from" in output.additional_kwargs]
+    assert shortened and shortened[0] is outputs[0]
+    assert "shortened to fit the context" in shortened[0].text
+    last_prompt = [message["content"] for message in scripted_model.requests[-1]["messages"]]
+    text = interleaved_text(state["messages"])
+    assert all(output.text in last_prompt or f"{output.text}\n" in str(last_prompt) for output in outputs)
+    assert shortened[0].text in text
+    assert unbalanced(text) == []
+    row = QuestionRow(question="q", topic="", question_type="", expected_search_terms=[])
+    assert build_record("x", row, state, {})["metadata"]["shortened_outputs"][0] == 1  # type: ignore[arg-type]
+    refused = [request for request in scripted_model.requests if prompt_size(request) > limit * 1.2]
+    assert len(refused) <= 1
+
+
+async def test_what_cannot_be_made_to_fit_ends_as_context_overflow(
+    scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    refusal = JSONResponse({"error": {"message": STATED[0].replace("4000", "40")}}, 400)
+    scripted_model.script = lambda _: refusal
+    state = await run(scripted_model, tools_url, [])
+    assert state["stop_reason"] == "context_overflow"
+    assert len(scripted_model.requests) == 2
