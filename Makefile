@@ -13,13 +13,16 @@ VENV = $(PYTHON) -m venv .venv
 INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
 endif
 
-.PHONY: demo test check format studio lock clean
+.PHONY: demo test crash check format studio lock clean
 
 demo: .venv/runtime  ## bundled questions, demo model and tools, on this machine
 	$(BIN)/trajgraph demo
 
 test: .venv/dev  ## the whole suite
 	$(BIN)/python -m pytest
+
+crash: .venv/dev  ## 200 questions, 30 kills at random instants, one at every node boundary (some minutes)
+	CRASH_QUESTIONS=200 CRASH_KILLS=30 $(BIN)/python -m pytest tests/crash
 
 check: .venv/dev  ## format, lint, types, imports, module size
 	$(BIN)/ruff format --check $(CODE)

@@ -278,7 +278,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, asyncio.CancelledError):
         _say("stopped at once; the same command continues")
         sys.exit(130)
-    except (OSError, sqlite3.Error) as error:
+    except sqlite3.DatabaseError as error:
+        _say(
+            f"the run's checkpoints cannot be written or read ({error}); mend that, or remove the file (its unfinished "
+            "questions start again), and the same command continues"
+        )
+        sys.exit(1)
+    except OSError as error:
         _say(f"the run's files cannot be written or read ({error}); mend that, and the same command continues")
         sys.exit(1)
     sys.exit(0)

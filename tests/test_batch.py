@@ -39,7 +39,8 @@ async def generate(
     with claimed_run(options, settings, questions.asked(options.limit)) as files:
         async with AsyncExitStack() as stack:
             saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
-            graph = await open_graph(stack, model, tools_url, checkpointer=saver)
+            timeouts = (options.model_timeout, options.tool_timeout)
+            graph = await open_graph(stack, model, tools_url, checkpointer=saver, timeouts=timeouts)
             batch = Batch(graph, saver, files, questions, settings, how)
             await batch.run()
     return batch

@@ -25,11 +25,15 @@ async def open_graph(
     limits: Limits | None = None,
     tool_role: ToolRole = "tool",
     checkpointer: BaseCheckpointSaver[Any] | None = None,
+    timeouts: tuple[float, float] = (30, 30),
 ) -> TrajectoryGraph:
     """The real graph around real clients of the scripted model and the offline tools."""
     services = await stack.enter_async_context(
         open_services(
-            ModelAddress(model.url, "Qwen3-8B"), ToolsAddress(tools_url, TOOL_NAMES), stop=STOP_STRINGS, concurrency=4
+            ModelAddress(model.url, "Qwen3-8B", timeout=timeouts[0]),
+            ToolsAddress(tools_url, TOOL_NAMES, timeout=timeouts[1]),
+            stop=STOP_STRINGS,
+            concurrency=4,
         )
     )
     return build_graph(
