@@ -243,8 +243,9 @@ async def _demo(output: Path, concurrency: int) -> int:
             local_model_url=services.model_url, mcp_url=services.mcp_url,
         )  # fmt: skip
         code = await _generate(options, None)
-    first = min(read_lines(read_run(output)[0].trajectories), key=lambda record: str(record["sample_id"]))
-    typer.echo("\n" + readable(first))
+    written = sorted(read_lines(read_run(output)[0].trajectories), key=lambda record: str(record["sample_id"]))
+    if written:
+        typer.echo("\n" + readable(written[0]))
     return code
 
 

@@ -72,7 +72,8 @@ class LocalChatModel(BaseChatOpenAI):
         body = self._get_request_payload(messages, stop=stop, **kwargs)
         body.update(body.pop("extra_body", None) or {})
         response = await self.root_async_client.post("/chat/completions", body=body, cast_to=object)
-        if not isinstance(response, dict) or not response.get("choices"):
+        choices = response.get("choices") if isinstance(response, dict) else None
+        if not choices or not all(isinstance(choice.get("message"), dict) for choice in choices):
             raise ModelReplyInvalid("the model server's reply is not a chat completion")
         result = self._create_chat_result(response)
         for generation, choice in zip(result.generations, response["choices"], strict=True):
@@ -188,7 +189,10 @@ async def resolve_model(
     Raises UserError when nothing answers at `url`, the key is refused, or no such model is served. A server without
     a list of models is taken at its word.
     """
-    client = openai.AsyncOpenAI(base_url=url, api_key=api_key or _NO_KEY, timeout=timeout, max_retries=0)
+    client = openai.AsyncOpenAI(
+        base_url=url, api_key=api_key or _NO_KEY, timeout=timeout, max_retries=0,
+        http_client=openai.DefaultAioHttpClient(trust_env=False),
+    )  # fmt: skip
     async with client:
         try:
             served = {

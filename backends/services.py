@@ -27,7 +27,6 @@ class ToolsAddress:
     url: str
     tools: tuple[str, ...]
     tool_map: tuple[str, ...] = ()
-    token: str | None = None
     timeout: float = 120.0
     """Seconds until a call without a result is given up."""
 
@@ -41,9 +40,10 @@ class Services:
 
     @property
     def tools_sha256(self) -> str:
-        """Hash of how the model's tools reach the server: names, arguments, schemas."""
+        """Hash of how the model's tools reach the server: names, arguments, input schemas."""
+        schemas = {tool.name: tool.inputSchema for tool in self.tools.served}
         routes: dict[str, Any] = {
-            name: {**asdict(route), "accepts": sorted(route.accepts)} for name, route in self.tools.routes.items()
+            name: {**asdict(route), "accepts": schemas[route.server_name]} for name, route in self.tools.routes.items()
         }
         return hashlib.sha256(json.dumps(routes, sort_keys=True).encode()).hexdigest()
 
@@ -56,7 +56,7 @@ async def open_services(
     served, max_model_len = await resolve_model(model.url, model.model, model.api_key)
     async with (
         open_chat_model(replace(model, model=served), concurrency=concurrency) as chat,
-        open_tool_client(tools.url, concurrency=concurrency, timeout=tools.timeout, token=tools.token) as client,
+        open_tool_client(tools.url, concurrency=concurrency, timeout=tools.timeout) as client,
     ):
         client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
         yield Services(ChatClient(chat, stop, model.max_model_len or max_model_len), client)

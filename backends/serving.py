@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from backends.errors import UserError
 from backends.faults import Faults
 
 DEMO_QUESTIONS = Path(__file__).parent / "demo_model" / "questions.jsonl"
@@ -33,7 +34,12 @@ def serve(app: Any, host: str, port: int, path: str, ready: str, faults: float =
     if faults:
         app = Faults(app, faults, seed)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=2048) as listener:
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{host}:{port} cannot be listened on ({why}): choose another --port") from error
+    with listener:
         address = f"[{host}]" if ":" in host else host
         print(f"{ready} http://{address}:{listener.getsockname()[1]}{path}", flush=True)  # noqa: T201
         config = uvicorn.Config(

@@ -57,7 +57,7 @@ class Attempts:
             try:
                 state = await self.graph.ainvoke(inputs, config, durability="sync", control=self.control)
                 return cast(State, state), failures + 1
-            except (GraphDrained, OSError, sqlite3.Error):
+            except (GraphDrained, sqlite3.Error):
                 raise
             except BackendError as error:
                 if error.retryable and await self._was_away(error):
@@ -73,7 +73,7 @@ class Attempts:
         """The id of the thread's last checkpoint; None when it has none, or none that can be read."""
         try:
             stored = await self.saver.aget_tuple(config)
-        except (OSError, sqlite3.Error):
+        except sqlite3.Error:
             raise
         except Exception as error:
             self.say(f"thread {thread}: its checkpoint cannot be read ({type(error).__name__}); it starts again")

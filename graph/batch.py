@@ -60,7 +60,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.asked = self.questions.asked(self.how.limit)
+        self.limit = self.how.limit
         self.drained = asyncio.Event()
         self._writing = asyncio.Lock()
         self._held: list[Record] = []
@@ -103,7 +103,10 @@ class Batch:
             found = set(sample_ids(path)) - done
             self.counts[kind] = len(found)
             done |= found
+        failed = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         write_whole(self.files.failed, "")  # its questions are pending again
+        if self.limit is not None:  # a run is never about fewer questions than it has worked on
+            self.limit = max([self.limit, *(int(identity.rsplit("_", 1)[1]) for identity in done | failed)])
         if not self.how.keep_checkpoints:
             finished = {thread_id(self.files.run_id, identity) for identity in done}
             for thread in finished & await stored_threads(self.saver):
@@ -111,7 +114,7 @@ class Batch:
         return done
 
     def _left(self, done: set[str]) -> Iterator[tuple[str, QuestionRow]]:
-        for place, row in stream_questions(self.questions.path, self.how.limit):
+        for place, row in stream_questions(self.questions.path, self.limit):
             identity = sample_id(self.settings.model_name, place)
             if identity not in done:
                 yield identity, row
@@ -183,9 +186,9 @@ class Batch:
         stats = build_stats(
             read_lines(self.files.trajectories),
             read_lines(self.files.rejected),
-            asked=self.asked,
+            asked=self.questions.asked(self.limit),
             failed=self.counts["failed"],
-            bad_rows=len(self.questions.bad_within(self.how.limit)),
+            bad_rows=len(self.questions.bad_within(self.limit)),
             about=about,
         )
         write_whole(self.files.stats, json.dumps(stats, ensure_ascii=False, indent=1) + "\n")
@@ -195,7 +198,9 @@ class Batch:
     def _progress(self) -> "Iterator[tqdm[Any]]":
         """The progress line on stderr; silent when that is no terminal."""
         done = self.counts["accepted"] + self.counts["rejected"]
-        with tqdm(total=self.asked, initial=done, unit=" questions", disable=None, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=self.questions.asked(self.limit), initial=done, unit=" questions", disable=None, dynamic_ncols=True
+        ) as bar:
             yield bar
 
     @contextlib.contextmanager
@@ -206,6 +211,7 @@ class Batch:
         def stop() -> None:
             if self.drained.is_set() and task:
                 task.cancel()
+                return
             self.drained.set()
             self.control.request_drain()
             _say("finishing the steps in flight; once more to stop at once")

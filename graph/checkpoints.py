@@ -4,6 +4,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import aiosqlite
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -36,5 +37,6 @@ async def stored_threads(saver: AsyncSqliteSaver) -> set[str]:
 
 async def copy_checkpoints(source: Path, target: Path) -> None:
     """A consistent copy of a run's checkpoints, even while the run goes on writing."""
-    async with aiosqlite.connect(f"file:{source}?mode=ro", uri=True) as origin, aiosqlite.connect(target) as copy:
+    address = f"file:{quote(str(source))}?mode=ro"
+    async with aiosqlite.connect(address, uri=True) as origin, aiosqlite.connect(target) as copy:
         await origin.backup(copy)

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from backends.errors import UserError
 from graph.settings import TOOL_NAMES, Limits, RunSettings, ToolRole
@@ -56,6 +57,9 @@ class GenerateOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
+        for name in ("local_model_url", "mcp_url"):
+            if "@" in urlsplit(getattr(self, name) or "").netloc:
+                raise UserError(f"--{name.replace('_', '-')}: no password in an address, it would be stored")
         if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:
             raise UserError("--max-tool-calls must not be negative, --temperature lies between 0 and 2")
 

@@ -77,7 +77,7 @@ class RunFiles:
 def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any]) -> RunFiles:
     """A new run with its `run.json`. `options` are the flags with which `resume` repeats the command; no secrets."""
     model = re.sub(r"[/:]", "_", settings.model_name)
-    tail = f"{model}_{settings.instance_id}" if settings.instance_id else model
+    tail = f"{model}_{re.sub(r'[/:]', '_', settings.instance_id)}" if settings.instance_id else model
     now = datetime.now()
     while True:
         files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
@@ -153,14 +153,19 @@ def claimed_run(
         with _folder_locked(options.output):
             found = read_run(run.run) if run else None if options.fresh else _latest_run(options.output, settings)
             changed = settings.difference(found[1]["settings"]) if found else []
-            if found and changed and not run and _is_complete(found[0], asked):
-                found = None
+            if found:
+                files, content = found
+                lock = stack.enter_context(ExitStack())
+                lock.enter_context(files.locked())
+                for path in (files.trajectories, files.rejected, files.failed):
+                    drop_torn_line(path)
+                if changed and not run and _is_complete(files, asked):
+                    lock.close()
+                    found = None
             if found is None:
                 files = begin_run(options.output, settings, options.stored())
                 stack.enter_context(files.locked())
             else:
-                files, content = found
-                stack.enter_context(files.locked())
                 if changed and not options.allow_changed_settings:
                     raise UserError(
                         f"{files.run} was begun under other settings ({'; '.join(changed)}): set them back, start "
@@ -234,7 +239,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def write_whole(path: Path, text: str) -> None:
     """Write a file in one step: the old one stays until the new one is on disk."""
     new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8") as target:
+    with new.open("w", encoding="utf-8", errors="replace") as target:
         target.write(text)
         target.flush()
         os.fsync(target.fileno())

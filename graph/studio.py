@@ -41,8 +41,17 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
         key = os.environ.get("OPENAI_API_KEY")
         services = await stack.enter_async_context(
             open_services(
-                ModelAddress(options.local_model_url, options.model_name, key, options.temperature),
-                ToolsAddress(options.mcp_url or default_mcp_url(), options.tools, options.tool_map),
+                ModelAddress(
+                    options.local_model_url,
+                    options.model_name,
+                    key,
+                    options.temperature,
+                    options.model_timeout,
+                    options.max_model_len,
+                ),
+                ToolsAddress(
+                    options.mcp_url or default_mcp_url(), options.tools, options.tool_map, options.tool_timeout
+                ),
                 stop=STOP_STRINGS,
                 concurrency=8,
             )

@@ -49,7 +49,7 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
         server = await stack.enter_async_context(_development_server(port, browser, environment, folder))
         registering = asyncio.create_task(_register(server, port, files, threads)) if files else None
         try:
-            return await server.wait()
+            return max(await server.wait(), 0)
         finally:
             if registering:
                 registering.cancel()

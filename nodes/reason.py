@@ -30,12 +30,16 @@ async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_
         shortened, max_tokens = await fit_context(chat, build, messages, budget)
         reply = await chat.ask(build(_replaced(messages, shortened)), max_tokens)
     except ContextOverflow as error:
+        if cut_off:  # there is no room for a longer reply: it stays cut off
+            cut_off.response_metadata["attempt"] = 2
+            return {"reply": cut_off}
         if error.max_model_len is None or chat.max_model_len is not None:
             return {"reply": None, "stop_reason": "context_overflow"}
         chat.max_model_len = error.max_model_len
         return await reason(state, chat=chat, system=system, limits=limits, tool_role=tool_role)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
+        reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.response_metadata["attempt"] = 2 if cut_off else 1
     return {"reply": reply, "messages": shortened}
 

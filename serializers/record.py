@@ -135,7 +135,7 @@ def _tool_call(call: dict[str, Any], outputs: dict[str, ToolMessage]) -> ToolCal
         tool_name=call["name"],
         parameters=parameters,
         query=query,
-        result=recorded_result(call["name"], output.artifact),
+        result=output.artifact,
         timestamp=output.additional_kwargs.get("timestamp", ""),
     )
 

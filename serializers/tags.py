@@ -16,7 +16,7 @@ STOP_STRINGS = ("</call_tool>", "<tool_output>")
 
 _NAMES = "think|call_tool|tool_output|answer"
 # Quoted values may hold ">"; every repeat is bounded, which keeps reading linear on any input.
-_ATTRIBUTES = r"""(?:\s(?:[^<>"']|"[^"<]{0,500}"|'[^'<]{0,500}'){0,200})?"""
+_ATTRIBUTES = r"""(?:\s(?:[^<>"']{0,60}(?:"[^"]{0,500}"|'[^']{0,500}')){0,8}[^<>"']{0,60})?"""
 _TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})(?P<attributes>{_ATTRIBUTES})>")
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w-]{0,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _NEUTRAL = re.compile(rf"<(?=\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\b)", re.IGNORECASE)
@@ -59,7 +59,8 @@ def write_call(call: Call) -> str:
 def join_reasoning(reasoning: str, content: str) -> str:
     """One text from a reply whose reasoning arrived in a field of its own; its thought is not repeated."""
     thought, body = reasoning.strip(), content.strip()
-    if not thought or body.removeprefix("<think>").lstrip().startswith(thought):
+    said = body.removeprefix("<think>").partition("</think>")
+    if not thought or (said[1] and said[0].strip() == thought):
         return body
     if not body:  # the call may sit inside the reasoning: leave the thought open and let `read_reply` close it
         return f"<think>{thought}"
@@ -90,6 +91,9 @@ def read_reply(raw: str, *, stopped: bool = True) -> Reply:
         kept = _close_thought(text, repairs, last=True) if stopped else text
         return Reply(text=kept, head=kept, repairs=tuple(repairs))
     head = _close_thought(text[: action.start()], repairs, last=False)
+    if forged and action["name"] == "answer" and _end_of(action, tags, text) > len(text):
+        repairs.append("open_answer_dropped")  # it ended where a tool's output would begin: it was not one
+        return Reply(text=head.rstrip(), head=head.rstrip(), repairs=tuple(repairs))
     if action["name"] == "call_tool":
         return _read_call(text, head, action, tags, repairs, stopped)
     return _read_answer(text, head, action, tags, repairs, stopped)
@@ -141,8 +145,8 @@ def _closed_thoughts(tags: list[re.Match[str]], forged: re.Match[str] | None) ->
             elif not spans and not call_closed:
                 spans.append((0, tag.end()))
             opened = None
-        elif tag["close"] and opened is None:
-            call_closed = True
+        elif tag["close"] and tag["name"] == "call_tool" and opened is None:
+            call_closed = True  # a server that honours the stop strings would have stopped here
     return spans
 
 
@@ -170,26 +174,30 @@ def _end_of(action: re.Match[str], tags: list[re.Match[str]], text: str) -> int:
 
 
 def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
-    """Give what precedes the action whole thoughts: open a first one, close a last one, drop a stray closing tag."""
+    """What precedes the action, with whole thoughts and no other tag: a first thought is opened, a last one closed, a
+    stray tag dropped; a tag that a thought only talks about is made harmless, so that no reader takes it for one.
+    """
     pieces: list[str] = []
     at, open_thought, seen = 0, False, False
     for tag in _TAG.finditer(head):
         if tag["name"] != "think":
             continue
-        if tag["close"] and not open_thought:
-            if seen:
-                pieces.append(head[at : tag.start()])
-                repairs.append("stray_think_dropped")
-                at = tag.end()
-            else:
-                pieces.append("<think>")
-                repairs.append("think_opened")
-        elif not tag["close"] and open_thought:
-            pieces.append(head[at : tag.start()])
+        pieces.append(head[at : tag.start()])
+        at = tag.end()
+        if tag["close"] and not open_thought and not seen:
+            pieces = ["<think>", *pieces, "</think>"]
+            repairs.append("think_opened")
+        elif bool(tag["close"]) == open_thought:
+            pieces.append("</think>" if tag["close"] else "<think>")
+            open_thought = not open_thought
+        else:
             repairs.append("stray_think_dropped")
-            at = tag.end()
-        seen, open_thought = True, not tag["close"]
-    text = "".join(pieces) + head[at:] if pieces else head
+        seen = True
+    pieces.append(head[at:])
+    safe = [piece if piece in ("<think>", "</think>") else neutralise(piece) for piece in pieces]
+    if safe != pieces:
+        repairs.append("tag_in_thought_neutralised")
+    text = "".join(safe)
     if open_thought:
         repairs.append("think_closed")
         text = _without_cut_tag(text.rstrip(), "</think>").rstrip() + ("</think>" if last else "</think>\n")
@@ -208,8 +216,8 @@ def _read_call(
             return Reply(text=text, head=head, repairs=tuple(repairs))
         inner = _without_cut_tag(inner.rstrip(), "</call_tool>").rstrip()
         repairs.append("call_closed" if following else "stop_string_restored")
-    if not inner.strip():
-        inner = str(next((attributes.pop(name) for name in _QUERY_ATTRIBUTES if name in attributes), inner))
+    beside = [str(attributes.pop(name)) for name in _QUERY_ATTRIBUTES if name in attributes]
+    inner = inner if inner.strip() or not beside else beside[0]
     call = Call(name=str(attributes.pop("name", "")), query=inner.strip(), parameters=attributes)
     canonical = write_call(Call(call.name, inner, attributes))
     if closed and following and canonical != text[action.start() : following.end()]:
@@ -234,8 +242,11 @@ def _read_answer(
         repairs.append("answer_closed")
     elif text[closing.end() :].strip():
         repairs.append("text_after_answer_dropped")
-    kept = f"{head}{text[action.start() : action.end()]}{inner}</answer>"
-    return Reply(text=kept, head=head.rstrip(), answer=inner.strip(), repairs=tuple(repairs))
+    safe = neutralise(inner)
+    if safe != inner:
+        repairs.append("tag_in_answer_neutralised")
+    kept = f"{head}<answer>{safe}</answer>"
+    return Reply(text=kept, head=head.rstrip(), answer=safe.strip(), repairs=tuple(repairs))
 
 
 def _attributes(text: str) -> dict[str, str | int]:

@@ -28,7 +28,7 @@ def render_error(message: str) -> str:
 
 def _body(tool_name: str, result: Any) -> str:
     if isinstance(result, str):
-        return result[:MAX_MARKDOWN]
+        return result
     if isinstance(result, dict):
         if result.get("error"):
             return f"Error: {_text(result['error'])[:MAX_JSON]}"

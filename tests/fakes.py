@@ -115,6 +115,16 @@ def offline_tools(port: int = 0) -> Iterator[str]:
         yield f"{base}/mcp"
 
 
+def given(message: Any, receive: Any) -> Any:
+    """A `receive` that gives a message once more to the application behind an ASGI layer."""
+    waiting = [message]
+
+    async def again() -> Any:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
 def free_port() -> int:
     """A port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -108,6 +108,30 @@ async def test_a_larger_limit_continues_the_run(folder: Path, scripted_model: Sc
     assert len(scripted_model.requests) == 12
 
 
+async def test_a_smaller_limit_takes_nothing_back(folder: Path, scripted_model: ScriptedModel, tools_url: str) -> None:
+    scripted_model.script = two_turns
+    await generate(folder, scripted_model, tools_url, limit=4)
+    assert counts(await generate(folder, scripted_model, tools_url, limit=2)) == [4, 0, 0, 0]
+
+
+async def test_failures_at_different_steps_each_have_their_own_attempts(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    seen: Counter[str] = Counter()
+
+    def flaky(messages: Messages) -> Reply:
+        turn = str([messages[1]["content"], len(messages)])
+        seen[turn] += 1
+        if seen[turn] <= 3:
+            return JSONResponse({"error": {"message": "overloaded"}}, 503)
+        return two_turns(messages)
+
+    scripted_model.script = flaky
+    batch = await generate(folder, scripted_model, tools_url)
+    assert counts(batch) == [6, 0, 0, 0]
+    assert {record["metadata"]["attempts"] for record in read_jsonl(batch.files.trajectories)} == {7}
+
+
 async def test_a_passing_failure_is_retried_from_the_checkpoint_not_from_the_start(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
@@ -186,18 +210,24 @@ async def test_an_interrupted_run_saves_what_is_in_flight_and_goes_on_there(
     assert len(scripted_model.requests) == 12
 
 
-async def test_without_incremental_saving_all_is_written_at_the_end_in_order(
+async def test_without_incremental_saving_all_is_written_at_the_end_in_order_and_a_stop_loses_nothing(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
-    scripted_model.script = two_turns
+    def interrupting(messages: Messages) -> Reply:
+        if len(scripted_model.requests) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        return two_turns(messages)
+
+    scripted_model.script = interrupting
     how = BatchSettings(concurrency=3, incremental=False)
+    stopped = await generate(folder, scripted_model, tools_url, how)
+    assert read_jsonl(stopped.files.trajectories) == []
+    scripted_model.script = two_turns
     batch = await generate(folder, scripted_model, tools_url, how)
-    assert [row["sample_id"] for row in read_jsonl(batch.files.trajectories)] == [
-        f"qwen3_traj_{n:05d}" for n in range(1, 7)
-    ]
-    batch.files.trajectories.unlink()  # as if the process had died before it wrote: nothing can be asked again for free
-    again = await generate(folder, scripted_model, tools_url, how)
-    assert counts(again) == [6, 0, 0, 0]
+    written = [row["sample_id"] for row in read_jsonl(batch.files.trajectories)]
+    assert written == [f"qwen3_traj_{n:05d}" for n in range(1, 7)]
+    assert counts(batch) == [6, 0, 0, 0]
+    assert len(scripted_model.requests) == 12
 
 
 async def test_other_settings_are_refused_with_the_difference_and_allowed_when_asked_for(

@@ -1,16 +1,17 @@
 """One session for all calls, surviving its server; the mapping of tools; results of every shape."""
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
 from mcp.server.fastmcp import FastMCP
 from mcp.types import CallToolResult, TextContent, Tool
+from starlette.responses import PlainTextResponse
 
 from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable, UserError
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client, read_result
-from tests.fakes import free_port, offline_tools, served
+from tests.fakes import free_port, given, offline_tools, served
 
 
 def tool(name: str, *arguments: str) -> Tool:
@@ -65,6 +66,8 @@ def test_a_missing_tool_is_named_and_the_servers_are_listed() -> None:
         (result("[]"), []),
         (result('{"total": 2}', structuredContent={"total": 1}), {"total": 1}),
         (result("x", structuredContent={"result": [1, 2]}), [1, 2]),
+        (result("x", structuredContent={"result": '{"total": 3}'}), {"total": 3}),
+        (result("x", structuredContent={"result": "plain"}), "plain"),
         (result("[" * 100_000), "[" * 100_000),
     ],
 )
@@ -77,9 +80,12 @@ def test_a_result_that_is_flagged_as_an_error_is_for_the_model_to_read() -> None
         read_result(result("no such page", isError=True))
 
 
-def counting_server(delay: float = 0.0) -> tuple[FastMCP, list[str]]:
+def counting_server(
+    delay: float = 0.0, *, stateless: bool = False, json_response: bool = False
+) -> tuple[FastMCP, list[str]]:
     """A stateful server that notes its sessions and calls."""
-    server, seen = FastMCP("counting", log_level="ERROR"), []
+    seen: list[str] = []
+    server = FastMCP("counting", log_level="CRITICAL", stateless_http=stateless, json_response=json_response)
 
     async def pubmed_search(query: str) -> dict[str, Any]:
         seen.append(query)
@@ -118,18 +124,59 @@ async def test_many_calls_at_once_share_one_session() -> None:
     assert len(initialised) == 1
 
 
-async def test_the_client_reconnects_when_the_server_restarts_between_calls_and_in_the_middle_of_one() -> None:
+async def test_the_client_goes_on_when_the_server_restarts_between_calls() -> None:
     port = free_port()
-    with ExitStack() as first:
-        first.enter_context(offline_tools(port))
-        async with open_tool_client(f"http://127.0.0.1:{port}/mcp", concurrency=8, timeout=20) as client:
-            await connected(client)
-            assert (await client.call("pubmed_search", "DAPA-HF", {}))["total"] == 1
+    for stateless in (True, False):
+        async with AsyncExitStack() as stack:
+            first = ExitStack()
+            first.enter_context(served(counting_server(stateless=stateless)[0].streamable_http_app(), port))
+            url = f"http://127.0.0.1:{port}/mcp"
+            client = await connected(await stack.enter_async_context(open_tool_client(url, concurrency=8, timeout=20)))
+            assert (await client.call("pubmed_search", "x", {}))["total"] == 0
             await asyncio.to_thread(first.close)
-            waiting = asyncio.gather(*(client.call("pubmed_search", "DAPA-HF", {}) for _ in range(8)))
-            await asyncio.sleep(0.3)
-            with offline_tools(port):
-                assert [answer["total"] for answer in await waiting] == [1] * 8
+            assert not await client.probe()
+            with served(counting_server(stateless=stateless)[0].streamable_http_app(), port):
+                answers = await asyncio.gather(*(client.call("pubmed_search", "x", {}) for _ in range(8)))
+                assert [answer["total"] for answer in answers] == [0] * 8
+                assert await client.probe()
+
+
+@pytest.mark.parametrize("json_response", [True, False])
+@pytest.mark.parametrize("stateless", [True, False])
+async def test_a_server_that_dies_in_the_middle_of_a_call_fails_it_at_once(
+    stateless: bool, json_response: bool
+) -> None:
+    server, seen = counting_server(delay=30, stateless=stateless, json_response=json_response)
+    with ExitStack() as stack:
+        base = stack.enter_context(served(server.streamable_http_app()))
+        async with open_tool_client(f"{base}/mcp", concurrency=4, timeout=60) as client:
+            await connected(client)
+            calls = [asyncio.create_task(client.call("pubmed_search", str(n), {})) for n in range(3)]
+            while len(seen) < 3:
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(stack.close)
+            for failed in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20):
+                assert isinstance(failed, ToolUnreachable)
+
+
+async def test_one_call_that_fails_on_its_way_costs_no_other_call_anything() -> None:
+    server, seen = counting_server(delay=0.5)
+    app = server.streamable_http_app()
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        if b"poison" in message.get("body", b""):
+            await PlainTextResponse("busy", 503)(scope, receive, send)
+            return
+        await app(scope, given(message, receive), send)
+
+    with served(refusing) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=8) as client:
+            await connected(client)
+            calls = [client.call("pubmed_search", query, {}) for query in ("1", "2", "poison", "3")]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [dict, dict, ToolUnreachable, dict]
+    assert sorted(seen) == ["1", "2", "3"]
 
 
 async def test_a_server_that_stays_away_is_unreachable() -> None:
@@ -149,7 +196,7 @@ async def test_a_call_without_an_answer_times_out_and_the_session_goes_on() -> N
             await connected(client)
             with pytest.raises(ToolTimeout, match=r"pubmed_search gave no result within 0\.5 s"):
                 await client.call("pubmed_search", "x", {})
-            assert client.routes["pubmed_search"].server_name == "pubmed_search"
+            assert await client.probe()
 
 
 async def test_a_tool_that_does_not_exist_and_arguments_that_do_not_fit_are_for_the_model_to_read(

@@ -81,6 +81,10 @@ def test_results_are_kept_bounded() -> None:
     assert list(kept["data"][0]) == ["paperId", "title", "abstract", "year", "venue"]
     assert recorded_result("browse_webpage", {"markdown": "x" * 9000}).keys() == {"truncated", "preview"}
     assert len(recorded_result("browse_webpage", {"markdown": "x" * 9000})["preview"]) == 3000
+    state = finished()
+    state["messages"][1].artifact = recorded_result("browse_webpage", {"markdown": "x" * 9000})  # type: ignore[union-attr]
+    record = build_record("x", ROW, state, {})
+    assert record["trajectory"]["tool_calls"][0]["result"]["preview"].startswith('{"markdown": "xxx')
     assert recorded_result("browse_webpage", {"markdown": "x"}) == {"markdown": "x"}
 
 

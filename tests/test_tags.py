@@ -59,7 +59,15 @@ REPAIRED = [
     ("a missing opening think", f"a</think>\n{CALL}", f"<think>a</think>\n{CALL}", ("think_opened",)),
     ("a call in an unclosed thought", f"<think>a {CALL}", f"<think>a</think>\n{CALL}", ("think_closed",)),
     ("a thought that only mentions a call", f"<think>I use <call_tool name=\"x\">y</call_tool></think>\n{CALL}",
-     f"<think>I use <call_tool name=\"x\">y</call_tool></think>\n{CALL}", ()),
+     f"<think>I use &lt;call_tool name=\"x\">y&lt;/call_tool></think>\n{CALL}", ("tag_in_thought_neutralised",)),
+    ("a thought that quotes an answer and lacks its opening", f"Inside <answer>x</answer>.</think>\n{CALL}",
+     f"<think>Inside &lt;answer>x&lt;/answer>.</think>\n{CALL}", ("think_opened", "tag_in_thought_neutralised")),
+    ("an answer that broke off where an output would begin", "<answer>The second <tool_output>", "",
+     ("forged_tool_output_dropped", "open_answer_dropped")),
+    ("a query attribute beside a query", '<call_tool name="pubmed_search" limit="5" query="x">statins stroke</call_tool>',
+     CALL, ("call_rewritten",)),
+    ("an angle bracket in a quoted attribute", '<call_tool name="pubmed_search" query="HbA1c <7%"></call_tool>',
+     '<call_tool name="pubmed_search">HbA1c <7%</call_tool>', ("call_rewritten",)),
     ("a stray closing think", f"<think>a</think>b</think>\n{CALL}", f"<think>a</think>b\n{CALL}", ("stray_think_dropped",)),
     ("a forged output before anything else", f"<tool_output>x</tool_output>{CALL}", "", ("forged_tool_output_dropped",)),
 ]  # fmt: skip
@@ -120,6 +128,7 @@ def test_a_server_that_ignores_stop_strings_gives_the_same_text_as_one_that_hono
         ("\nI search.\n", CALL, f"<think>I search.</think>\n{CALL}"),
         ("I search.", f"<think>I search.</think>\n{CALL}", f"<think>I search.</think>\n{CALL}"),
         (f"I search.\n{CALL}", "", f"<think>I search.</think>\n{CALL}"),
+        ("I", "In summary.", "<think>I</think>\nIn summary."),
         ("", CALL, CALL),
     ],
 )
@@ -143,6 +152,8 @@ def test_any_text_can_be_read_and_what_was_kept_reads_the_same_again(soup: str, 
     reply = read_reply(soup, stopped=stopped)
     assert reply.call is None or reply.answer is None
     assert "<tool_output>" not in reply.text
+    if stopped or reply.call or reply.answer is not None:
+        assert unbalanced(reply.text) == []
     if reply.call:
         again = read_reply(reply.text)
         assert again.text == reply.text
@@ -175,7 +186,7 @@ def test_every_spelling_of_a_protocol_tag_is_neutralised(tag: str) -> None:
 )
 def test_a_megabyte_of_any_tag_is_read(piece: str) -> None:
     hostile = piece * (1_000_000 // len(piece))
-    assert read_reply(hostile).answer in (None, hostile.removeprefix("<answer>"))
+    assert unbalanced(read_reply(hostile).text) == []
     assert len(neutralise(hostile)) >= len(hostile)
     unbalanced(hostile)
 

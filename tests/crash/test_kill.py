@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from backends.demo_model.server import DemoModel
 from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import tool_server
-from tests.fakes import ROOT, demo_model, read_jsonl, served, trajgraph, write_questions
+from tests.fakes import ROOT, demo_model, given, read_jsonl, served, trajgraph, write_questions
 
 CONCURRENCY = 4
 QUESTIONS = int(os.environ.get("CRASH_QUESTIONS", "24"))
@@ -93,26 +93,19 @@ class Executioner:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or not scope["path"].endswith(self.path):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         message = await receive()
         if self.mark not in message.get("body", b""):
-            return await self.app(scope, _given(message, receive), send)
+            await self.app(scope, given(message, receive), send)
+            return
         self.seen += 1
         victim, self.victim = self.victim, None
         if victim and self.after is None:
             victim.kill()
-        await self.app(scope, _given(message, receive), send)
+        await self.app(scope, given(message, receive), send)
         if victim and self.after is not None:
             threading.Timer(self.after, victim.kill).start()
-
-
-def _given(message: Any, receive: Any) -> Any:
-    waiting = [message]
-
-    async def again() -> Any:
-        return waiting.pop() if waiting else await receive()
-
-    return again
 
 
 def test_killed_at_every_boundary_between_two_nodes_no_finished_turn_is_asked_again(tmp_path: Path) -> None:
