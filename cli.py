@@ -43,10 +43,13 @@ class Role(StrEnum):
     user = "user"
 
 
-def _option(help_text: str, panel: str | None = None, **more: Any) -> Any:
-    return typer.Option(help=help_text, rich_help_panel=panel, **more)
+def _option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
+AllowChanged = Annotated[
+    bool, _option("Continue a run under other settings.", "Continuing", "--allow-changed-settings")
+]
 FaultRate = Annotated[float, _option("Share of requests to break, 0 to 1, to rehearse a bad night.")]
 FaultSeed = Annotated[int, _option("Which requests are broken, and how.")]
 ApiKey = Annotated[str | None, _option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
@@ -60,13 +63,11 @@ def generate(
     output: Annotated[Path, _option("Folder for the run's files.")] = Path("pubmed_training_data"),
     concurrency: Annotated[int, _option("Questions worked on at the same time.")] = 5,
     limit: Annotated[int | None, _option("Only the first so many questions.")] = None,
-    no_incremental: Annotated[bool, _option("Write the trajectories once, at the end.")] = False,
+    no_incremental: Annotated[bool, _option("Write all at once, at the end.", None, "--no-incremental")] = False,
     instance_id: Annotated[str | None, _option("Keeps runs apart that share an output folder.")] = None,
     api_key: ApiKey = None,
     temperature: Annotated[float, _option("Sampling temperature.", "Model")] = 0.1,
-    max_tokens: Annotated[
-        int, _option("Tokens per reply; cut off by it, asked again with twice as many.", "Model")
-    ] = 4096,
+    max_tokens: Annotated[int, _option("Tokens per reply; twice as many if cut off.", "Model")] = 4096,
     model_timeout: Annotated[float, _option("Seconds a reply may take.", "Model")] = 180.0,
     max_model_len: Annotated[int | None, _option("Its context, if the server does not say.", "Model")] = None,
     system_prompt_file: Annotated[Path | None, _option("Replaces the built-in system prompt.", "Model")] = None,
@@ -78,12 +79,10 @@ def generate(
     max_turns: Annotated[int, _option("Replies per question at most.", "Limits")] = 10,
     max_tool_calls: Annotated[int, _option("Tool calls per question at most.", "Limits")] = 5,
     max_downtime: Annotated[float | None, _option("End the run when a server stays away so many seconds.")] = None,
-    skip_bad_rows: Annotated[bool, _option("Report unusable rows and go on.")] = False,
-    fresh: Annotated[bool, _option("Start another run instead of continuing the last.", "Continuing")] = False,
-    allow_changed_settings: Annotated[bool, _option("Continue a run under other settings.", "Continuing")] = False,
-    keep_checkpoints: Annotated[
-        bool, _option("Keep the steps of finished questions, for Studio.", "Continuing")
-    ] = False,
+    skip_bad_rows: Annotated[bool, _option("Report unusable rows and go on.", None, "--skip-bad-rows")] = False,
+    fresh: Annotated[bool, _option("Start another run, continue none.", "Continuing", "--fresh")] = False,
+    allow_changed_settings: AllowChanged = False,
+    keep_checkpoints: Annotated[bool, _option("Keep finished steps.", "Continuing", "--keep-checkpoints")] = False,
 ) -> None:
     """Generate a trajectory for every question. The same command again continues an unfinished run."""
     from graph.options import GenerateOptions
@@ -105,7 +104,7 @@ def generate(
 def resume(
     run: Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")],
     api_key: ApiKey = None,
-    allow_changed_settings: Annotated[bool, _option("Continue although settings differ.")] = False,
+    allow_changed_settings: AllowChanged = False,
 ) -> None:
     """Continue a run with the flags it was begun with, and retry what failed."""
     from graph.options import GenerateOptions
@@ -150,7 +149,7 @@ def serve_model(
 def serve_tools(
     host: Annotated[str, _option("Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _option("Port; 0 takes a free one.", envvar="MCP_TRANSPORT_PORT")] = 8003,
-    offline: Annotated[bool, _option("Answer from the bundled corpus of landmark papers.")] = False,
+    offline: Annotated[bool, _option("Answer from the bundled corpus of landmark papers.", None, "--offline")] = False,
     faults: FaultRate = 0.0,
     seed: FaultSeed = 0,
 ) -> None:
@@ -200,7 +199,7 @@ async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFi
     options = replace(options, mcp_url=options.mcp_url or default_mcp_url())
     options.check()
     prompt = options.prompt()
-    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows)
+    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows, limit=options.limit)
     for bad in questions.bad_within(options.limit):
         _say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
     check_writable(options.output)
@@ -272,11 +271,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point: what was foreseen to go wrong becomes one line on stderr and an exit code."""
     logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its tracebacks of a broken connection, which is ours to tell
     try:
-        app(arguments)
+        sys.exit(app(arguments, standalone_mode=False))
     except UserError as error:
         _say(str(error))
         sys.exit(2)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         _say("stopped at once; the same command continues")
         sys.exit(130)
     except sqlite3.DatabaseError as error:
@@ -288,7 +287,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         _say(f"the run's files cannot be written or read ({error}); mend that, and the same command continues")
         sys.exit(1)
-    sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the command-line library's own: an unknown flag, a missing value
+            raise
+        _say(f"{error.format_message()} (see --help)")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

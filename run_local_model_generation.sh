@@ -3,7 +3,7 @@
 # Without the first, the newest questions*.jsonl in the output folder is taken.
 set -euo pipefail
 output=pubmed_training_data
-newest() { ls -t "$output"/questions*.jsonl 2>/dev/null | head -n 1; }
+newest() { ls -t "$output"/questions*.jsonl 2>/dev/null | head -n 1 || true; }
 questions=${1:-$(newest)}
 if [ -z "$questions" ]; then
   echo "trajgraph: no questions*.jsonl in $output: give a questions file as the first argument" >&2

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 from backends.errors import (
     ContextOverflow,
+    ModelDenied,
     ModelError,
     ModelOverloaded,
     ModelRejected,
@@ -118,7 +119,8 @@ class ChatClient:
     def __init__(self, model: LocalChatModel, stop: Sequence[str], max_model_len: int | None = None) -> None:
         self._model = model
         self._stop = list(stop)
-        self._extras = True
+        self._extras: bool | None = None
+        """Whether the server takes the extra fields; None until it has answered once."""
         self._tokenizes = True
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
@@ -137,14 +139,26 @@ class ChatClient:
         return reply
 
     async def _invoke(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
-        extras: dict[str, Any] = {"extra_body": self._EXTRAS} if self._extras else {}
         try:
-            return await self._model.ainvoke(messages, stop=self._stop, max_tokens=max_tokens, **extras)
+            reply = await self._send(messages, max_tokens)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            refusal = _typed(error)
+            if self._extras is not None or isinstance(refusal, ContextOverflow):
+                raise refusal from error
+            self._extras = False  # perhaps a strict server: ask for no more than every server knows
+            try:
+                return await self._send(messages, max_tokens)
+            except Exception:
+                self._extras = None
+                raise refusal from error
         except Exception as error:
-            if extras and self._is_strict(error):
-                self._extras = False  # from now on only what every server knows
-                return await self._invoke(messages, max_tokens)
             raise _typed(error) from error
+        self._extras = self._extras is not False
+        return reply
+
+    async def _send(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+        extras: dict[str, Any] = {} if self._extras is False else {"extra_body": self._EXTRAS}
+        return await self._model.ainvoke(messages, stop=self._stop, max_tokens=max_tokens, **extras)
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
@@ -175,19 +189,13 @@ class ChatClient:
             return False
         return True
 
-    def _is_strict(self, error: Exception) -> bool:
-        if not isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
-            return False
-        return error.status_code == 422 or any(name in str(error) for name in self._EXTRAS)
-
 
 async def resolve_model(
     url: str, model: str, api_key: str | None = None, timeout: float = 10.0
 ) -> tuple[str, int | None]:
     """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), and its context if it says so.
 
-    Raises UserError when nothing answers at `url`, the key is refused, or no such model is served. A server without
-    a list of models is taken at its word.
+    Raises UserError when nothing answers at `url`, the key is refused, or no such model is served.
     """
     client = openai.AsyncOpenAI(
         base_url=url, api_key=api_key or _NO_KEY, timeout=timeout, max_retries=0,
@@ -200,8 +208,9 @@ async def resolve_model(
             }
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key") from error
-        except openai.NotFoundError:
-            return model, None
+        except openai.NotFoundError as error:
+            hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1"
+            raise UserError(f"{url} has no list of models: change --local-model-url{hint}") from error
         except openai.APIStatusError as error:
             raise UserError(f"the model server at {url} answers {error.status_code} to /models") from error
         except openai.APIConnectionError as error:
@@ -252,6 +261,8 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
         return ModelOverloaded(f"the model server answered {error.status_code}: {said}", _retry_after(error))
+    if error.status_code in (401, 403, 404):
+        return ModelDenied(f"the model server denies the key or the model ({error.status_code}): {said}")
     return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")
 
 

@@ -6,7 +6,8 @@
     │   ├── ModelOverloaded     429, 5xx                             retried, after `retry_after` seconds if it says so
     │   ├── ModelTimeout        no reply in time                     retried
     │   ├── ModelReplyInvalid   not JSON, no choices, empty, aborted retried
-    │   ├── ModelRejected       400, 401, 403, 404, 422              not retried
+    │   ├── ModelRejected       400, 413, 422                        not retried: the question fails
+    │   │   └── ModelDenied     401, 403, 404                        ends the run: no question can succeed
     │   └── ContextOverflow     the prompt is too long               ends the trajectory
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried
@@ -52,6 +53,10 @@ class ModelRejected(ModelError):
     """The model server refused the request in a way that asking again cannot mend."""
 
     retryable = False
+
+
+class ModelDenied(ModelRejected):
+    """The model server knows neither this key nor this model: no request of the run can succeed."""
 
 
 class ContextOverflow(ModelError):

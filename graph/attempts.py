@@ -11,7 +11,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from backends.errors import BackendError
+from backends.errors import BackendError, ModelDenied, UserError
 from graph.build import TrajectoryGraph, recursion_limit
 from graph.downtime import Downtime
 from graph.settings import Limits
@@ -59,6 +59,8 @@ class Attempts:
                 return cast(State, state), failures + 1
             except (GraphDrained, sqlite3.Error):
                 raise
+            except ModelDenied as error:
+                raise UserError(f"{error}; mend that, and the same command continues") from error
             except BackendError as error:
                 if error.retryable and await self._was_away(error):
                     continue

@@ -84,16 +84,19 @@ class Batch:
         started = time.monotonic()
         done = await self._settle_the_past()
         rows = self._left(done)
-        with self._interruptible(), self._progress() as bar:
-            workers = [asyncio.create_task(self._work(rows, bar)) for _ in range(self.how.concurrency)]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-        await self._write_held()
-        return self._write_stats(time.monotonic() - started)
+        try:
+            with self._interruptible(), self._progress() as bar:
+                workers = [asyncio.create_task(self._work(rows, bar)) for _ in range(self.how.concurrency)]
+                try:
+                    await asyncio.gather(*workers)
+                finally:
+                    for worker in workers:
+                        worker.cancel()
+                    await asyncio.gather(*workers, return_exceptions=True)
+            await self._write_held()
+        finally:
+            stats = self._write_stats(time.monotonic() - started)
+        return stats
 
     async def _settle_the_past(self) -> set[str]:
         """Bring an earlier process's files in order and say which questions they already hold."""
@@ -104,7 +107,7 @@ class Batch:
             self.counts[kind] = len(found)
             done |= found
         failed = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
-        write_whole(self.files.failed, "")  # its questions are pending again
+        self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if self.limit is not None:  # a run is never about fewer questions than it has worked on
             self.limit = max([self.limit, *(int(identity.rsplit("_", 1)[1]) for identity in done | failed)])
         if not self.how.keep_checkpoints:

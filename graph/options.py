@@ -58,8 +58,13 @@ class GenerateOptions:
             if value is not None and value <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
         for name in ("local_model_url", "mcp_url"):
-            if "@" in urlsplit(getattr(self, name) or "").netloc:
+            address = urlsplit(getattr(self, name) or "http:")
+            if address.scheme not in ("http", "https"):
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: an address begins with http://")
+            if "@" in address.netloc:
                 raise UserError(f"--{name.replace('_', '-')}: no password in an address, it would be stored")
+        if not self.tools:
+            raise UserError("--tools: name at least one tool")
         if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:
             raise UserError("--max-tool-calls must not be negative, --temperature lies between 0 and 2")
 

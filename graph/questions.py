@@ -38,8 +38,10 @@ class QuestionsFile:
         return [row for row in self.bad if limit is None or row.place <= limit]
 
 
-def check_questions(path: Path, *, skip_bad_rows: bool = False) -> QuestionsFile:
-    """Read the whole file once. Raises UserError when it is missing, empty, or has a bad row not to be skipped."""
+def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | None = None) -> QuestionsFile:
+    """Read the whole file once. Raises UserError when it is missing, empty, or has a bad row (within `limit`, if one is
+    given) that is not to be skipped.
+    """
     digest = hashlib.sha256()
     rows = 0
     bad: list[BadRow] = []
@@ -52,7 +54,7 @@ def check_questions(path: Path, *, skip_bad_rows: bool = False) -> QuestionsFile
                 rows += 1
                 row = _read_row(line)
                 if isinstance(row, str):
-                    if not skip_bad_rows:
+                    if not skip_bad_rows and (limit is None or rows <= limit):
                         raise UserError(f"{path}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
                     bad.append(BadRow(number, rows, row))
     except OSError as error:

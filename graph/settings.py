@@ -9,6 +9,13 @@ TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
 """The tools the prompt teaches, under the names the model uses."""
 
 
+_HASHED = {
+    "questions_sha256": "another content of the questions file",
+    "prompt_sha256": "another system prompt",
+    "tools_sha256": "other tools, or other input schemas of theirs",
+}
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bounds that the graph enforces, whatever the prompt says."""
@@ -39,7 +46,11 @@ class RunSettings:
     instance_id: str | None = None
 
     def difference(self, other: dict[str, Any]) -> list[str]:
-        """Lines `name: theirs -> ours`, one for each setting in which a stored run differs; empty when none does."""
+        """A line for each setting in which a stored run differs, `name: theirs -> ours`; empty when none does."""
         mine = asdict(self)
         names = [field.name for field in fields(self)]
-        return [f"{name}: {other.get(name)!r} -> {mine[name]!r}" for name in names if other.get(name) != mine[name]]
+        return [
+            f"{_HASHED[name]} ({name})" if name in _HASHED else f"{name}: {other.get(name)!r} -> {mine[name]!r}"
+            for name in names
+            if other.get(name) != mine[name]
+        ]

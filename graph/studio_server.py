@@ -109,4 +109,5 @@ async def _register(server: asyncio.subprocess.Process, port: int, files: RunFil
         identity, _, question = name.partition(": ")
         metadata = {"thread_name": name, "sample_id": identity, "question": question, "run": files.stem}
         await client.threads.create(thread_id=thread, graph_id="trajectory", if_exists="do_nothing", metadata=metadata)
-    sys.stderr.write(f"trajgraph: {len(threads)} threads of {files.stem} are in Studio (metadata: sample_id)\n")
+    hint = "" if threads else "; finished questions are let go unless the run keeps them (--keep-checkpoints)"
+    sys.stderr.write(f"trajgraph: {len(threads)} threads of {files.stem} are in Studio{hint}\n")

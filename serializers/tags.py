@@ -19,7 +19,7 @@ _NAMES = "think|call_tool|tool_output|answer"
 _ATTRIBUTES = r"""(?:\s(?:[^<>"']{0,60}(?:"[^"]{0,500}"|'[^']{0,500}')){0,8}[^<>"']{0,60})?"""
 _TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})(?P<attributes>{_ATTRIBUTES})>")
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w-]{0,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
-_NEUTRAL = re.compile(rf"<(?=\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\b)", re.IGNORECASE)
+_NEUTRAL = re.compile(rf"<(?=/?(?:{_NAMES})\b|\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\s{{0,8}}>)", re.IGNORECASE)
 _CITATION = re.compile(r"""<cite\s{1,8}id\s{0,4}=\s{0,4}["']?([^"'<>]{1,200})["']?\s{0,4}>""")
 _PMID = re.compile(r"(?:PMID)?[:\s]*(\d{1,9})", re.IGNORECASE)
 _INTEGER = re.compile(r"-?\d{1,9}")
@@ -62,6 +62,8 @@ def join_reasoning(reasoning: str, content: str) -> str:
     said = body.removeprefix("<think>").partition("</think>")
     if not thought or (said[1] and said[0].strip() == thought):
         return body
+    if not body and thought.startswith(("<call_tool", "<answer")):
+        return thought
     if not body:  # the call may sit inside the reasoning: leave the thought open and let `read_reply` close it
         return f"<think>{thought}"
     if thought.startswith("<think>"):
@@ -220,7 +222,7 @@ def _read_call(
     inner = inner if inner.strip() or not beside else beside[0]
     call = Call(name=str(attributes.pop("name", "")), query=inner.strip(), parameters=attributes)
     canonical = write_call(Call(call.name, inner, attributes))
-    if closed and following and canonical != text[action.start() : following.end()]:
+    if not canonical.startswith(text[action.start() : action.end()] + inner):
         repairs.append("call_rewritten")
     end = following.end() if closed and following else len(text)
     if text[end:].strip() or (following and not closed):

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, open_chat_model, resolve_model
 from backends.errors import (
     ContextOverflow,
+    ModelDenied,
     ModelError,
     ModelOverloaded,
     ModelRejected,
@@ -74,8 +75,11 @@ async def test_the_request_is_one_that_every_local_server_understands(scripted_m
     assert scripted_model.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
-async def test_a_server_that_refuses_unknown_fields_is_asked_without_them(scripted_model: ScriptedModel) -> None:
-    scripted_model.replies = [JSONResponse({"error": "extra fields"}, 422), "hi", "again"]
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_unknown_fields_is_asked_without_them(
+    scripted_model: ScriptedModel, status: int
+) -> None:
+    scripted_model.replies = [JSONResponse({"error": "extra fields"}, status), "hi", "again"]
     async with client(scripted_model) as chat:
         chat_client = ChatClient(chat, [])
         assert (await chat_client.ask(PROMPT, 10)).text == "hi"
@@ -92,8 +96,8 @@ FAILURES: list[tuple[Response, type[ModelError]]] = [
     (error(503, "loading"), ModelOverloaded),
     (error(500, "oops"), ModelOverloaded),
     (error(400, "bad parameter"), ModelRejected),
-    (error(401, "who are you"), ModelRejected),
-    (error(404, "no such model"), ModelRejected),
+    (error(401, "who are you"), ModelDenied),
+    (error(404, "no such model"), ModelDenied),
     (error(400, "This model's maximum context length is 4096 tokens."), ContextOverflow),
     (
         JSONResponse({"object": "error", "message": "The input (6008 tokens) is longer than the model's"}, 400),
@@ -154,5 +158,7 @@ async def test_a_model_is_found_under_the_servers_own_name_or_the_served_ones_ar
     assert await resolve_model(scripted_model.url, "Qwen3-8B") == ("Qwen/Qwen3-8B", None)
     with pytest.raises(UserError, match="it serves Qwen/Qwen3-8B"):
         await resolve_model(scripted_model.url, "Llama")
+    with pytest.raises(UserError, match=r"did you mean .*/v1"):
+        await resolve_model(scripted_model.url.removesuffix("/v1"), "Qwen3-8B")
     with pytest.raises(UserError, match="no model server answers"):
         await resolve_model(f"http://127.0.0.1:{free_port()}/v1", "Qwen3-8B")

@@ -57,6 +57,14 @@ def test_every_mistake_is_one_line_that_names_the_mend(
         ("--limit 0: give a number above 0", (*questions, *ok, "--limit", 0)),
         ("--system-prompt-file", (*questions, *ok, "--system-prompt-file", folder / "no-prompt.txt")),
     ]
+    mistakes += [
+        ("No such option: --nonsense", (*questions, "--nonsense")),
+        ("Invalid value for '--concurrency'", (*questions, "--concurrency", "abc")),
+        ("an address begins with http://", (*questions, *ok, "--mcp-url", "notaurl")),
+        ("did you mean", (*questions, *ok, "--local-model-url", model_url.removesuffix("/v1"))),
+        ("--tools: name at least one tool", (*questions, *ok, "--tools", "")),
+        ("no password in an address", (*questions, *ok, "--local-model-url", "http://me:secret@127.0.0.1/v1")),
+    ]
     for line, arguments in mistakes:
         with pytest.raises(SystemExit) as ended:
             main(["generate", "--output", str(folder / "out"), *map(str, arguments)])

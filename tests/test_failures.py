@@ -56,7 +56,7 @@ def test_a_model_server_that_goes_away_pauses_the_run_and_no_question_pays_for_i
     with ExitStack() as first:
         first.enter_context(served(app, port))
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while not list((folder / "out").glob("*_failed.jsonl")):
+        while not list((folder / "out").glob("*_checkpoints.sqlite")):
             pass
     assert process.stderr is not None
     assert process.stderr.readline() == "trajgraph: the model server is away: paused until it answers\n"
@@ -73,7 +73,7 @@ def test_a_server_that_stays_away_ends_the_run_cleanly_when_asked_to(folder: Pat
         process = subprocess.Popen(
             [sys.executable, "-m", "cli", *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        while not list((folder / "out").glob("*_failed.jsonl")):
+        while not list((folder / "out").glob("*_checkpoints.sqlite")):
             pass
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1

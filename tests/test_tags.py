@@ -130,6 +130,7 @@ def test_a_server_that_ignores_stop_strings_gives_the_same_text_as_one_that_hono
         (f"I search.\n{CALL}", "", f"<think>I search.</think>\n{CALL}"),
         ("I", "In summary.", "<think>I</think>\nIn summary."),
         ("", CALL, CALL),
+        (CALL, "", CALL),
     ],
 )
 def test_reasoning_from_a_field_of_its_own_ends_up_in_one_think(reasoning: str, content: str, joined: str) -> None:

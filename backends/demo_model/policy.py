@@ -22,7 +22,7 @@ _COMMON = frozenset(
     predict prognostic rate rates ratio ratios recent reduce reducing related relate relationship relative reported
     results risk role show shown since six studies study such support supports term than that the their then there these
     they this through to treated treatment trial trials two under use used using versus vs was well were what when where
-    whether which while who with within without year years""".split()
+    whether which while who with within without year years ii iii iv""".split()
 )
 
 

@@ -18,7 +18,7 @@ _IGNORED = frozenset(
 
 
 class Corpus:
-    """Papers as rows of `papers.jsonl`: paperId, title, authors, year, venue, doi, abstract."""
+    """Papers as rows of `papers.jsonl`: paperId, title, authors (the first three), year, venue, doi, abstract."""
 
     def __init__(self, papers: Iterable[dict[str, Any]]) -> None:
         self._papers = {str(paper["paperId"]): paper for paper in papers}

@@ -19,8 +19,8 @@ from backends.tool_server.server import tool_server
 from tests.fakes import ROOT, demo_model, given, read_jsonl, served, trajgraph, write_questions
 
 CONCURRENCY = 4
-QUESTIONS = int(os.environ.get("CRASH_QUESTIONS", "24"))
-KILLS = int(os.environ.get("CRASH_KILLS", "4"))
+QUESTIONS = int(os.environ.get("CRASH_QUESTIONS", "16"))
+KILLS = int(os.environ.get("CRASH_KILLS", "3"))
 """`make crash` asks for many more than the suite has time for."""
 
 
@@ -74,7 +74,7 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: 
             kills += process.wait() == -signal.SIGKILL
         finished = trajgraph(*command(killed, url, tools_url))
         asked = requests_so_far(url) - needed
-    assert kills >= min(KILLS - 1, 3)
+    assert kills >= KILLS - 1
     assert finished.returncode == 0
     assert finished.stdout.startswith(f"{QUESTIONS} questions: {QUESTIONS} accepted, 0 rejected, 0 failed, 0 pending")
     assert records(killed) == records(whole)
@@ -115,7 +115,7 @@ def test_killed_at_every_boundary_between_two_nodes_no_finished_turn_is_asked_ag
     kills = 0
     with served(model) as model_base, served(tools) as tools_base:
         again = command(tmp_path, f"{model_base}/v1", f"{tools_base}/mcp", concurrency=1)
-        boundaries = [(server, after) for after in (None, 0.001, 0.01) for server in (model, tools)]
+        boundaries = [(server, after) for after in (None, 0.005) for server in (model, tools)]
         for server, after in boundaries:
             process = subprocess.Popen([sys.executable, "-m", "cli", *again], cwd=ROOT)
             server.after, server.victim = after, process
