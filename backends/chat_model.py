@@ -139,26 +139,26 @@ class ChatClient:
         return reply
 
     async def _invoke(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+        extras = self._extras is not False
         try:
-            reply = await self._send(messages, max_tokens)
+            reply = await self._send(messages, max_tokens, extras)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             refusal = _typed(error)
-            if self._extras is not None or isinstance(refusal, ContextOverflow):
+            if not extras or self._extras or isinstance(refusal, ContextOverflow):
                 raise refusal from error
-            self._extras = False  # perhaps a strict server: ask for no more than every server knows
-            try:
-                return await self._send(messages, max_tokens)
+            try:  # perhaps a strict server: ask for no more than every server knows
+                reply = await self._send(messages, max_tokens, False)
             except Exception:
-                self._extras = None
                 raise refusal from error
+            extras = False
         except Exception as error:
             raise _typed(error) from error
-        self._extras = self._extras is not False
+        self._extras = extras
         return reply
 
-    async def _send(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
-        extras: dict[str, Any] = {} if self._extras is False else {"extra_body": self._EXTRAS}
-        return await self._model.ainvoke(messages, stop=self._stop, max_tokens=max_tokens, **extras)
+    async def _send(self, messages: list[BaseMessage], max_tokens: int, extras: bool) -> AIMessage:
+        more: dict[str, Any] = {"extra_body": self._EXTRAS} if extras else {}
+        return await self._model.ainvoke(messages, stop=self._stop, max_tokens=max_tokens, **more)
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
