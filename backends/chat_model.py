@@ -5,15 +5,12 @@ hooks below keeps all three. Reasoning is read from `reasoning` (vLLM) or `reaso
 vLLM) and left in `additional_kwargs["reasoning_content"]`; one HTTP pool serves the whole run.
 """
 
-import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import aiohttp
 import openai
 from httpx2 import Limits
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
@@ -22,23 +19,24 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
-from backends.errors import (
-    ContextOverflow,
-    ModelDenied,
-    ModelError,
-    ModelOverloaded,
-    ModelRejected,
-    ModelReplyInvalid,
-    ModelTimeout,
-    ModelUnreachable,
-    UserError,
-)
+from backends.errors import ContextOverflow, ModelReplyInvalid, UserError
+from backends.model_failures import NO_KEY, typed_failure
 
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
-_OVERFLOW = ("context length", "context_length", "context size", "context_size", "context window", "is longer than")
-_CONTEXT_STATED = re.compile(r"context (?:length|size)(?: is)? \(?(\d+) tokens|n_ctx\D{1,4}(\d+)")
-_NO_KEY = "none"
+_CONTINUING = ("vllm", "sglang", "trajgraph-demo")
+"""Servers, by what they say owns their models, that know `continue_final_message`."""
 _PROBE_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What the server says of a model."""
+
+    name: str
+    max_model_len: int | None = None
+    """Tokens of prompt and reply together; None when it does not say."""
+    continues: bool = False
+    """Whether it can go on writing an assistant message that it is given."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIt
         yield LocalChatModel(
             model=address.model,
             base_url=address.url,
-            api_key=SecretStr(address.api_key or _NO_KEY),
+            api_key=SecretStr(address.api_key or NO_KEY),
             temperature=address.temperature,
             timeout=address.timeout,
             max_retries=0,  # the batch retries, from the checkpoint
@@ -116,8 +114,11 @@ class ChatClient:
     _EXTRAS: ClassVar[dict[str, Any]] = {"include_stop_str_in_output": True, "no_stop_trim": True}
     """Keep the stop string that matched (vLLM's name, SGLang's name); most servers ignore what they do not know."""
 
-    def __init__(self, model: LocalChatModel, stop: Sequence[str], max_model_len: int | None = None) -> None:
+    def __init__(
+        self, model: LocalChatModel, stop: Sequence[str], max_model_len: int | None = None, continues: bool = False
+    ) -> None:
         self._model = model
+        self._continues = continues
         self._stop = list(stop)
         self._extras: bool | None = None
         """Whether the server takes the extra fields; None until it has answered once."""
@@ -138,12 +139,29 @@ class ChatClient:
         reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 
+    async def continue_reply(self, messages: list[BaseMessage], begun: str, max_tokens: int) -> AIMessage | None:
+        """What follows `begun`, a reply that was cut off; None where the server cannot take it up."""
+        if not self._continues:
+            return None
+        started = time.monotonic()
+        body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
+        try:
+            reply = await self._model.ainvoke(
+                [*messages, AIMessage(begun)], stop=self._stop, max_tokens=max_tokens, extra_body=body
+            )
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            return None  # some chat templates rewrite the message, and the server refuses
+        except Exception as error:
+            raise typed_failure(error) from error
+        reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
+        return reply
+
     async def _invoke(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
         extras = self._extras is not False
         try:
             reply = await self._send(messages, max_tokens, extras)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            refusal = _typed(error)
+            refusal = typed_failure(error)
             if not extras or self._extras or isinstance(refusal, ContextOverflow):
                 raise refusal from error
             try:  # perhaps a strict server: ask for no more than every server knows
@@ -152,7 +170,7 @@ class ChatClient:
                 raise refusal from error
             extras = False
         except Exception as error:
-            raise _typed(error) from error
+            raise typed_failure(error) from error
         self._extras = extras
         return reply
 
@@ -190,22 +208,18 @@ class ChatClient:
         return True
 
 
-async def resolve_model(
-    url: str, model: str, api_key: str | None = None, timeout: float = 10.0
-) -> tuple[str, int | None]:
-    """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), and its context if it says so.
+async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> ServedModel:
+    """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), with what it says of it.
 
     Raises UserError when nothing answers at `url`, the key is refused, or no such model is served.
     """
     client = openai.AsyncOpenAI(
-        base_url=url, api_key=api_key or _NO_KEY, timeout=timeout, max_retries=0,
+        base_url=url, api_key=api_key or NO_KEY, timeout=timeout, max_retries=0,
         http_client=openai.DefaultAioHttpClient(trust_env=False),
     )  # fmt: skip
     async with client:
         try:
-            served = {
-                entry.id: (entry.model_extra or {}).get("max_model_len") for entry in (await client.models.list()).data
-            }
+            entries = (await client.models.list()).data
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key") from error
         except openai.NotFoundError as error:
@@ -217,11 +231,15 @@ async def resolve_model(
             raise UserError(f"no model server answers at {url}: start it or change --local-model-url") from error
         except Exception as error:
             raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+    served = {
+        entry.id: ServedModel(entry.id, (entry.model_extra or {}).get("max_model_len"), entry.owned_by in _CONTINUING)
+        for entry in entries
+    }
     if model in served or not served:
-        return model, served.get(model)
+        return served.get(model, ServedModel(model))
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
     if len(alike) == 1:
-        return alike[0], served[alike[0]]
+        return served[alike[0]]
     raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
 
 
@@ -235,56 +253,3 @@ def _keep_stop(message: BaseMessage, choice: dict[str, Any]) -> None:
     matched = choice.get("stop_reason", choice.get("matched_stop"))
     if isinstance(matched, str):
         message.response_metadata["stop_reason"] = matched
-
-
-def _typed(error: Exception) -> Exception:
-    """The `ModelError` for what the client raised; anything unknown is a bug of ours and stays as it is."""
-    if isinstance(error, ModelError):
-        return error
-    if isinstance(error, openai.APIStatusError):
-        return _typed_status(error)
-    # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
-    cause = _first_cause(error)
-    if isinstance(error, openai.APITimeoutError) and isinstance(cause, TimeoutError | asyncio.TimeoutError):
-        return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
-    if isinstance(error, openai.APIConnectionError) or isinstance(cause, aiohttp.ClientError | OSError):
-        return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
-    if isinstance(error, openai.APIError | ValueError | KeyError | TypeError):
-        return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")
-    return error
-
-
-def _typed_status(error: openai.APIStatusError) -> ModelError:
-    said = _said(error)
-    if error.status_code == 400 and any(phrase in said.lower() for phrase in _OVERFLOW):
-        stated = _CONTEXT_STATED.search(said)
-        return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
-    if error.status_code in (408, 409, 429) or error.status_code >= 500:
-        return ModelOverloaded(f"the model server answered {error.status_code}: {said}", _retry_after(error))
-    if error.status_code in (401, 403, 404):
-        return ModelDenied(f"the model server denies the key or the model ({error.status_code}): {said}")
-    return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")
-
-
-def _said(error: openai.APIStatusError) -> str:
-    """What the server said, short, and without the key even if the server repeats it."""
-    body = error.body if isinstance(error.body, dict) else {}
-    said = str(body.get("message") or error.response.text or error.message).strip()
-    authorization = error.request.headers.get("authorization", "")
-    secret = authorization.removeprefix("Bearer ").strip()
-    if secret and secret != _NO_KEY:
-        said = said.replace(secret, "***")
-    return said[:500]
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    try:
-        return min(max(float(error.response.headers.get("retry-after", "")), 0.0), 300.0)
-    except ValueError:
-        return None
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

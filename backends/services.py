@@ -53,10 +53,11 @@ async def open_services(
     model: ModelAddress, tools: ToolsAddress, *, stop: Sequence[str], concurrency: int
 ) -> AsyncIterator[Services]:
     """Both clients, connected and checked. Raises UserError before any completion is asked for."""
-    served, max_model_len = await resolve_model(model.url, model.model, model.api_key)
+    served = await resolve_model(model.url, model.model, model.api_key)
     async with (
-        open_chat_model(replace(model, model=served), concurrency=concurrency) as chat,
+        open_chat_model(replace(model, model=served.name), concurrency=concurrency) as chat,
         open_tool_client(tools.url, concurrency=concurrency, timeout=tools.timeout) as client,
     ):
         client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
-        yield Services(ChatClient(chat, stop, model.max_model_len or max_model_len), client)
+        max_model_len = model.max_model_len or served.max_model_len
+        yield Services(ChatClient(chat, stop, max_model_len, served.continues), client)

@@ -18,6 +18,9 @@ class Chat(Protocol):
     async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
         """One reply; raises a `ModelError`."""
 
+    async def continue_reply(self, messages: list[BaseMessage], begun: str, max_tokens: int) -> AIMessage | None:
+        """What follows a reply that was cut off; None where the server cannot take it up."""
+
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
         """Tokens of a prompt by the server's own tokenizer; None where it has none to ask."""
 

@@ -6,8 +6,8 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 
 from graph.settings import Limits
 from graph.state import State
-from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT
-from serializers.tags import Call, Reply, join_reasoning, read_reply
+from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, whole_text
+from serializers.tags import Call, Reply, read_reply
 
 _MAX_NUDGES = 2
 """Nudges in a row; a model that ignores them is not asked again."""
@@ -20,7 +20,7 @@ def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
         return {}
     messages = state.get("messages", [])
     cut_off = raw.response_metadata.get("finish_reason") == "length"
-    reply = read_reply(_text(raw), stopped=not cut_off)
+    reply = read_reply(whole_text(raw), stopped=not cut_off)
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
     if cut_off and reply.call is None:  # cut off by length is never an answer, and no call either
         if raw.response_metadata.get("attempt", 1) == 1:
@@ -49,15 +49,9 @@ def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
     return update
 
 
-def _text(raw: AIMessage) -> str:
-    """The whole reply as one text, wherever the server put its reasoning."""
-    reasoning = raw.additional_kwargs.get("reasoning_content")
-    return join_reasoning(reasoning, raw.text) if reasoning else raw.text
-
-
 def _kept(raw: AIMessage, reply: Reply, turn: int, call_number: int = 0) -> AIMessage:
     beside: dict[str, Any] = {"repairs": list(reply.repairs)} if reply.repairs else {}
-    if _text(raw) != reply.text:
+    if whole_text(raw) != reply.text:
         beside["raw"] = {"content": raw.text, **raw.additional_kwargs}
     return AIMessage(
         reply.text,

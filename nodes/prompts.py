@@ -6,7 +6,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 from graph.settings import TOOL_NAMES, Limits, ToolRole
-from serializers.tags import neutralise
+from serializers.tags import join_reasoning, neutralise
 
 _TOOLS = {
     "pubmed_search": """pubmed_search: search PubMed. `limit` is the number of papers to show, 10 at most.
@@ -80,6 +80,12 @@ def prompt_messages(
             text = "\n".join(filter(None, [message.text, message.additional_kwargs.get("reminder")]))
             followed.append(_from_outside(message, text, tool_role))
     return [SystemMessage(system), HumanMessage(neutralise(question)), *followed]
+
+
+def whole_text(reply: AIMessage) -> str:
+    """A raw reply as one text, wherever the server put its reasoning."""
+    reasoning = reply.additional_kwargs.get("reasoning_content")
+    return join_reasoning(reasoning, reply.text) if reasoning else reply.text
 
 
 def _from_outside(message: AnyMessage, text: str, tool_role: ToolRole) -> BaseMessage:

@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
 
 from backends.errors import ContextOverflow
 from graph.settings import Limits, ToolRole
 from graph.state import State
 from nodes.context_budget import Chat, fit_context
-from nodes.prompts import prompt_messages
+from nodes.prompts import prompt_messages, whole_text
 
 
 async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole) -> dict[str, Any]:
     """Ask for the next turn, within the model's context.
 
-    A reply still waiting in the state was cut off: ask again with twice its budget. A server that says only now how
-    long its context is, is asked once more with what fits.
+    A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
+    its budget. A server that says only now how long its context is, is asked once more with what fits.
     """
     cut_off = state.get("reply")
     budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
@@ -28,7 +28,9 @@ async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_
 
     try:
         shortened, max_tokens = await fit_context(chat, build, messages, budget)
-        reply = await chat.ask(build(_replaced(messages, shortened)), max_tokens)
+        prompt = build(_replaced(messages, shortened))
+        rest = await chat.continue_reply(prompt, whole_text(cut_off), max_tokens) if cut_off else None
+        reply = _joined(cut_off, rest) if cut_off and rest else await chat.ask(prompt, max_tokens)
     except ContextOverflow as error:
         if cut_off:  # there is no room for a longer reply: it stays cut off
             cut_off.response_metadata["attempt"] = 2
@@ -42,6 +44,18 @@ async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.response_metadata["attempt"] = 2 if cut_off else 1
     return {"reply": reply, "messages": shortened}
+
+
+def _joined(begun: AIMessage, rest: AIMessage) -> AIMessage:
+    """A reply in two pieces as one; its thought may end in the second."""
+    thought = rest.additional_kwargs.get("reasoning_content", "")
+    closing = "</think>" if thought and rest.text else ""
+    rest.response_metadata["continued"] = True
+    return AIMessage(
+        whole_text(begun) + thought + closing + rest.text,
+        response_metadata=rest.response_metadata,
+        usage_metadata=rest.usage_metadata,
+    )
 
 
 def _replaced(messages: Sequence[AnyMessage], changed: Sequence[AnyMessage]) -> list[AnyMessage]:

@@ -40,7 +40,9 @@ async def generate(
         async with AsyncExitStack() as stack:
             saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
             timeouts = (options.model_timeout, options.tool_timeout)
-            graph = await open_graph(stack, model, tools_url, checkpointer=saver, timeouts=timeouts)
+            graph = await open_graph(
+                stack, model, tools_url, limits=options.limits, checkpointer=saver, timeouts=timeouts
+            )
             batch = Batch(graph, saver, files, questions, settings, how)
             await batch.run()
     return batch

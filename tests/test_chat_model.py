@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, open_chat_model, resolve_model
+from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, ServedModel, open_chat_model, resolve_model
 from backends.errors import (
     ContextOverflow,
     ModelDenied,
@@ -155,7 +155,7 @@ async def test_a_key_that_the_server_repeats_is_not_in_the_error(scripted_model:
 async def test_a_model_is_found_under_the_servers_own_name_or_the_served_ones_are_listed(
     scripted_model: ScriptedModel,
 ) -> None:
-    assert await resolve_model(scripted_model.url, "Qwen3-8B") == ("Qwen/Qwen3-8B", None)
+    assert await resolve_model(scripted_model.url, "Qwen3-8B") == ServedModel("Qwen/Qwen3-8B")
     with pytest.raises(UserError, match="it serves Qwen/Qwen3-8B"):
         await resolve_model(scripted_model.url, "Llama")
     with pytest.raises(UserError, match=r"did you mean .*/v1"):

@@ -1,5 +1,7 @@
 """What a bad night brings: services that go away, disks that refuse, checkpoints that rot, tools that lie."""
 
+import asyncio
+import itertools
 import json
 import resource
 import signal
@@ -7,13 +9,17 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp.server.fastmcp import FastMCP
 from mcp.types import CallToolResult, TextContent
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from backends.demo_model.server import DemoModel
 from backends.faults import Faults
@@ -223,3 +229,44 @@ async def test_a_model_that_leaves_its_first_answers_open_gives_whole_ones_in_th
         state = await run(scripted_model, tools_url, [first, answer("It helps.")])
         assert state["final_answer"] == "It helps."
         assert state["stop_reason"] == "answer"
+
+
+async def test_a_reply_cut_off_by_length_is_continued_where_the_server_can(folder: Path, tools_url: str) -> None:
+    whole, budget = {}, {"max_tokens": 4096}
+    for field in ("think", "reasoning_content"):
+        for max_tokens in (4096, 250):
+            budget["max_tokens"] = max_tokens
+            with demo_model(think_in=field) as url:
+                batch = await generate(
+                    folder, ScriptedModel(url=url), tools_url, replace(QUICK, limit=2), fresh=True, limit=2, **budget
+                )
+            assert counts(batch) == [2, 0, 0, 0]
+            records = read_jsonl(batch.files.trajectories)
+            assert any("length" not in record["metadata"]["finish_reasons"] for record in records)
+            whole[field, max_tokens] = {row["sample_id"]: row["trajectory"]["interleaved_text"] for row in records}
+    assert len({json.dumps(texts, sort_keys=True) for texts in whole.values()}) == 1
+
+
+async def test_a_key_that_the_server_repeats_everywhere_is_nowhere_in_the_run(
+    folder: Path, tools_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = "s3cr3t-of-mine"
+
+    async def echo(request: Request) -> Response:
+        said = {"message": f"your headers: {dict(request.headers)}", "headers": dict(request.headers)}
+        return JSONResponse({"error": said}, next(statuses))
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"data": [{"id": "Qwen3-8B"}]})
+
+    statuses = itertools.cycle([500, 400, 429, 200, 422])
+    app = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"]), Route("/v1/models", models)])
+    with served(app) as base:
+        command = [*generate_command(folder, f"{base}/v1", tools_url), "--api-key", key, "--concurrency", "6"]
+        result = await asyncio.to_thread(trajgraph, *command)
+    assert result.returncode == 1
+    assert "6 failed" in result.stdout
+    written = b"".join(path.read_bytes() for path in (folder / "out").iterdir())
+    assert b"your headers" in written
+    assert key.encode() not in written
+    assert key not in result.stdout + result.stderr

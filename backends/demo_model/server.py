@@ -90,7 +90,8 @@ class DemoModel:
     def _complete(
         self, body: dict[str, Any], messages: list[Any], prompt_tokens: int
     ) -> tuple[dict[str, Any], dict[str, int]]:
-        text = reply(messages)
+        begun = str(messages[-1].get("content", "")) if body.get("continue_final_message") else ""
+        text = reply(messages[:-1] if begun else messages).removeprefix(begun)
         if text.endswith("</call_tool>"):
             text += RUN_ON
         room = self.max_model_len - prompt_tokens

@@ -1,0 +1,76 @@
+"""What the model client raises, as failures typed by the boundary they crossed."""
+
+import asyncio
+import re
+
+import aiohttp
+import openai
+
+from backends.errors import (
+    ContextOverflow,
+    ModelDenied,
+    ModelError,
+    ModelOverloaded,
+    ModelRejected,
+    ModelReplyInvalid,
+    ModelTimeout,
+    ModelUnreachable,
+)
+
+NO_KEY = "none"
+"""Sent where no key is given: the client insists on one."""
+_OVERFLOW = ("context length", "context_length", "context size", "context_size", "context window", "is longer than")
+_CONTEXT_STATED = re.compile(r"context (?:length|size)(?: is)? \(?(\d+) tokens|n_ctx\D{1,4}(\d+)")
+
+
+def typed_failure(error: Exception) -> Exception:
+    """The `ModelError` for what the client raised; anything unknown is a bug of ours and stays as it is."""
+    if isinstance(error, ModelError):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        return _typed_status(error)
+    # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
+    cause = _first_cause(error)
+    if isinstance(error, openai.APITimeoutError) and isinstance(cause, TimeoutError | asyncio.TimeoutError):
+        return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
+    if isinstance(error, openai.APIConnectionError) or isinstance(cause, aiohttp.ClientError | OSError):
+        return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
+    if isinstance(error, openai.APIError | ValueError | KeyError | TypeError):
+        return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")
+    return error
+
+
+def _typed_status(error: openai.APIStatusError) -> ModelError:
+    said = _said(error)
+    if error.status_code == 400 and any(phrase in said.lower() for phrase in _OVERFLOW):
+        stated = _CONTEXT_STATED.search(said)
+        return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
+    if error.status_code in (408, 409, 429) or error.status_code >= 500:
+        return ModelOverloaded(f"the model server answered {error.status_code}: {said}", _retry_after(error))
+    if error.status_code in (401, 403, 404):
+        return ModelDenied(f"the model server denies the key or the model ({error.status_code}): {said}")
+    return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """What the server said, short, and without the key even if the server repeats it."""
+    body = error.body if isinstance(error.body, dict) else {}
+    said = str(body.get("message") or error.response.text or error.message).strip()
+    authorization = error.request.headers.get("authorization", "")
+    secret = authorization.removeprefix("Bearer ").strip()
+    if secret and secret != NO_KEY:
+        said = said.replace(secret, "***")
+    return said[:500]
+
+
+def _retry_after(error: openai.APIStatusError) -> float | None:
+    try:
+        return min(max(float(error.response.headers.get("retry-after", "")), 0.0), 300.0)
+    except ValueError:
+        return None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
