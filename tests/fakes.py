@@ -1,6 +1,7 @@
 """Fakes at the wire: a scripted model and small MCP servers, each on a real socket in a thread of its own."""
 
 import contextlib
+import io
 import json
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from starlette.routing import Route
 from backends.demo_model.server import DemoModel
 from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import tool_server
+from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = [f"Question {n} about heart failure?" for n in range(1, 7)]
@@ -150,12 +152,22 @@ def write_questions(path: Path, questions: Sequence[str]) -> Path:
     return path
 
 
-def trajgraph(*arguments: object, timeout: float = 120, **more: Any) -> "subprocess.CompletedProcess[str]":
+def trajgraph(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """The command, in this process: what it prints and its exit code."""
+    words, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(words)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def trajgraph_process(*arguments: object, **more: Any) -> "subprocess.CompletedProcess[str]":
     """The command as a user runs it, in a process of its own."""
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, check=False, **{"cwd": ROOT, **more}
-    )
+    more = {"cwd": ROOT, **more}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from cli import main
-from tests.fakes import ROOT, demo_model, free_port, read_jsonl, served, trajgraph, write_questions
+from tests.fakes import ROOT, demo_model, free_port, read_jsonl, served, trajgraph, trajgraph_process, write_questions
 
 
 def generate(
@@ -20,7 +19,7 @@ def generate(
 ) -> "subprocess.CompletedProcess[str]":
     return trajgraph(
         "generate", "--questions-file", folder / "questions.jsonl", "--local-model-url", model_url, "--mcp-url", tools_url,
-        "--output", folder / "out", *more, **settings,
+        "--output", folder / "out", *more,
     )  # fmt: skip
 
 
@@ -30,9 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_mistake_is_one_line_that_names_the_mend(
-    folder: Path, model_url: str, tools_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: str, tools_url: str) -> None:
     (folder / "empty.jsonl").write_text("")
     (folder / "torn.jsonl").write_text('{"question": "a"}\n{"question": \n')
     (folder / "other.jsonl").write_text('{"text": "a"}\n')
@@ -66,13 +63,11 @@ def test_every_mistake_is_one_line_that_names_the_mend(
         ("no password in an address", (*questions, *ok, "--local-model-url", "http://me:secret@127.0.0.1/v1")),
     ]
     for line, arguments in mistakes:
-        with pytest.raises(SystemExit) as ended:
-            main(["generate", "--output", str(folder / "out"), *map(str, arguments)])
-        said = capsys.readouterr()
-        assert ended.value.code == 2, said.err
-        assert line in said.err
-        assert said.err.count("\n") == 1
-        assert said.out == ""
+        result = trajgraph("generate", "--output", folder / "out", *arguments)
+        assert result.returncode == 2, result.stderr
+        assert line in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert result.stdout == ""
     assert not list((folder / "out").glob("*_run.json"))
 
 
@@ -173,5 +168,5 @@ def test_every_flag_of_the_earlier_script_is_there() -> None:
     flags = (
         "--questions-file --local-model-url --model-name --output --concurrency --limit --no-incremental --instance-id"
     )
-    result = trajgraph("generate", "--help", env={**os.environ, "COLUMNS": "200"})
+    result = trajgraph_process("generate", "--help", env={**os.environ, "COLUMNS": "200"})
     assert all(f"{flag} " in result.stdout for flag in flags.split())

@@ -42,6 +42,7 @@ from tests.fakes import (
     read_jsonl,
     served,
     trajgraph,
+    trajgraph_process,
     write_questions,
 )
 from tests.test_batch import counts, generate, stats, two_turns
@@ -196,7 +197,7 @@ def test_a_disk_that_refuses_ends_the_run_with_one_line_and_the_same_command_con
 ) -> None:
     write_questions(folder / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(30)])
     command = generate_command(folder, model_url, tools_url)
-    full = trajgraph(*command, preexec_fn=limited)
+    full = trajgraph_process(*command, preexec_fn=limited)
     assert full.returncode == 1
     assert "cannot be written or read" in full.stderr
     assert full.stderr.count("\n") == 1
@@ -263,7 +264,7 @@ async def test_a_key_that_the_server_repeats_everywhere_is_nowhere_in_the_run(
     app = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"]), Route("/v1/models", models)])
     with served(app) as base:
         command = [*generate_command(folder, f"{base}/v1", tools_url), "--api-key", key, "--concurrency", "6"]
-        result = await asyncio.to_thread(trajgraph, *command)
+        result = await asyncio.to_thread(trajgraph_process, *command)
     assert result.returncode == 1
     assert "6 failed" in result.stdout
     written = b"".join(path.read_bytes() for path in (folder / "out").iterdir())

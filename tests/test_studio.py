@@ -13,7 +13,7 @@ from typing import Any
 
 from langgraph_sdk import get_client
 
-from tests.fakes import ROOT, demo_model, free_port, read_jsonl, trajgraph, write_questions
+from tests.fakes import ROOT, demo_model, free_port, read_jsonl, trajgraph_process, write_questions
 
 
 @contextmanager
@@ -109,6 +109,6 @@ async def test_a_killed_batch_run_is_opened_forked_at_an_edited_call_and_left_un
                 assert ">tirzepatide</call_tool>" in final["messages"][0]["content"]
                 assert "Tirzepatide" in final["messages"][1]["content"]
         assert next(out.glob("*_checkpoints.sqlite")).read_bytes() == before
-        finished = trajgraph(*command)
+        finished = await asyncio.to_thread(trajgraph_process, *command)
     assert finished.stdout.startswith("6 questions: 6 accepted, 0 rejected, 0 failed, 0 pending")
     assert all("tirzepatide" not in str(record) for record in read_jsonl(next(out.glob("*_incremental.jsonl"))))
