@@ -23,6 +23,7 @@ from backends.errors import ContextOverflow, ModelReplyInvalid, UserError
 from backends.model_failures import NO_KEY, typed_failure
 
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
+_ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
 _PROBE_TIMEOUT = 5.0
@@ -72,7 +73,11 @@ class LocalChatModel(BaseChatOpenAI):
         body.update(body.pop("extra_body", None) or {})
         response = await self.root_async_client.post("/chat/completions", body=body, cast_to=object)
         choices = response.get("choices") if isinstance(response, dict) else None
-        if not choices or not all(isinstance(choice.get("message"), dict) for choice in choices):
+        if (
+            not isinstance(choices, list)
+            or not choices
+            or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
+        ):
             raise ModelReplyInvalid("the model server's reply is not a chat completion")
         result = self._create_chat_result(response)
         for generation, choice in zip(result.generations, response["choices"], strict=True):
@@ -132,7 +137,7 @@ class ChatClient:
         reply = await self._invoke(messages, max_tokens)
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
-            raise ModelReplyInvalid("the model server gave up half-way (finish_reason: abort): it is shutting down")
+            raise ModelReplyInvalid(_ABORTED)
         silent = not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content")
         if silent and finish_reason != "length":
             raise ModelReplyInvalid(f"empty reply from the model server (finish_reason: {finish_reason})")
@@ -153,6 +158,10 @@ class ChatClient:
             return None  # some chat templates rewrite the message, and the server refuses
         except Exception as error:
             raise typed_failure(error) from error
+        if reply.response_metadata.get("finish_reason") == "abort":
+            raise ModelReplyInvalid(_ABORTED)
+        if not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content"):
+            return None
         reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 

@@ -147,6 +147,8 @@ def _answer(call: "asyncio.Future[CallToolResult]") -> CallToolResult:
         raise ToolFailed(error.error.message) from error
     except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
         raise _SessionLost from error
+    except ValueError as error:
+        raise ToolFailed("the tool server's answer is not a tool result") from error
     except RuntimeError as error:
         if "structured content" not in str(error):
             raise

@@ -20,7 +20,7 @@ from backends.errors import (
 NO_KEY = "none"
 """Sent where no key is given: the client insists on one."""
 _OVERFLOW = ("context length", "context_length", "context size", "context_size", "context window", "is longer than")
-_CONTEXT_STATED = re.compile(r"context (?:length|size)(?: is)? \(?(\d+) tokens|n_ctx\D{1,4}(\d+)")
+_CONTEXT_STATED = re.compile(r"context (?:length|size)(?: is| of)? \(?(\d+) tokens|n_ctx\D{1,4}(\d+)")
 
 
 def typed_failure(error: Exception) -> Exception:
@@ -42,7 +42,7 @@ def typed_failure(error: Exception) -> Exception:
 
 def _typed_status(error: openai.APIStatusError) -> ModelError:
     said = _said(error)
-    if error.status_code == 400 and any(phrase in said.lower() for phrase in _OVERFLOW):
+    if error.status_code in (400, 413, 500) and any(phrase in said.lower() for phrase in _OVERFLOW):
         stated = _CONTEXT_STATED.search(said)
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
@@ -56,6 +56,8 @@ def _said(error: openai.APIStatusError) -> str:
     """What the server said, short, and without the key even if the server repeats it."""
     body = error.body if isinstance(error.body, dict) else {}
     said = str(body.get("message") or error.response.text or error.message).strip()
+    if "n_ctx" in body:
+        said += f" (n_ctx: {body['n_ctx']})"
     authorization = error.request.headers.get("authorization", "")
     secret = authorization.removeprefix("Bearer ").strip()
     if secret and secret != NO_KEY:

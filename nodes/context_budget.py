@@ -29,12 +29,13 @@ Build = Callable[[Sequence[AnyMessage]], list[BaseMessage]]
 
 
 async def fit_context(
-    chat: Chat, build: Build, messages: Sequence[AnyMessage], max_tokens: int
+    chat: Chat, build: Build, messages: Sequence[AnyMessage], max_tokens: int, *, refused: bool = False
 ) -> tuple[list[AnyMessage], int]:
     """The messages that had to be shortened (same ids, to replace the old ones) and the tokens left for the reply.
 
     `build` makes the prompt. A quarter of the context at most is kept free for the reply. Shortens nothing while the
-    context is unknown; what cannot be made to fit is left to the server to refuse.
+    context is unknown; what cannot be made to fit is left to the server to refuse. `refused` says that it has refused
+    this prompt: then the estimate was too low, and only a count or the worst case will do.
     """
     size = chat.max_model_len
     if size is None:
@@ -42,8 +43,8 @@ async def fit_context(
     reserve = min(max_tokens, size // 4)
     prompt = build(messages)
     tokens = estimate_tokens(prompt)
-    if tokens > size - reserve:
-        tokens = await chat.count_tokens(prompt) or tokens
+    if refused or tokens > size - reserve:
+        tokens = await chat.count_tokens(prompt) or (3 * tokens if refused else tokens)
     kept = list(messages)
     shortened: list[AnyMessage] = []
     per_character = tokens / max(sum(len(message.text) for message in prompt), 1)

@@ -9,6 +9,8 @@ from graph.state import State
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, whole_text
 from serializers.tags import Call, Reply, read_reply
 
+_ENDED = ("stop", "eos_token", "stop_sequence", "tool_calls", None)
+"""Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
 _MAX_NUDGES = 2
 """Nudges in a row; a model that ignores them is not asked again."""
 
@@ -19,7 +21,7 @@ def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
     if raw is None:
         return {}
     messages = state.get("messages", [])
-    cut_off = raw.response_metadata.get("finish_reason") == "length"
+    cut_off = raw.response_metadata.get("finish_reason") not in _ENDED
     reply = read_reply(whole_text(raw), stopped=not cut_off)
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
     if cut_off and reply.call is None:  # cut off by length is never an answer, and no call either

@@ -13,11 +13,13 @@ from nodes.context_budget import Chat, fit_context
 from nodes.prompts import prompt_messages, whole_text
 
 
-async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole) -> dict[str, Any]:
+async def reason(
+    state: State, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole, refused: bool = False
+) -> dict[str, Any]:
     """Ask for the next turn, within the model's context.
 
     A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
-    its budget. A server that says only now how long its context is, is asked once more with what fits.
+    its budget. A prompt that was `refused` as too long is asked once more, with what fits by a stricter count.
     """
     cut_off = state.get("reply")
     budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
@@ -27,7 +29,7 @@ async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_
         return prompt_messages(system, state["question"], history, tool_role)
 
     try:
-        shortened, max_tokens = await fit_context(chat, build, messages, budget)
+        shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
         prompt = build(_replaced(messages, shortened))
         rest = await chat.continue_reply(prompt, whole_text(cut_off), max_tokens) if cut_off else None
         reply = _joined(cut_off, rest) if cut_off and rest else await chat.ask(prompt, max_tokens)
@@ -35,10 +37,10 @@ async def reason(state: State, *, chat: Chat, system: str, limits: Limits, tool_
         if cut_off:  # there is no room for a longer reply: it stays cut off
             cut_off.response_metadata["attempt"] = 2
             return {"reply": cut_off}
-        if error.max_model_len is None or chat.max_model_len is not None:
+        chat.max_model_len = chat.max_model_len or error.max_model_len
+        if refused or chat.max_model_len is None:
             return {"reply": None, "stop_reason": "context_overflow"}
-        chat.max_model_len = error.max_model_len
-        return await reason(state, chat=chat, system=system, limits=limits, tool_role=tool_role)
+        return await reason(state, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)

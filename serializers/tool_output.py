@@ -18,7 +18,8 @@ def render_tool_output(tool_name: str, result: Any) -> str:
 
     Text from outside is neutralised: no page can end its own output or forge a call or an answer.
     """
-    return f"<tool_output>{neutralise(_body(tool_name, result)[:MAX_BODY])}</tool_output>"
+    body = _body(tool_name, result)[:MAX_BODY].encode("utf-8", "replace").decode()  # no lone surrogate can be stored
+    return f"<tool_output>{neutralise(body)}</tool_output>"
 
 
 def render_error(message: str) -> str:

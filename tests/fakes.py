@@ -57,6 +57,7 @@ class ScriptedModel:
     replies: list[Reply] = field(default_factory=list)
     script: Callable[[list[dict[str, Any]]], Reply] | None = None
     finish_reason: str = "stop"
+    owned_by: str = "nobody"
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
@@ -69,7 +70,9 @@ class ScriptedModel:
             yield self
 
     async def _models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "Qwen/Qwen3-8B", "object": "model"}]})
+        return JSONResponse(
+            {"object": "list", "data": [{"id": "Qwen/Qwen3-8B", "object": "model", "owned_by": self.owned_by}]}
+        )
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()

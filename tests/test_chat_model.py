@@ -108,6 +108,9 @@ FAILURES: list[tuple[Response, type[ModelError]]] = [
     (JSONResponse({"id": "x", "object": "chat.completion"}), ModelReplyInvalid),
     (JSONResponse({"choices": None}), ModelReplyInvalid),
     (JSONResponse({"choices": []}), ModelReplyInvalid),
+    (JSONResponse({"choices": ["x"]}), ModelReplyInvalid),
+    (JSONResponse({"choices": {"a": 1}}), ModelReplyInvalid),
+    (JSONResponse({"error": {"message": "exceeds the available context size", "n_ctx": 2500}}, 400), ContextOverflow),
     (completion({"content": "", "finish_reason": "stop"}), ModelReplyInvalid),
     (completion({"content": "half a te", "finish_reason": "abort"}), ModelReplyInvalid),
 ]
@@ -120,6 +123,8 @@ async def test_each_failure_of_the_server_has_its_type(
     scripted_model.replies = [response, response]
     with pytest.raises(expected) as caught:
         await ask(scripted_model)
+    if b"n_ctx" in bytes(response.body):
+        assert caught.value.max_model_len == 2500  # type: ignore[attr-defined]
     if response.status_code == 429:
         assert caught.value.retry_after == 7
 

@@ -16,6 +16,7 @@ SEARCHES: list[Reply] = [call("pubmed_search", query) for query in ("heart failu
 STATED = [
     "This model's maximum context length is 4000 tokens. However, you requested 9000 tokens.",
     "The input (6008 tokens) is longer than the model's context length (4000 tokens).",
+    "Requested token count exceeds the model's maximum context length of 4000 tokens. You requested a total of 9000.",
     "the request exceeds the available context size (4000 tokens), try increasing it",
 ]
 

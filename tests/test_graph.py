@@ -4,10 +4,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from backends.chat_model import ModelAddress
+from backends.errors import ModelReplyInvalid
 from backends.services import ToolsAddress, open_services
 from graph.build import TrajectoryGraph, build_graph, drawing
 from graph.settings import TOOL_NAMES, Limits, ToolRole
@@ -158,6 +160,33 @@ async def test_a_reply_cut_off_twice_is_never_an_answer(scripted_model: Scripted
     state = await run(scripted_model, tools_url, [cut_off, cut_off])
     assert state["stop_reason"] == "truncated"
     assert state["final_answer"] == ""
+
+
+@pytest.mark.parametrize(
+    "rest", [{"content": "es no", "finish_reason": "abort"}, {"content": "", "finish_reason": "stop"}]
+)
+async def test_a_continuation_that_breaks_off_is_no_end(tools_url: str, rest: dict[str, Any]) -> None:
+    with ScriptedModel(owned_by="vllm").served() as model:
+        begun = {"content": "<answer>It do", "finish_reason": "length"}
+        if rest["content"]:
+            with pytest.raises(ModelReplyInvalid):
+                await run(model, tools_url, [begun, rest])
+        else:
+            state = await run(model, tools_url, [begun, rest, answer("It does.")])
+            assert state["final_answer"] == "It does."
+        continued = model.requests[1]
+        assert continued["continue_final_message"] is True
+        assert continued["messages"][-1] == {"role": "assistant", "content": "<answer>It do"}
+
+
+async def test_only_a_reply_that_the_model_ended_itself_is_completed(
+    scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    filtered = {"content": "<answer>It do", "finish_reason": "content_filter"}
+    state = await run(scripted_model, tools_url, [filtered, answer("It does.")])
+    assert state["final_answer"] == "It does."
+    state = await run(scripted_model, tools_url, [filtered, filtered])
+    assert state["stop_reason"] == "truncated"
 
 
 async def test_a_model_that_never_keeps_to_the_format_ends_without_an_answer(
