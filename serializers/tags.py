@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 STOP_STRINGS = ("</call_tool>", "<tool_output>")
 
 _NAMES = "think|call_tool|tool_output|answer"
-# Quoted values may hold ">"; every repeat is bounded, which keeps reading linear on any input.
-_ATTRIBUTES = r"""(?:\s(?:[^<>"']{0,60}(?:"[^"]{0,500}"|'[^']{0,500}')){0,8}[^<>"']{0,60})?"""
+# Quoted values may hold "<" and ">", but no tag of ours; every repeat is bounded, which keeps reading linear.
+_INSIDE = rf"<(?!/?(?:{_NAMES})\b)"
+_QUOTED = rf"""(?:"(?:[^"<]|{_INSIDE}){{0,500}}"|'(?:[^'<]|{_INSIDE}){{0,500}}')"""
+_ATTRIBUTES = rf"""(?:\s(?:[^<>"']{{0,60}}{_QUOTED}){{0,8}}[^<>"']{{0,60}})?"""
 _TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})(?P<attributes>{_ATTRIBUTES})>")
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w-]{0,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _NEUTRAL = re.compile(rf"<(?=/?(?:{_NAMES})\b|\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\s{{0,8}}>)", re.IGNORECASE)
@@ -177,14 +179,15 @@ def _end_of(action: re.Match[str], tags: list[re.Match[str]], text: str) -> int:
 
 def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
     """What precedes the action, with whole thoughts and no other tag: a first thought is opened, a last one closed, a
-    stray tag dropped; a tag that a thought only talks about is made harmless, so that no reader takes it for one.
+    stray tag and one that a thought only talks about are made harmless, so that no reader takes it for one.
     """
     pieces: list[str] = []
-    at, open_thought, seen = 0, False, False
+    at, open_thought, seen, talked_of = 0, False, False, False
     for tag in _TAG.finditer(head):
         if tag["name"] != "think":
+            talked_of = True
             continue
-        pieces.append(head[at : tag.start()])
+        pieces.append(neutralise(head[at : tag.start()]))
         at = tag.end()
         if tag["close"] and not open_thought and not seen:
             pieces = ["<think>", *pieces, "</think>"]
@@ -192,14 +195,13 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
         elif bool(tag["close"]) == open_thought:
             pieces.append("</think>" if tag["close"] else "<think>")
             open_thought = not open_thought
-        else:
-            repairs.append("stray_think_dropped")
+        else:  # dropped, it could make a tag of what stands around it
+            pieces.append(neutralise(tag[0]))
+            repairs.append("stray_think_neutralised")
         seen = True
-    pieces.append(head[at:])
-    safe = [piece if piece in ("<think>", "</think>") else neutralise(piece) for piece in pieces]
-    if safe != pieces:
+    text = "".join([*pieces, neutralise(head[at:])])
+    if talked_of:
         repairs.append("tag_in_thought_neutralised")
-    text = "".join(safe)
     if open_thought:
         repairs.append("think_closed")
         text = _without_cut_tag(text.rstrip(), "</think>").rstrip() + ("</think>" if last else "</think>\n")
