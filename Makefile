@@ -21,8 +21,8 @@ demo: .venv/runtime  ## bundled questions, demo model and tools, on this machine
 test: .venv/dev  ## the whole suite
 	$(BIN)/python -m pytest
 
-crash: .venv/dev  ## 200 questions, 30 kills at random instants, one at every node boundary (some minutes)
-	CRASH_QUESTIONS=200 CRASH_KILLS=30 $(BIN)/python -m pytest tests/crash
+crash: .venv/dev  ## 200 questions, 30 random kills, one at every node boundary; 10,000 texts for the reader (minutes)
+	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/crash tests/test_tags.py
 
 check: .venv/dev  ## format, lint, types, imports, module size
 	$(BIN)/ruff format --check $(CODE)

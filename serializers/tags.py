@@ -21,7 +21,8 @@ _QUOTED = rf"""(?:"(?:[^"<]|{_INSIDE}){{0,500}}"|'(?:[^'<]|{_INSIDE}){{0,500}}')
 _ATTRIBUTES = rf"""(?:\s(?:[^<>"']{{0,60}}{_QUOTED}){{0,8}}[^<>"']{{0,60}})?"""
 _TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})(?P<attributes>{_ATTRIBUTES})>")
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w-]{0,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
-_NEUTRAL = re.compile(rf"<(?=/?(?:{_NAMES})\b|\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\s{{0,8}}>)", re.IGNORECASE)
+_TEMPLATE = r"\|[\w-]{1,40}\|>"  # <|im_end|>: a server that reads it as its template's own would end the message there
+_NEUTRAL = re.compile(rf"<(?=/?(?:{_NAMES})\b|\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\s{{0,8}}>|{_TEMPLATE})", re.IGNORECASE)
 _CITATION = re.compile(r"""<cite\s{1,8}id\s{0,4}=\s{0,4}["']?([^"'<>]{1,200})["']?\s{0,4}>""")
 _PMID = re.compile(r"(?:PMID)?[:\s]*(\d{1,9})", re.IGNORECASE)
 _INTEGER = re.compile(r"-?\d{1,9}")
@@ -104,7 +105,9 @@ def read_reply(raw: str, *, stopped: bool = True) -> Reply:
 
 
 def neutralise(text: str) -> str:
-    """Make protocol tags in foreign text harmless (`<answer>` becomes `&lt;answer>`); all other text stays."""
+    """Make protocol tags and a chat template's own tokens in foreign text harmless (`<answer>` becomes `&lt;answer>`,
+    `<|im_end|>` becomes `&lt;|im_end|>`); all other text stays.
+    """
     return _NEUTRAL.sub("&lt;", text)
 
 
@@ -182,12 +185,19 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
     stray tag and one that a thought only talks about are made harmless, so that no reader takes it for one.
     """
     pieces: list[str] = []
-    at, open_thought, seen, talked_of = 0, False, False, False
+    at, open_thought, seen = 0, False, False
+    talked_of = False
+
+    def harmless(piece: str) -> str:
+        nonlocal talked_of
+        safe = neutralise(piece)
+        talked_of |= safe != piece
+        return safe
+
     for tag in _TAG.finditer(head):
         if tag["name"] != "think":
-            talked_of = True
             continue
-        pieces.append(neutralise(head[at : tag.start()]))
+        pieces.append(harmless(head[at : tag.start()]))
         at = tag.end()
         if tag["close"] and not open_thought and not seen:
             pieces = ["<think>", *pieces, "</think>"]
@@ -199,7 +209,7 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
             pieces.append(neutralise(tag[0]))
             repairs.append("stray_think_neutralised")
         seen = True
-    text = "".join([*pieces, neutralise(head[at:])])
+    text = "".join([*pieces, harmless(head[at:])])
     if talked_of:
         repairs.append("tag_in_thought_neutralised")
     if open_thought:

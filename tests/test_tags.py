@@ -1,5 +1,10 @@
 """Reading and writing the protocol: what is kept, what is repaired, and that nothing breaks the reader."""
 
+import json
+import os
+import random
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +21,8 @@ from serializers.tags import (
     write_call,
 )
 
+TEXTS = int(os.environ.get("TAG_TEXTS", "500"))
+"""`make crash` asks for many more than the suite has time for."""
 NAMES = st.sampled_from(["pubmed_search", "browse_webpage", "google_search"])
 PROSE = st.text(st.characters(blacklist_categories=["Cs"]), max_size=80)
 QUERIES = PROSE.map(str.strip).filter(lambda text: text and neutralise(text) == text)
@@ -24,23 +31,17 @@ PARAMETERS = st.dictionaries(
     st.integers(0, 9999)
     | st.text(st.characters(blacklist_characters="\"<>'", blacklist_categories=["Cs"]), max_size=9),
 )
-SOUP = st.lists(
-    PROSE
-    | st.sampled_from(
-        [f"<{slash}{name}>" for name in ("think", "call_tool", "tool_output", "answer") for slash in ("", "/")]
-        + [
-            '<call_tool name="pubmed_search" limit="5">',
-            "<call_tool name='",
-            '<call_tool name="x" a="',
-            "</call_t",
-            "<",
-        ]
-    ),
-    max_size=25,
-).map("".join)
+PIECES = [f"<{slash}{name}>" for name in ("think", "call_tool", "tool_output", "answer") for slash in ("", "/")] + [
+    '<call_tool name="pubmed_search" limit="5">', "<call_tool name='", '<call_tool name="x" a="', "</call_t", "<", '"',
+]  # fmt: skip
+SOUP = st.lists(PROSE | st.sampled_from(PIECES), max_size=25).map("".join)
+RECORD = json.loads((Path(__file__).parent / "golden" / "record.json").read_text(encoding="utf-8"))
+TRAJECTORY = str(RECORD["trajectory"]["interleaved_text"])
 
 CALL = '<call_tool name="pubmed_search" limit="5">statins stroke</call_tool>'
 REPAIRED = [
+    ("a thought that holds a piece of a tag", f"<think>a </answer b</think>\n{CALL}",
+     f"<think>a &lt;/answer b</think>\n{CALL}", ("tag_in_thought_neutralised",)),
     ("a whole call stays as it is", f"<think>a</think>\n{CALL}", f"<think>a</think>\n{CALL}", ()),
     ("the stop string is restored", CALL.removesuffix("</call_tool>"), CALL, ("stop_string_restored",)),
     ("a cut closing tag is completed", CALL[:-4], CALL, ("stop_string_restored",)),
@@ -137,6 +138,7 @@ def test_reasoning_from_a_field_of_its_own_ends_up_in_one_think(reasoning: str, 
     assert read_reply(join_reasoning(reasoning, content)).text == joined
 
 
+@settings(max_examples=TEXTS)
 @given(NAMES, QUERIES, PARAMETERS)
 def test_what_is_written_is_read_back(name: str, query: str, parameters: dict[str, str | int]) -> None:
     numbers = {key: int(value) if str(value).lstrip("-").isascii() and str(value).lstrip("-").isdigit() else value
@@ -146,7 +148,7 @@ def test_what_is_written_is_read_back(name: str, query: str, parameters: dict[st
     assert reply.repairs == ()
 
 
-@settings(max_examples=500)
+@settings(max_examples=TEXTS)
 @given(SOUP, st.booleans())
 @example("<think>" * 3 + "</think>", True)
 def test_any_text_can_be_read_and_what_was_kept_reads_the_same_again(soup: str, stopped: bool) -> None:
@@ -163,6 +165,26 @@ def test_any_text_can_be_read_and_what_was_kept_reads_the_same_again(soup: str, 
         assert read_reply(reply.text).answer == reply.answer
 
 
+@settings(max_examples=TEXTS)
+@given(st.randoms(use_true_random=False), st.booleans())
+def test_a_real_trajectory_that_was_mangled_is_read_and_nothing_in_it_is_left_open(
+    chance: random.Random, stopped: bool
+) -> None:
+    text = TRAJECTORY
+    for _ in range(chance.randint(1, 6)):
+        start, end = sorted(chance.randint(0, len(text)) for _ in range(2))
+        put = chance.choice(["", "", text[start:end][::-1], text[start:end] * 2, *PIECES])
+        text = text[:start] + put + text[chance.choice([start, end]) :]
+    reply = read_reply(text, stopped=stopped)
+    assert "<tool_output>" not in reply.text
+    if reply.call or reply.answer is not None:
+        assert unbalanced(reply.text) == []
+    if reply.call:
+        assert read_reply(reply.text).text == reply.text
+    assert read_reply(neutralise(text)).call is None
+
+
+@settings(max_examples=TEXTS)
 @given(SOUP)
 def test_neutralised_text_holds_no_protocol_tag_and_differs_in_nothing_else(soup: str) -> None:
     safe = neutralise(soup)
@@ -177,7 +199,9 @@ def test_neutralising_leaves_everything_else_alone() -> None:
     assert neutralise(text) == text
 
 
-@pytest.mark.parametrize("tag", ["<answer>", "</tool_output>", "<call_tool", "< / THINK >", "<Tool_Output x='1'>"])
+@pytest.mark.parametrize(
+    "tag", ["<answer>", "</tool_output>", "<call_tool", "< / THINK >", "<Tool_Output x='1'>", "<|im_end|>"]
+)
 def test_every_spelling_of_a_protocol_tag_is_neutralised(tag: str) -> None:
     assert neutralise(f"a {tag} b") == f"a &lt;{tag[1:]} b"
 

@@ -53,16 +53,18 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return sorted(map(content, read_jsonl(path)), key=lambda record: str(record["sample_id"]))
 
 
-def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: Path, tools_url: str) -> None:
+def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    tools = Executioner(tool_server(Corpus.bundled()).streamable_http_app(), "/mcp", b'"tools/call"')
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         write_questions(
             folder / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(QUESTIONS)]
         )
-    with demo_model(latency=0.08) as url:
+    with demo_model(latency=0.08) as url, served(tools) as tools_base:
+        tools_url = f"{tools_base}/mcp"
         assert trajgraph(*command(whole, url, tools_url)).returncode == 0
-        needed = requests_so_far(url)
+        needed, calls_needed = requests_so_far(url), tools.seen
         chance, kills = random.Random(7), 0
         for _ in range(KILLS):
             process = subprocess.Popen([sys.executable, "-m", "cli", *command(killed, url, tools_url)], cwd=ROOT)
@@ -80,6 +82,7 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: 
     assert records(killed) == records(whole)
     assert max(Counter(record["sample_id"] for record in records(killed)).values()) == 1
     assert asked <= needed + kills * CONCURRENCY
+    assert tools.seen - calls_needed <= calls_needed + kills * CONCURRENCY
 
 
 class Executioner:
