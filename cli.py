@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from backends.commands import ApiKey, McpUrl, option
+from backends.commands import app as services_app
 from backends.errors import ModelError, ToolError, UserError
 from graph.settings import TOOL_NAMES
 
@@ -26,14 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class ThinkIn(StrEnum):
-    """Where the demo model puts its thoughts."""
-
-    think = "think"
-    reasoning = "reasoning"
-    reasoning_content = "reasoning_content"
+app.add_typer(services_app)
 
 
 class Role(StrEnum):
@@ -43,46 +38,48 @@ class Role(StrEnum):
     user = "user"
 
 
-def _option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
+class Mode(StrEnum):
+    """Where tool results come from, with a cassette."""
+
+    auto = "auto"
+    live = "live"
+    record = "record"
+    replay = "replay"
 
 
-AllowChanged = Annotated[
-    bool, _option("Continue a run under other settings.", "Continuing", "--allow-changed-settings")
-]
-FaultRate = Annotated[float, _option("Share of requests to break, 0 to 1, to rehearse a bad night.")]
-FaultSeed = Annotated[int, _option("Which requests are broken, and how.")]
-ApiKey = Annotated[str | None, _option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
+AllowChanged = Annotated[bool, option("Continue a run under other settings.", "Continuing", "--allow-changed-settings")]
 
 
 @app.command()
 def generate(
-    questions_file: Annotated[Path, _option("JSONL, one object with a question per line.")],
-    local_model_url: Annotated[str, _option("OpenAI-compatible address.", "Model")] = "http://localhost:8000/v1",
-    model_name: Annotated[str, _option("Name under which the server knows the model.", "Model")] = "Qwen3-8B",
-    output: Annotated[Path, _option("Folder for the run's files.")] = Path("pubmed_training_data"),
-    concurrency: Annotated[int, _option("Questions worked on at the same time.")] = 5,
-    limit: Annotated[int | None, _option("Only the first so many questions.")] = None,
-    no_incremental: Annotated[bool, _option("Write all at once, at the end.", None, "--no-incremental")] = False,
-    instance_id: Annotated[str | None, _option("Keeps runs apart that share an output folder.")] = None,
+    questions_file: Annotated[Path, option("JSONL, one object with a question per line.")],
+    local_model_url: Annotated[str, option("OpenAI-compatible address.", "Model")] = "http://localhost:8000/v1",
+    model_name: Annotated[str, option("Name under which the server knows the model.", "Model")] = "Qwen3-8B",
+    output: Annotated[Path, option("Folder for the run's files.")] = Path("pubmed_training_data"),
+    concurrency: Annotated[int, option("Questions worked on at the same time.")] = 5,
+    limit: Annotated[int | None, option("Only the first so many questions.")] = None,
+    no_incremental: Annotated[bool, option("Write all at once, at the end.", None, "--no-incremental")] = False,
+    instance_id: Annotated[str | None, option("Keeps runs apart that share an output folder.")] = None,
     api_key: ApiKey = None,
-    temperature: Annotated[float, _option("Sampling temperature.", "Model")] = 0.1,
-    max_tokens: Annotated[int, _option("Tokens per reply; twice as many if cut off.", "Model")] = 4096,
-    model_timeout: Annotated[float, _option("Seconds a reply may take.", "Model")] = 180.0,
-    max_model_len: Annotated[int | None, _option("Its context, if the server does not say.", "Model")] = None,
-    system_prompt_file: Annotated[Path | None, _option("Replaces the built-in system prompt.", "Model")] = None,
-    tool_role: Annotated[Role, _option("Role of tool outputs in the prompt.", "Model")] = Role.tool,
-    mcp_url: Annotated[str | None, _option("MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")] = None,
-    tools: Annotated[str, _option("The tools to teach and use.", "Tools")] = ",".join(TOOL_NAMES),
-    tool_map: Annotated[list[str] | None, _option("TOOL=SERVER_TOOL(argument), for other names.", "Tools")] = None,
-    tool_timeout: Annotated[float, _option("Seconds a call may take.", "Tools")] = 120.0,
-    max_turns: Annotated[int, _option("Replies per question at most.", "Limits")] = 10,
-    max_tool_calls: Annotated[int, _option("Tool calls per question at most.", "Limits")] = 5,
-    max_downtime: Annotated[float | None, _option("End the run when a server stays away so many seconds.")] = None,
-    skip_bad_rows: Annotated[bool, _option("Report unusable rows and go on.", None, "--skip-bad-rows")] = False,
-    fresh: Annotated[bool, _option("Start another run, continue none.", "Continuing", "--fresh")] = False,
+    temperature: Annotated[float, option("Sampling temperature.", "Model")] = 0.1,
+    max_tokens: Annotated[int, option("Tokens per reply; twice as many if cut off.", "Model")] = 4096,
+    model_timeout: Annotated[float, option("Seconds a reply may take.", "Model")] = 180.0,
+    max_model_len: Annotated[int | None, option("Its context, if the server does not say.", "Model")] = None,
+    system_prompt_file: Annotated[Path | None, option("Replaces the built-in system prompt.", "Model")] = None,
+    tool_role: Annotated[Role, option("Role of tool outputs in the prompt.", "Model")] = Role.tool,
+    mcp_url: McpUrl = None,
+    tools: Annotated[str, option("The tools to teach and use.", "Tools")] = ",".join(TOOL_NAMES),
+    tool_map: Annotated[list[str] | None, option("TOOL=SERVER_TOOL(argument), for other names.", "Tools")] = None,
+    tool_timeout: Annotated[float, option("Seconds a call may take.", "Tools")] = 120.0,
+    cassette: Annotated[Path | None, option("File of kept results: no call is asked twice.", "Tools")] = None,
+    tools_mode: Annotated[Mode, option("What the cassette is for: replay asks no server.", "Tools")] = Mode.auto,
+    max_turns: Annotated[int, option("Replies per question at most.", "Limits")] = 10,
+    max_tool_calls: Annotated[int, option("Tool calls per question at most.", "Limits")] = 5,
+    max_downtime: Annotated[float | None, option("End the run when a server stays away so many seconds.")] = None,
+    skip_bad_rows: Annotated[bool, option("Report unusable rows and go on.", None, "--skip-bad-rows")] = False,
+    fresh: Annotated[bool, option("Start another run, continue none.", "Continuing", "--fresh")] = False,
     allow_changed_settings: AllowChanged = False,
-    keep_checkpoints: Annotated[bool, _option("Keep finished steps.", "Continuing", "--keep-checkpoints")] = False,
+    keep_checkpoints: Annotated[bool, option("Keep finished steps.", "Continuing", "--keep-checkpoints")] = False,
 ) -> None:
     """Generate a trajectory for every question. The same command again continues an unfinished run."""
     from graph.options import GenerateOptions
@@ -94,6 +91,7 @@ def generate(
         model_timeout=model_timeout, tool_role=tool_role.value,
         system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
         tools=tuple(name.strip() for name in tools.split(",") if name.strip()), tool_timeout=tool_timeout,
+        cassette=cassette, tools_mode=tools_mode.value,
         max_turns=max_turns, max_tool_calls=max_tool_calls, skip_bad_rows=skip_bad_rows, fresh=fresh,
         allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints, max_downtime=max_downtime,
     )  # fmt: skip
@@ -118,50 +116,11 @@ def resume(
 
 @app.command()
 def demo(
-    output: Annotated[Path, _option("Folder for the run's files.")] = Path("demo_output"),
-    concurrency: Annotated[int, _option("Questions worked on at the same time.")] = 4,
+    output: Annotated[Path, option("Folder for the run's files.")] = Path("demo_output"),
+    concurrency: Annotated[int, option("Questions worked on at the same time.")] = 4,
 ) -> None:
     """See it work: bundled questions, a small rule-based model and an offline tool server, all on this machine."""
     raise typer.Exit(_run(_demo(output, concurrency)))
-
-
-@app.command()
-def serve_model(
-    host: Annotated[str, _option("Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, _option("Port; 0 takes a free one.")] = 8000,
-    model_name: Annotated[str, _option("The name it serves.")] = "demo",
-    think_in: Annotated[ThinkIn, _option("Where its thoughts go.")] = ThinkIn.think,
-    latency: Annotated[float, _option("Seconds a reply takes.")] = 0.0,
-    max_model_len: Annotated[int, _option("Tokens of prompt and reply together.")] = 32768,
-    api_key: Annotated[str | None, _option("Refuse requests without this key.")] = None,
-    faults: FaultRate = 0.0,
-    seed: FaultSeed = 0,
-) -> None:
-    """Serve the demo model: rule-based, OpenAI-compatible, with the manners of vLLM."""
-    from backends.demo_model.server import DemoModel
-    from backends.serving import serve
-
-    model = DemoModel(model_name, think_in.value, latency, max_model_len, api_key)
-    serve(model.app(), host, port, "/v1", "demo model:", faults, seed)
-
-
-@app.command()
-def serve_tools(
-    host: Annotated[str, _option("Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, _option("Port; 0 takes a free one.", envvar="MCP_TRANSPORT_PORT")] = 8003,
-    offline: Annotated[bool, _option("Answer from the bundled corpus of landmark papers.", None, "--offline")] = False,
-    faults: FaultRate = 0.0,
-    seed: FaultSeed = 0,
-) -> None:
-    """Serve pubmed_search, browse_webpage and google_search over MCP (streamable HTTP at /mcp)."""
-    from backends.serving import serve
-    from backends.tool_server.corpus import Corpus
-    from backends.tool_server.server import tool_server
-
-    if not offline:
-        raise UserError("this version serves the bundled corpus only: add --offline")
-    app = tool_server(Corpus.bundled()).streamable_http_app()
-    serve(app, host, port, "/mcp", "offline tools:", faults, seed)
 
 
 @app.command()
@@ -175,8 +134,8 @@ def diagram() -> None:
 @app.command()
 def studio(
     run: Annotated[Path | None, typer.Argument(help="A …_run.json or its folder, to look into a batch run.")] = None,
-    port: Annotated[int, _option("Port of the API that Studio talks to.")] = 2024,
-    browser: Annotated[bool, _option("Open the page.")] = True,
+    port: Annotated[int, option("Port of the API that Studio talks to.")] = 2024,
+    browser: Annotated[bool, option("Open the page.")] = True,
     api_key: ApiKey = None,
 ) -> None:
     """Open the graph in LangGraph Studio; with RUN, on a copy of that run's checkpoints, which stay untouched."""
@@ -207,7 +166,14 @@ async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFi
         options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
         options.max_model_len,
     )  # fmt: skip
-    tools = ToolsAddress(str(options.mcp_url), options.tools, options.tool_map, timeout=options.tool_timeout)
+    tools = ToolsAddress(
+        str(options.mcp_url),
+        options.tools,
+        options.tool_map,
+        options.tool_timeout,
+        options.cassette,
+        options.tools_mode,
+    )
     how = BatchSettings(
             options.concurrency, options.limit, options.incremental, options.keep_checkpoints,
             max_downtime=options.max_downtime,

@@ -12,6 +12,7 @@
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried
         ├── ToolTimeout         no result in time                    retried
+        ├── CassetteMiss        a replay has no such result          not retried: the question fails
         └── ToolFailed          the tool said no                     the model reads it
 
 Messages name the address and the mend, never a key.
@@ -79,6 +80,12 @@ class ToolUnreachable(ToolError):
 
 class ToolTimeout(ToolError):
     """A tool call did not come back in time."""
+
+
+class CassetteMiss(ToolError):
+    """A replayed run asked what the recorded one had not."""
+
+    retryable = False
 
 
 class ToolFailed(ToolError):

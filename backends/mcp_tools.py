@@ -15,7 +15,8 @@ import httpx
 from langchain_mcp_adapters.sessions import StreamableHttpConnection
 from mcp.types import CallToolResult, TextContent, Tool
 
-from backends.errors import ToolFailed, UserError
+from backends.cassette import Cassette
+from backends.errors import CassetteMiss, ToolFailed, UserError
 from backends.mcp_session import KeptSession
 from backends.mcp_transport import CallErrors
 
@@ -85,8 +86,9 @@ def map_tools(
 class ToolClient:
     """The model's tools, called through one shared session. Make it with `open_tool_client`."""
 
-    def __init__(self, session: KeptSession, concurrency: int) -> None:
+    def __init__(self, session: "KeptSession | ReplayedSession", concurrency: int, cassette: Cassette | None) -> None:
         self._session = session
+        self._cassette = cassette
         self._slots = asyncio.Semaphore(concurrency)
         self.routes: dict[str, ToolRoute] = {}
         """The model's tools; set once the mapping is chosen."""
@@ -96,27 +98,56 @@ class ToolClient:
         """The server's own tools."""
         return self._session.served
 
-    async def call(self, name: str, query: str, parameters: Mapping[str, Any]) -> Any:
-        """The result as a JSON value, or a string when the tool answered in plain text.
+    async def call(self, name: str, query: str, parameters: Mapping[str, Any]) -> tuple[Any, bool]:
+        """The result as a JSON value, or a string for plain text, and whether the cassette had it.
 
         Raises ToolFailed for what the model should read, ToolUnreachable or ToolTimeout for what a retry may mend.
         """
         route = self.routes.get(name)
         if route is None:
             raise ToolFailed(f"there is no tool {name!r}; use one of {', '.join(self.routes)}")
-        async with self._slots:
-            return read_result(await self._session.call(route.server_name, route.arguments(query, parameters)))
+        arguments = route.arguments(query, parameters)
+        if self._cassette is None:
+            return await self._ask(route.server_name, arguments), False
+        return await self._cassette.result(
+            route.server_name, arguments, lambda: self._ask(route.server_name, arguments)
+        )
 
     async def probe(self) -> bool:
         """Whether the tool server answers."""
         return await self._session.probe()
 
+    async def _ask(self, server_name: str, arguments: dict[str, Any]) -> Any:
+        async with self._slots:
+            return read_result(await self._session.call(server_name, arguments))
+
+
+@dataclass(frozen=True)
+class ReplayedSession:
+    """In place of a server: the tools that were recorded. Every result comes from the cassette."""
+
+    served: list[Tool]
+
+    async def call(self, server_name: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Never asked for: a cassette in replay answers, or says what it misses."""
+        raise CassetteMiss(f"{server_name} is replayed: there is no server to ask")
+
+    async def probe(self) -> bool:
+        """Nothing can be away."""
+        return True
+
 
 @asynccontextmanager
-async def open_tool_client(url: str, *, concurrency: int, timeout: float = 120.0) -> AsyncIterator[ToolClient]:
+async def open_tool_client(
+    url: str, *, concurrency: int, timeout: float = 120.0, token: str | None = None, cassette: Cassette | None = None
+) -> AsyncIterator[ToolClient]:
     """A connected client (its `routes` still to be set from its `served`). Raises UserError when nothing answers."""
+    if cassette and cassette.mode == "replay":
+        yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette)
+        return
     connection = StreamableHttpConnection(
         transport="streamable_http", url=url, timeout=timeout, sse_read_timeout=timeout,
+        headers={"Authorization": f"Bearer {token}"} if token else None,
         httpx_client_factory=_http_client_factory(concurrency),
     )  # fmt: skip
     session = KeptSession(connection, address=url, timeout=timeout)
@@ -124,11 +155,15 @@ async def open_tool_client(url: str, *, concurrency: int, timeout: float = 120.0
         try:
             await session.open(_OPEN_TIMEOUT)
         except Exception as error:
+            if _status(error) == 401:
+                raise UserError(f"the tool server at {url} asks for a token: set MCP_TOKEN to the right one") from error
             raise UserError(
                 f"no MCP server answers at {url}: start it (trajgraph serve-tools) or change MCP_TRANSPORT_HOST and "
                 "MCP_TRANSPORT_PORT, or --mcp-url"
             ) from error
-        yield ToolClient(session, concurrency)
+        if cassette and cassette.mode != "live":
+            cassette.keep_tools(session.served)
+        yield ToolClient(session, concurrency, cassette)
     finally:
         await session.close()
 
@@ -151,6 +186,14 @@ def read_result(result: CallToolResult) -> Any:
         return json.loads(text) if text else {}
     except (ValueError, RecursionError):
         return text
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that a connection failed with, however deep it lies."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else filter(None, [error.__cause__])
+    return next(filter(None, map(_status, inner)), None)
 
 
 def _first_argument(tool: Tool) -> str:

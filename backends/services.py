@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from backends.cassette import ToolsMode, open_cassette
 from backends.chat_model import ChatClient, ModelAddress, open_chat_model, resolve_model
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client
 
@@ -29,6 +31,10 @@ class ToolsAddress:
     tool_map: tuple[str, ...] = ()
     timeout: float = 120.0
     """Seconds until a call without a result is given up."""
+    cassette: Path | None = None
+    mode: ToolsMode = "auto"
+    token: str | None = field(default_factory=lambda: os.environ.get("MCP_TOKEN"), repr=False)
+    """What a server that is not on this machine asks for."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,13 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """Both clients, connected and checked. Raises UserError before any completion is asked for."""
     served = await resolve_model(model.url, model.model, model.api_key)
-    async with (
-        open_chat_model(replace(model, model=served.name), concurrency=concurrency) as chat,
-        open_tool_client(tools.url, concurrency=concurrency, timeout=tools.timeout) as client,
-    ):
-        client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
-        max_model_len = model.max_model_len or served.max_model_len
-        yield Services(ChatClient(chat, stop, max_model_len, served.continues), client)
+    with open_cassette(tools.cassette, tools.mode) if tools.cassette else nullcontext() as cassette:
+        async with (
+            open_chat_model(replace(model, model=served.name), concurrency=concurrency) as chat,
+            open_tool_client(
+                tools.url, concurrency=concurrency, timeout=tools.timeout, token=tools.token, cassette=cassette
+            ) as client,
+        ):
+            client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
+            max_model_len = model.max_model_len or served.max_model_len
+            yield Services(ChatClient(chat, stop, max_model_len, served.continues), client)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -49,6 +50,23 @@ def serve(app: Any, host: str, port: int, path: str, ready: str, faults: float =
             uvicorn.Server(config).run(sockets=[listener])
 
 
+def log_calls() -> None:
+    """A line on stderr for every tool call."""
+    lines = logging.StreamHandler()
+    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("trajgraph.tools")
+    log.handlers, log.propagate = [lines], False
+    log.setLevel(logging.INFO)
+
+
+async def serve_stdio(server: Any, sources: Any) -> None:
+    """Serve one MCP client on standard input and output, until it goes."""
+    try:
+        await server.run_stdio_async()
+    finally:
+        await sources.aclose()
+
+
 @asynccontextmanager
 async def demo_services() -> AsyncIterator[DemoServices]:
     """The demo model and the offline tool server on free loopback ports, each in a process of its own."""
@@ -63,8 +81,8 @@ async def demo_services() -> AsyncIterator[DemoServices]:
 @asynccontextmanager
 async def _process(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", *command,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        sys.executable, "-m", "cli", *command, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         yield process

@@ -3,12 +3,15 @@
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backends.errors import UserError
 from graph.settings import TOOL_NAMES, Limits, RunSettings, ToolRole
 from nodes.prompts import system_prompt
+
+if TYPE_CHECKING:
+    from backends.cassette import ToolsMode
 
 _ABOVE_ZERO = (
     "concurrency", "limit", "max_turns", "max_tokens", "max_model_len", "max_downtime", "model_timeout", "tool_timeout",
@@ -40,6 +43,8 @@ class GenerateOptions:
     model_timeout: float = 180.0
     max_model_len: int | None = None
     tool_timeout: float = 120.0
+    cassette: Path | None = None
+    tools_mode: "ToolsMode" = "auto"
     skip_bad_rows: bool = False
     keep_checkpoints: bool = False
     max_downtime: float | None = None
@@ -63,6 +68,8 @@ class GenerateOptions:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: an address begins with http://")
             if "@" in address.netloc:
                 raise UserError(f"--{name.replace('_', '-')}: no password in an address, it would be stored")
+        if self.tools_mode != "auto" and self.cassette is None:
+            raise UserError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
         if not self.tools:
             raise UserError("--tools: name at least one tool")
         if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:
@@ -104,7 +111,7 @@ class GenerateOptions:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
-        for name in ("questions_file", "output", "system_prompt_file"):
+        for name in ("questions_file", "output", "system_prompt_file", "cassette"):
             values[name] = Path(values[name]) if values.get(name) else None
         try:
             return cls(**values)

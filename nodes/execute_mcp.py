@@ -15,8 +15,11 @@ from serializers.record import recorded_result
 from serializers.tags import Call, read_reply, write_call
 from serializers.tool_output import render_error, render_tool_output
 
-CallTool = Callable[[str, str, Mapping[str, Any]], Awaitable[Any]]
-"""Calls a tool by the model's name for it, with the query and the other parameters; raises a `ToolError`."""
+CallTool = Callable[[str, str, Mapping[str, Any]], Awaitable[tuple[Any, bool]]]
+"""Calls a tool by the model's name for it, with the query and the other parameters; raises a `ToolError`.
+
+Gives the result, and whether it was kept from an earlier call.
+"""
 
 
 async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> dict[str, Any]:
@@ -29,8 +32,9 @@ async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> d
     call = Call(called["name"], str(parameters.pop("query", "")), parameters)
     started = time.monotonic()
     result: Any
+    kept = False
     try:
-        result = await call_tool(call.name, call.query, call.parameters)
+        result, kept = await call_tool(call.name, call.query, call.parameters)
         content = render_tool_output(call.name, result)
     except ToolFailed as error:
         result = {"error": str(error)}
@@ -39,6 +43,8 @@ async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> d
         "timestamp": datetime.now().isoformat(),
         "seconds": round(time.monotonic() - started, 3),
     }
+    if kept:
+        beside["from_cassette"] = True
     if _is_last_call(messages, limits):
         beside["reminder"] = NUDGE_ANSWER
     output = ToolMessage(

@@ -157,9 +157,13 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
             "output_tokens": sum(usage["output_tokens"] for usage in usages),
         },
         "tool_errors": [output.name or "" for output in outputs if output.status == "error"],
-        "shortened_outputs": [
-            at for at, output in enumerate(outputs, 1) if "shortened_from" in output.additional_kwargs
-        ],
+        "shortened_outputs": _marked(outputs, "shortened_from"),
+        "cassette_calls": _marked(outputs, "from_cassette"),
         "model_seconds": round(sum(message.response_metadata.get("seconds", 0.0) for message in replies), 3),
         "tool_seconds": round(sum(output.additional_kwargs.get("seconds", 0.0) for output in outputs), 3),
     }
+
+
+def _marked(outputs: list[ToolMessage], mark: str) -> list[int]:
+    """Numbers of the calls, from 1, whose outputs carry a mark."""
+    return [at for at, output in enumerate(outputs, 1) if mark in output.additional_kwargs]

@@ -22,7 +22,8 @@ from starlette.routing import Route
 
 from backends.demo_model.server import DemoModel
 from backends.tool_server.corpus import Corpus
-from backends.tool_server.server import tool_server
+from backends.tool_server.server import http_app
+from backends.tool_server.sources import Sources
 from cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,7 +117,7 @@ def demo_model(**settings: Any) -> Iterator[str]:
 @contextmanager
 def offline_tools(port: int = 0) -> Iterator[str]:
     """The bundled tool server; yields the address of its MCP endpoint."""
-    with served(tool_server(Corpus.bundled()).streamable_http_app(), port) as base:
+    with served(http_app(Sources.offline(Corpus.bundled())), port) as base:
         yield f"{base}/mcp"
 
 

@@ -136,19 +136,6 @@ def test_no_query_breaks_the_search(query: str) -> None:
     assert Corpus.bundled().search(query)["total"] >= 0
 
 
-def test_a_pubmed_address_opens_its_paper_and_any_other_address_says_why_not() -> None:
-    corpus = Corpus.bundled()
-    page = corpus.page("https://pubmed.ncbi.nlm.nih.gov/31535829/")
-    assert page["markdown"].startswith("# Dapagliflozin in Patients with Heart Failure")
-    assert "not in the offline corpus" in corpus.page("https://pubmed.ncbi.nlm.nih.gov/1/")["error"]
-    assert "only PubMed pages" in corpus.page("http://169.254.169.254/")["error"]
-
-
-def test_links_lead_into_the_corpus() -> None:
-    link = Corpus.bundled().links("lecanemab Alzheimer")["organic"][0]
-    assert link["link"] == "https://pubmed.ncbi.nlm.nih.gov/36449413/"
-
-
 def test_the_tool_server_says_that_it_is_well(tools_url: str) -> None:
     with urlopen(f"{tools_url}/health") as response:
         assert response.status == 200

@@ -24,7 +24,8 @@ from starlette.routing import Route
 from backends.demo_model.server import DemoModel
 from backends.faults import Faults
 from backends.tool_server.corpus import Corpus
-from backends.tool_server.server import tool_server
+from backends.tool_server.server import http_app
+from backends.tool_server.sources import Sources
 from graph.batch import BatchSettings
 from graph.checkpoints import open_checkpoints, stored_threads
 from serializers.tags import unbalanced
@@ -91,7 +92,7 @@ def test_a_server_that_stays_away_ends_the_run_cleanly_when_asked_to(folder: Pat
 async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_record(folder: Path) -> None:
     write_questions(folder / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(40)])
     model = Faults(DemoModel("Qwen3-8B").app(), rate=0.2, seed=3)
-    tools = Faults(tool_server(Corpus.bundled()).streamable_http_app(), rate=0.2, seed=4)
+    tools = Faults(http_app(Sources.offline(Corpus.bundled())), rate=0.2, seed=4)
     with served(model) as model_base, served(tools) as tools_base:
         addressed = ScriptedModel(url=f"{model_base}/v1")
         batch = await generate(folder, addressed, f"{tools_base}/mcp", QUICK, model_timeout=1, tool_timeout=1)
@@ -101,7 +102,7 @@ async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_re
     assert len(tools.counts) >= 7
     with (
         served(DemoModel("Qwen3-8B").app()) as model_base,
-        served(tool_server(Corpus.bundled()).streamable_http_app()) as base,
+        served(http_app(Sources.offline(Corpus.bundled()))) as base,
     ):
         again = await generate(folder, ScriptedModel(url=f"{model_base}/v1"), f"{base}/mcp", QUICK)
     assert stats(again)["failed"] == 0

@@ -119,7 +119,7 @@ async def test_many_calls_at_once_share_one_session() -> None:
         async with open_tool_client(f"{base}/mcp", concurrency=32) as client:
             await connected(client)
             results = await asyncio.gather(*(client.call("pubmed_search", str(n), {}) for n in range(64)))
-    assert results == [{"total": 0, "data": []}] * 64
+    assert results == [({"total": 0, "data": []}, False)] * 64
     assert sorted(seen, key=int) == [str(n) for n in range(64)]
     assert len(initialised) == 1
 
@@ -132,12 +132,12 @@ async def test_the_client_goes_on_when_the_server_restarts_between_calls() -> No
             first.enter_context(served(counting_server(stateless=stateless)[0].streamable_http_app(), port))
             url = f"http://127.0.0.1:{port}/mcp"
             client = await connected(await stack.enter_async_context(open_tool_client(url, concurrency=8, timeout=20)))
-            assert (await client.call("pubmed_search", "x", {}))["total"] == 0
+            assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 0
             await asyncio.to_thread(first.close)
             assert not await client.probe()
             with served(counting_server(stateless=stateless)[0].streamable_http_app(), port):
                 answers = await asyncio.gather(*(client.call("pubmed_search", "x", {}) for _ in range(8)))
-                assert [answer["total"] for answer in answers] == [0] * 8
+                assert [answer["total"] for answer, _ in answers] == [0] * 8
                 assert await client.probe()
 
 
@@ -175,7 +175,7 @@ async def test_one_call_that_fails_on_its_way_costs_no_other_call_anything() -> 
             await connected(client)
             calls = [client.call("pubmed_search", query, {}) for query in ("1", "2", "poison", "3")]
             answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [dict, dict, ToolUnreachable, dict]
+    assert [type(answer) for answer in answers] == [tuple, tuple, ToolUnreachable, tuple]
     assert sorted(seen) == ["1", "2", "3"]
 
 

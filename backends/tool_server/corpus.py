@@ -1,106 +1,153 @@
-"""A corpus of papers in SQLite FTS5, searched with BM25, answering in the shape of the real pubmed_search."""
+"""A corpus of papers in one SQLite file: searched with BM25, answering in the shape of the real pubmed_search."""
 
 import json
 import re
 import sqlite3
-from collections.abc import Iterable
+import zlib
 from pathlib import Path
 from typing import Any
 
+from backends.errors import UserError
+from backends.tool_server.articles import Article, Paper
+from backends.tool_server.query import fact_tokens, read_query
+
+FORMAT = 1
 BUNDLED = Path(__file__).with_name("papers.jsonl")
-_WORD = re.compile(r"\w+", re.UNICODE)
-_ADDRESS = re.compile(
-    r"^https?://(?:www\.)?(?:pubmed\.ncbi\.nlm\.nih\.gov/|ncbi\.nlm\.nih\.gov/pubmed/)(\d+)/?(?:[?#].*)?$"
-)
-_IGNORED = frozenset(
-    "a an and are as at by do does for from how in is it of on or than that the to vs versus what which with".split()
-)
+SCHEMA = f"""
+CREATE TABLE papers (pmid INTEGER PRIMARY KEY, origin INTEGER NOT NULL, version INTEGER NOT NULL, data BLOB);
+CREATE TABLE files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, articles INTEGER NOT NULL, done INTEGER NOT NULL);
+CREATE VIRTUAL TABLE papers_fts USING
+    fts5(title, abstract, mesh, authors, journal, facts, content='', tokenize='porter unicode61 remove_diacritics 2');
+PRAGMA user_version = {FORMAT};
+"""
+"""`data` is NULL for a deleted paper, which an older file must not bring back. The text index keeps no text itself."""
+
+_RANK = "bm25(papers_fts, 4.0, 1.0, 2.0, 0.0, 0.0, 0.0)"
+_MAX_PAGE = 100
+_NCBI = r"(?i)^https?://(?:www\.)?"
+_ADDRESS = re.compile(_NCBI + r"(?:pubmed\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.gov/pubmed)/(\d+)/?(?:[?#].*)?$")
+_PMC_ADDRESS = re.compile(_NCBI + r"(?:pmc\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.gov/pmc)/articles/(PMC\d+)\b")
 
 
 class Corpus:
-    """Papers as rows of `papers.jsonl`: paperId, title, authors (the first three), year, venue, doi, abstract."""
+    """An index made by `trajgraph corpus build`. Safe to share between threads: SQLite serialises its calls."""
 
-    def __init__(self, papers: Iterable[dict[str, Any]]) -> None:
-        self._papers = {str(paper["paperId"]): paper for paper in papers}
-        self._index = sqlite3.connect(":memory:", check_same_thread=False)
-        self._index.execute("CREATE VIRTUAL TABLE papers USING fts5(id, title, abstract, tokenize='porter unicode61')")
-        self._index.executemany(
-            "INSERT INTO papers VALUES (?, ?, ?)",
-            [(identity, paper["title"], paper["abstract"]) for identity, paper in self._papers.items()],
-        )
+    def __init__(self, index: sqlite3.Connection) -> None:
+        self._index = index
+
+    @classmethod
+    def open(cls, path: Path) -> "Corpus":
+        """An index on disk, read only. Raises UserError when there is none."""
+        try:
+            index = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            found = index.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error as error:
+            raise UserError(f"{path} is no corpus index ({error}): make one with trajgraph corpus build") from error
+        if found != FORMAT:
+            raise UserError(f"{path} is not a corpus index of this version: make one with trajgraph corpus build")
+        return cls(index)
 
     @classmethod
     def bundled(cls) -> "Corpus":
-        """The landmark papers that ship with the project."""
-        with BUNDLED.open(encoding="utf-8") as lines:
-            return cls(map(json.loads, lines))
+        """The landmark papers that ship with the project, indexed in memory."""
+        from backends.tool_server.corpus_build import bundled_index
+
+        return cls(bundled_index())
+
+    def size(self) -> int:
+        """How many papers it holds. Raises sqlite3.Error when the file is gone or broken."""
+        return int(self._index.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
+
+    def answers(self) -> bool:
+        """Whether the index can be read now."""
+        try:
+            return self._index.execute("SELECT 1 FROM papers LIMIT 1").fetchone() is not None
+        except sqlite3.Error:
+            return False
 
     def search(self, query: str, limit: int = 10, offset: int = 0) -> dict[str, Any]:
-        """Papers that hold every word of the query, best first: `{total, offset, next, data: [paper…]}`.
+        """Papers that the query matches, best first, then by PMID: `{total, offset, next, data: [Paper…]}`.
 
-        A PMID among the words finds that paper; a query that no paper matches whole is matched by any two words.
+        Plain words that no paper holds all of are matched by any two of them.
         """
-        words = list(dict.fromkeys(w for w in _WORD.findall(query.lower()) if w not in _IGNORED))[:16]
-        found = [word for word in words if word in self._papers]
-        found += [i for i in self._matching([f'"{word}"' for word in words], " AND ") if i not in found]
-        if not found and len(words) > 2:
-            pairs = [f'("{a}" AND "{b}")' for n, a in enumerate(words) for b in words[n + 1 :]]
-            found = self._matching(pairs, " OR ")
-        limit, offset = max(0, min(limit, 100)), max(0, offset)
-        page = found[offset : offset + limit]
-        return {
-            "total": len(found),
-            "offset": offset,
-            "next": offset + len(page),
-            "data": [self._shaped(self._papers[identity]) for identity in page],
-        }
+        limit, offset = max(0, min(limit, _MAX_PAGE)), max(0, offset)
+        asked = read_query(query)
+        total, pmids = self._matching(asked.match, limit, offset)
+        if not total and asked.relaxed:
+            total, pmids = self._matching(asked.relaxed, limit, offset)
+        data = [paper for pmid in pmids if (paper := self.paper(pmid))]
+        return {"total": total, "offset": offset, "next": offset + len(data), "data": data}
 
-    def page(self, url: str) -> dict[str, Any]:
-        """A PubMed address as `{url, success, markdown}`; any other address as `{url, success: false, error}`."""
-        match = _ADDRESS.match(url.strip())
-        paper = self._papers.get(match[1]) if match else None
-        if paper is None:
-            where = "this paper is not in the offline corpus" if match else "only PubMed pages can be opened offline"
-            return {"url": url, "success": False, "error": f"cannot open {url}: {where}"}
-        authors = ", ".join(author["name"] for author in paper["authors"])
-        markdown = (
-            f"# {paper['title']}\n\n{authors}\n\n*{paper['venue']}*, {paper['year']}. PMID: {paper['paperId']}"
-            f"{'. DOI: ' + paper['doi'] if paper.get('doi') else ''}\n\n## Summary\n\n{paper['abstract']}\n"
-        )
-        return {"url": url, "success": True, "markdown": markdown}
+    def paper(self, pmid: int) -> Paper | None:
+        """One paper."""
+        row = self._index.execute("SELECT data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
+        return unpacked(row[0]).paper if row and row[0] else None
 
-    def links(self, query: str, limit: int = 10) -> dict[str, Any]:
-        """Web search over the corpus: `{organic: [{title, link, snippet, position}…]}`."""
-        found = self.search(query, limit)["data"]
-        return {
-            "searchParameters": {"q": query, "num": limit},
-            "organic": [
-                {"title": paper["title"], "link": paper["url"], "snippet": paper["abstract"][:200], "position": place}
-                for place, paper in enumerate(found, start=1)
-            ],
-        }
+    def paper_at(self, url: str) -> Paper | None:
+        """The paper that a PubMed or PMC address shows."""
+        if pmid := pmid_of(url):
+            return self.paper(int(pmid))
+        pmc = pmc_of(url)
+        _, found = self._matching(f'facts : "{pmc.lower()}"', 1, 0) if pmc else (0, [])
+        return self.paper(found[0]) if found else None
 
-    def _matching(self, terms: list[str], operator: str) -> list[str]:
-        if not terms:
-            return []
+    def _matching(self, match: str, limit: int, offset: int) -> tuple[int, list[int]]:
+        if not match:
+            return 0, []
+        (total,) = self._index.execute("SELECT count(*) FROM papers_fts WHERE papers_fts MATCH ?", (match,)).fetchone()
         rows = self._index.execute(
-            "SELECT id FROM papers WHERE papers MATCH ? ORDER BY bm25(papers, 0, 4, 1), id",
-            (f"{{title abstract}}: ({operator.join(terms)})",),
+            f"SELECT rowid FROM papers_fts WHERE papers_fts MATCH ? ORDER BY {_RANK}, rowid LIMIT ? OFFSET ?",  # noqa: S608
+            (match, limit, offset),
         )
-        return [row[0] for row in rows]
+        return total, [row[0] for row in rows]
 
-    @staticmethod
-    def _shaped(paper: dict[str, Any]) -> dict[str, Any]:
-        identity = paper["paperId"]
-        return {
-            "paperId": identity,
-            "url": f"https://pubmed.ncbi.nlm.nih.gov/{identity}/",
-            "externalIds": {"PubMed": identity, **({"DOI": paper["doi"]} if paper.get("doi") else {})},
-            "title": paper["title"],
-            "authors": paper["authors"],
-            "abstract": paper["abstract"],
-            "year": paper["year"],
-            "venue": paper["venue"],
-            "publicationDate": None,
-            "citationCount": None,
-        }
+
+def pmid_of(url: str) -> str | None:
+    """The PMID in a PubMed address."""
+    match = _ADDRESS.match(url.strip())
+    return match[1] if match and len(match[1]) < 10 else None
+
+
+def pmc_of(url: str) -> str | None:
+    """The `PMC…` number in a PubMed Central address."""
+    match = _PMC_ADDRESS.match(url.strip())
+    return match[1].upper() if match and len(match[1]) < 15 else None
+
+
+def paper_page(paper: Paper) -> str:
+    """A paper as the Markdown of a page."""
+    ids = paper["externalIds"]
+    known = [f"PMID: {paper['paperId']}", *(f"{name}: {ids[name]}" for name in ("PMC", "DOI") if name in ids)]
+    published = ", ".join(filter(None, [f"*{paper['venue']}*" if paper["venue"] else "", paper["year"]]))
+    authors = ", ".join(author["name"] for author in paper["authors"])
+    head = "\n\n".join(filter(None, [f"# {paper['title']}", authors, ". ".join(filter(None, [published, *known]))]))
+    return f"{head}\n\n## Abstract\n\n{paper['abstract'] or 'No abstract'}\n"
+
+
+def packed(article: Article) -> bytes:
+    """An article as it is stored."""
+    return zlib.compress(json.dumps([article.paper, article.mesh], ensure_ascii=False).encode(), 1)
+
+
+def unpacked(data: bytes) -> Article:
+    """A stored article."""
+    paper, mesh = json.loads(zlib.decompress(data))
+    return Article(paper, tuple(mesh))
+
+
+def indexed_text(article: Article) -> tuple[str, ...]:
+    """What the text index holds of an article, column by column; authors also with initials: `McMurray JJV`."""
+    paper = article.paper
+    names = [name for author in paper["authors"] for name in _spellings(str(author.get("name", "")))]
+    facts = fact_tokens(
+        paper["paperId"], paper["publicationDate"] or paper["year"], paper["externalIds"].get("PMC", "")
+    )
+    return (
+        paper["title"], paper["abstract"], "; ".join(article.mesh), "; ".join(names), paper["venue"] or "", facts
+    )  # fmt: skip
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    last, comma, first = name.partition(", ")
+    initials = "".join(part[0] for part in re.findall(r"\w+", first))
+    return (name, f"{last} {initials}") if comma and len(first) > len(initials) else (name,)

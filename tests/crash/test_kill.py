@@ -15,7 +15,8 @@ from urllib.request import urlopen
 
 from backends.demo_model.server import DemoModel
 from backends.tool_server.corpus import Corpus
-from backends.tool_server.server import tool_server
+from backends.tool_server.server import http_app
+from backends.tool_server.sources import Sources
 from tests.fakes import ROOT, demo_model, given, read_jsonl, served, trajgraph, write_questions
 
 CONCURRENCY = 4
@@ -54,7 +55,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    tools = Executioner(tool_server(Corpus.bundled()).streamable_http_app(), "/mcp", b'"tools/call"')
+    tools = Executioner(http_app(Sources.offline(Corpus.bundled())), "/mcp", b'"tools/call"')
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
@@ -114,7 +115,7 @@ class Executioner:
 def test_killed_at_every_boundary_between_two_nodes_no_finished_turn_is_asked_again(tmp_path: Path) -> None:
     write_questions(tmp_path / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(12)])
     model = Executioner(DemoModel("Qwen3-8B").app(), "/chat/completions")
-    tools = Executioner(tool_server(Corpus.bundled()).streamable_http_app(), "/mcp", b'"tools/call"')
+    tools = Executioner(http_app(Sources.offline(Corpus.bundled())), "/mcp", b'"tools/call"')
     kills = 0
     with served(model) as model_base, served(tools) as tools_base:
         again = command(tmp_path, f"{model_base}/v1", f"{tools_base}/mcp", concurrency=1)

@@ -1,0 +1,137 @@
+"""A cassette: tool results in one SQLite file: no call is asked twice, and a run can be repeated without a network.
+
+Results are keyed by the server's tool and its arguments, with white space and the order of names made one. A tool's own
+failures are no results: `auto` asks them again; only `replay` gives them back, since the model had read them.
+"""
+
+import asyncio
+import contextlib
+import json
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from mcp.types import Tool
+
+from backends.errors import CassetteMiss, ToolFailed, UserError
+
+ToolsMode = Literal["auto", "live", "record", "replay"]
+"""auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""
+
+_SPACE = re.compile(r"\s+")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+    tool TEXT, arguments TEXT, result TEXT NOT NULL, failed INTEGER NOT NULL, PRIMARY KEY (tool, arguments));
+CREATE TABLE IF NOT EXISTS tools (name TEXT PRIMARY KEY, tool TEXT NOT NULL);
+"""
+Ask = Callable[[], Awaitable[Any]]
+
+
+class Cassette:
+    """Kept results. Make it with `open_cassette`."""
+
+    def __init__(self, path: Path, tape: sqlite3.Connection, mode: ToolsMode) -> None:
+        self._path = path
+        self._tape = tape
+        self.mode = mode
+        self._in_flight: dict[tuple[str, str], asyncio.Task[Any]] = {}
+
+    async def result(self, tool: str, arguments: Mapping[str, Any], ask: Ask) -> tuple[Any, bool]:
+        """The result, and whether it was kept from before. Else `ask` gives it, once for all who wait.
+
+        Raises CassetteMiss in replay when there is none, and what `ask` raises.
+        """
+        if self.mode == "live":
+            return await ask(), False
+        key = (tool, normalised(arguments))
+        if self.mode != "record" and (kept := self._kept(key)):
+            result, failed = kept
+            if failed and isinstance(result, str):
+                raise ToolFailed(result)
+            return result, True
+        if self.mode == "replay":
+            raise CassetteMiss(f"{self._path} holds no result of {tool} {key[1][:200]}: record it first")
+        if key not in self._in_flight:
+            self._in_flight[key] = asyncio.create_task(self._asked(key, ask))
+            self._in_flight[key].add_done_callback(lambda task: self._landed(key, task))
+        return await asyncio.shield(self._in_flight[key]), False
+
+    def keep_tools(self, served: list[Tool]) -> None:
+        """Keep the server's own list of tools: a replay has no server to ask."""
+        rows = [(tool.name, tool.model_dump_json(by_alias=True, exclude_none=True)) for tool in served]
+        with self._told():
+            self._tape.executemany("INSERT OR REPLACE INTO tools VALUES (?, ?)", rows)
+
+    def tools(self) -> list[Tool]:
+        """The tools of the server that was recorded. Raises UserError when nothing was."""
+        with self._told():
+            rows = self._tape.execute("SELECT tool FROM tools ORDER BY name").fetchall()
+        if not rows:
+            raise UserError(f"--cassette {self._path}: nothing was recorded in it; --tools-mode record does that")
+        return [Tool.model_validate_json(row[0]) for row in rows]
+
+    async def _asked(self, key: tuple[str, str], ask: Ask) -> Any:
+        try:
+            result = await ask()
+        except ToolFailed as error:
+            self._keep(key, str(error), failed=True)
+            raise
+        self._keep(key, result, failed=is_failure(result))
+        return result
+
+    def _landed(self, key: tuple[str, str], task: "asyncio.Task[Any]") -> None:
+        del self._in_flight[key]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it is told; nobody waits for one whose caller was cancelled
+
+    def _kept(self, key: tuple[str, str]) -> tuple[Any, bool] | None:
+        with self._told():
+            row = self._tape.execute(
+                "SELECT result, failed FROM results WHERE tool = ? AND arguments = ?", key
+            ).fetchone()
+        return (json.loads(row[0]), bool(row[1])) if row and (self.mode == "replay" or not row[1]) else None
+
+    def _keep(self, key: tuple[str, str], result: Any, *, failed: bool) -> None:
+        with self._told():
+            self._tape.execute(
+                "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET result = excluded.result, failed = excluded.failed WHERE failed >= excluded.failed",
+                (*key, json.dumps(result, ensure_ascii=False), int(failed)),
+            )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(f"--cassette {self._path} cannot be used ({error})") from error
+
+
+@contextmanager
+def open_cassette(path: Path, mode: ToolsMode) -> Iterator[Cassette]:
+    """A cassette, made if it is not there (not in replay). Raises UserError when it cannot be."""
+    if mode == "replay" and not path.is_file():
+        raise UserError(f"--cassette {path}: no such file to replay")
+    try:
+        tape = sqlite3.connect(path, isolation_level=None, timeout=10)
+        tape.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
+    except sqlite3.Error as error:
+        raise UserError(f"--cassette {path} cannot be used ({error})") from error
+    with contextlib.closing(tape):
+        yield Cassette(path, tape, mode)
+
+
+def normalised(arguments: Mapping[str, Any]) -> str:
+    """Arguments as a key: names sorted, white space in texts collapsed."""
+    tidy = {
+        name: _SPACE.sub(" ", value).strip() if isinstance(value, str) else value for name, value in arguments.items()
+    }
+    return json.dumps(tidy, sort_keys=True, ensure_ascii=False)
+
+
+def is_failure(result: Any) -> bool:
+    """Whether a tool says in its result that it failed."""
+    return isinstance(result, dict) and (bool(result.get("error")) or result.get("success") is False)

@@ -1,0 +1,170 @@
+"""PubMed live: NCBI's E-utilities, at the pace that NCBI asks for, over all callers of this server.
+
+Source: NCBI's E-utilities, esearch and efetch. 3 requests a second, 10 with a key; over the limit is a 429 with a JSON
+body even where XML was asked for, and some failures are an `ERROR` inside a 200.
+"""
+
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from backends.errors import ToolFailed
+from backends.tool_server.articles import Element, Paper, parsed, read_article
+from backends.tool_server.corpus import paper_page, pmc_of, pmid_of
+from backends.tool_server.jats import article_page
+
+NCBI = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
+_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+_LAST_HIT = 9_999
+_MAX_PAGE = 100
+_HEALTH_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class NcbiAddress:
+    """Where E-utilities are and who asks; `email` and `api_key` are what NCBI knows you by."""
+
+    url: str = NCBI
+    email: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout: float = 30.0
+    """Seconds that one request may take."""
+
+
+class Pace:
+    """At most `rate` requests in any one second, the others wait in line.
+
+    A place is free again a second after its answer came, so that whatever time a request takes on its way, the server
+    never sees more than `rate` of them within a second.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._places = asyncio.Semaphore(rate)
+
+    async def __aenter__(self) -> None:
+        await self._places.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        asyncio.get_running_loop().call_later(1.01, self._places.release)
+
+
+class NcbiPubMed:
+    """PubMed by E-utilities. Close it with `aclose`."""
+
+    def __init__(self, address: NcbiAddress, waits: tuple[float, ...] = _WAITS) -> None:
+        self._address = address
+        self._waits = waits
+        self._pace = Pace(10 if address.api_key else 3)
+        self._session: aiohttp.ClientSession | None = None
+        self._asked: tuple[float, str | None] = (-_HEALTH_SECONDS, None)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session:
+            await self._session.close()
+
+    async def search(self, query: str, limit: int, offset: int) -> dict[str, Any]:
+        limit, offset = max(0, min(limit, _MAX_PAGE)), max(0, offset)
+        if not query.strip():
+            return {"total": 0, "offset": offset, "next": offset, "data": []}
+        if offset + limit > _LAST_HIT:
+            raise ToolFailed("PubMed shows no more than its first 9,999 results: narrow the query")
+        page = {"term": query, "retstart": str(offset), "retmax": str(limit), "sort": "relevance", "retmode": "json"}
+        found = await self._ask("esearch", page, _found)
+        pmids = [str(pmid) for pmid in found["idlist"]]
+        papers = await self._papers(pmids) if pmids else {}
+        data = [papers[pmid] for pmid in pmids if pmid in papers]  # efetch leaves out unknown ones without a word
+        return {"total": int(found["count"]), "offset": offset, "next": offset + len(pmids), "data": data}
+
+    async def page(self, url: str) -> str | None:
+        if pmid := pmid_of(url):
+            papers = await self._papers([pmid])
+            if pmid not in papers:
+                raise ToolFailed(f"PubMed has no paper {pmid}")
+            return paper_page(papers[pmid])
+        if pmc := pmc_of(url):
+            root = await self._ask("efetch", {"db": "pmc", "id": pmc.removeprefix("PMC")}, _xml)
+            page = article_page(root)
+            if page is None:
+                raise ToolFailed(f"PMC has no article {pmc}")
+            return page
+        return None
+
+    async def problem(self) -> str | None:
+        at, problem = self._asked
+        if time.monotonic() - at > _HEALTH_SECONDS:
+            try:
+                await self._ask("einfo", {"retmode": "json"}, _json, attempts=1)
+                problem = None
+            except ToolFailed as error:
+                problem = str(error)
+            self._asked = (time.monotonic(), problem)
+        return problem
+
+    async def _papers(self, pmids: list[str]) -> dict[str, Paper]:
+        root = await self._ask("efetch", {"id": ",".join(pmids), "retmode": "xml"}, _xml)
+        articles = filter(None, map(read_article, root.iter("PubmedArticle", "PubmedBookArticle")))
+        return {article.paper["paperId"]: article.paper for article in articles}
+
+    async def _ask(self, utility: str, asked: dict[str, str], read: Any, attempts: int | None = None) -> Any:
+        """What `read` makes of an answer; it raises ValueError for one that asking again may mend."""
+        who = {"tool": "trajgraph", "email": self._address.email, "api_key": self._address.api_key}
+        form = {"db": "pubmed", **asked, **{name: value for name, value in who.items() if value}}
+        why = ""
+        for wait in (*self._waits[: attempts - 1 if attempts else None], None):
+            retry_after = 0.0
+            try:
+                async with self._pace:
+                    status, retry_after, body = await self._post(f"{self._address.url}/{utility}.fcgi", form)
+                if status == 200:
+                    return read(body)
+                why = f"status {status}"
+                if status not in (429, 500, 502, 503, 504):
+                    break
+            except (aiohttp.ClientError, TimeoutError) as error:
+                why = (
+                    "no answer in time"
+                    if isinstance(error, TimeoutError)
+                    else f"no connection ({type(error).__name__})"
+                )
+            except ValueError as error:
+                why = str(error)
+            if wait is None:
+                break
+            await asyncio.sleep(max(wait * (0.5 + random.random() / 2), min(retry_after, 30)))  # noqa: S311
+        raise ToolFailed(f"PubMed could not be asked: {why}")
+
+    async def _post(self, url: str, form: dict[str, str]) -> tuple[int, float, bytes]:
+        """Status, Retry-After in seconds, body. The form is posted: a key in an address would end up in logs."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._address.timeout))
+        async with self._session.post(url, data=form) as answer:
+            after = answer.headers.get("retry-after", "")
+            return answer.status, float(after) if after.isdigit() else 0.0, await answer.read()
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    answer = json.loads(body, strict=False)
+    if not isinstance(answer, dict) or "error" in answer:
+        raise ValueError(str(answer.get("error") if isinstance(answer, dict) else answer)[:200])
+    return answer
+
+
+def _found(body: bytes) -> dict[str, Any]:
+    found = _json(body).get("esearchresult")
+    if not isinstance(found, dict) or "idlist" not in found:
+        raise ValueError(str((found or {}).get("ERROR", "an answer without results"))[:200])
+    return found
+
+
+def _xml(body: bytes) -> Element:
+    root = parsed(body)
+    errors = [root] if root.tag == "ERROR" else root.findall("ERROR")
+    if errors:
+        raise ValueError((errors[0].text or "an error without words")[:200])
+    return root
