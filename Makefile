@@ -2,7 +2,7 @@
 UV := $(shell command -v uv 2>/dev/null)
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := backends cli.py graph nodes serializers tests
+CODE := backends benchmarks cli.py graph nodes serializers tests
 MAX_LINES := 300
 
 ifdef UV
