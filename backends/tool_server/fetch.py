@@ -22,7 +22,8 @@ MAX_REDIRECTS = 5
 TIMEOUT = 30.0
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; trajgraph)", "Accept": "text/html,application/pdf;q=0.9,*/*;q=0.5"}
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-_METADATA = ipaddress.ip_address("168.63.129.16")  # one cloud's, public by its number
+_NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+"""Metadata addresses of two clouds, public by their numbers."""
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """A name's addresses, as the machine would look them up. Raises OSError."""
 
@@ -57,7 +58,9 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
         if ip in _NAT64[1] or ip.is_site_local or int(ip) < 1 << 96:
             return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip == _METADATA)
+    return ip.is_global and not (
+        ip.is_multicast or ip.is_reserved or ip.is_unspecified or any(ip in net for net in _NOT_PUBLIC)
+    )
 
 
 @dataclass(frozen=True)
