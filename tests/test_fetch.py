@@ -103,7 +103,7 @@ async def test_no_way_of_writing_an_address_connects_to_this_machine(listeners: 
                 else url
             )
             for written in {url, with_port}:
-                for fetcher in (Fetcher(resolve=resolve, timeout=2), Fetcher(timeout=2)):
+                for fetcher in (Fetcher(resolve=resolve, timeout=0.5), Fetcher(timeout=0.5)):
                     with pytest.raises(ToolFailed):
                         await fetcher.fetch(written)
         for address in PRIVATE:
@@ -166,7 +166,7 @@ PAGE = b"""<html><head><title>Trial results</title></head><body><nav>Home | Abou
 async def pages(path: str, answer: Any) -> tuple[str, str]:
     with served(Starlette(routes=[Route(path, answer)])) as base:
         host = base.removeprefix("http://")
-        return await LivePages(Fetcher(frozenset({host}), max_bytes=1_000_000, timeout=2)).read(f"{base}{path}")
+        return await LivePages(Fetcher(frozenset({host}), max_bytes=1_000_000, timeout=0.7)).read(f"{base}{path}")
 
 
 async def test_the_main_content_of_a_page_becomes_markdown() -> None:
@@ -215,13 +215,13 @@ def test_a_pdf_becomes_its_text() -> None:
 async def test_what_cannot_be_read_is_said() -> None:
     async def endless(_: Request) -> Response:
         async def more() -> Any:
-            while True:
+            for _ in range(100):
                 yield b"x" * 65536
 
         return StreamingResponse(more(), media_type="text/html")
 
     async def slow(_: Request) -> Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(1)
         return Response()
 
     async def picture(_: Request) -> Response:
@@ -233,7 +233,7 @@ async def test_what_cannot_be_read_is_said() -> None:
     async def empty(_: Request) -> Response:
         return Response(b"<html></html>", media_type="text/html")
 
-    said = {endless: "larger than 1 MB", slow: "no page within 2 s", picture: "type image/png", missing: "answered 404",
+    said = {endless: "larger than 1 MB", slow: "no page within 0.7 s", picture: "type image/png", missing: "answered 404",
             empty: "no text"}  # fmt: skip
     for answer, why in said.items():
         with pytest.raises(ToolFailed, match=why):
