@@ -13,9 +13,12 @@ from urllib.request import urlopen
 
 import pytest
 
+from backends.tool_server.corpus import BUNDLED
 from tests.fakes import ROOT, free_port, write_questions
 
 ENGLISH, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+EARLY = ("trajgraph corpus build", "trajgraph serve-")
+"""What the other commands need: they come first."""
 OURS = ("backends", "cli", "graph", "nodes", "serializers")
 
 
@@ -40,14 +43,15 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 def test_every_trajgraph_command_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help in obesity?"])
-    model, tools, studio = (str(free_port()) for _ in range(3))
+    (tmp_path / "papers.jsonl").write_bytes(BUNDLED.read_bytes())
+    model, tools, corpus, studio = (str(free_port()) for _ in range(4))
     environment = {**os.environ, "MCP_TRANSPORT_PORT": tools, "COLUMNS": "160", "PYTHONPATH": str(ROOT)}
     lines = [line for line in commands(ENGLISH) if line.startswith("trajgraph ")]
     lasting = ("trajgraph serve-", "trajgraph studio")
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for line in sorted(lines, key=lambda line: not line.startswith("trajgraph serve-")):
-            words = shlex.split(line.replace("8000", model).replace("8003", tools))[1:]
+        for line in sorted(lines, key=lambda line: (not line.startswith(EARLY), not line.startswith(EARLY[0]))):
+            words = shlex.split(line.replace("8000", model).replace("8003", tools).replace("8004", corpus))[1:]
             if words[0] == "studio":
                 words += ["--port", studio]
             command = [sys.executable, "-m", "cli", *words]
@@ -63,8 +67,8 @@ def test_every_trajgraph_command_of_the_readme_runs_as_it_stands(tmp_path: Path)
                 command, cwd=tmp_path, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
             )
             running.append(process)
-            ports = {"serve-model": f"{model}/health", "serve-tools": f"{tools}/mcp/health", "studio": f"{studio}/ok"}
-            wait_for(f"http://127.0.0.1:{ports[words[0]]}")
+            health = {"serve-model": "/health", "serve-tools": "/mcp/health", "studio": "/ok"}[words[0]]
+            wait_for(f"http://127.0.0.1:{words[words.index('--port') + 1]}{health}")
             if words[0] == "studio":
                 process.send_signal(signal.SIGTERM)
                 process.wait(30)
