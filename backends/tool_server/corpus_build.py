@@ -50,6 +50,8 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
             for path in ordered:
                 _add_file(connection, path, on_progress)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody is reading it
+                connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be read from read-only storage too
         except sqlite3.OperationalError as error:
             raise UserError(f"{index} cannot be written ({error}); the same command continues") from error
         return int(connection.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
@@ -76,13 +78,13 @@ def _opened(index: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(index, isolation_level=None, timeout=10)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            connection.executescript(f"PRAGMA journal_mode = WAL; BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         elif version != FORMAT:
             raise UserError(f"{index} is not a corpus index of this version: give another name")
     except sqlite3.DatabaseError as error:
         raise UserError(f"{index} cannot be used as an index ({error})") from error
     connection.executescript(
-        "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; "
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; "
         "INSERT INTO papers_fts (papers_fts, rank) VALUES ('hashsize', 67108864);"
     )
     return connection
