@@ -1,6 +1,7 @@
 """The command line: the only place where commands meet live models, tools, savers and files."""
 
 import asyncio
+import gc
 import logging
 import os
 import sqlite3
@@ -225,8 +226,13 @@ def _summary(stats: dict[str, Any], files: "RunFiles") -> str:
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
     """Run to the end, with tracing off: it would triple the cost and send the data out."""
+    import uvloop
+
     os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
-    return asyncio.run(work)
+    gc.freeze()  # what the imports left stays for good: the collector need not walk it again and again
+    gc.set_threshold(20_000, 20, 20)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 def _say(line: str) -> None:

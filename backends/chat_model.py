@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 import openai
 from httpx2 import Limits
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables.config import var_child_runnable_config
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
@@ -68,10 +69,9 @@ class LocalChatModel(BaseChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        """The request as a ready body: the SDK would validate every message of the history again, at each turn."""
         body = self._get_request_payload(messages, stop=stop, **kwargs)
         body.update(body.pop("extra_body", None) or {})
-        response = await self.root_async_client.post("/chat/completions", body=body, cast_to=object)
+        response = await self._post(body)
         choices = response.get("choices") if isinstance(response, dict) else None
         if (
             not isinstance(choices, list)
@@ -84,6 +84,27 @@ class LocalChatModel(BaseChatOpenAI):
             _keep_reasoning(generation.message, choice["message"])
             _keep_stop(generation.message, choice)
         return result
+
+    async def _post(self, body: dict[str, Any]) -> Any:
+        """The request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs three times as much,
+        since every message of the history would be validated again at each turn.
+        """
+        sdk, pool = self.root_async_client, self.http_async_client
+        response = await pool.post(f"{sdk.base_url}chat/completions", json=body, headers=sdk.auth_headers)
+        if response.is_error:
+            raise sdk._make_status_error_from_response(response)
+        return response.json()
+
+    async def reply(self, messages: list[BaseMessage], **asked: Any) -> AIMessage:
+        """One reply: by `ainvoke` where somebody listens (Studio, a tracer), else without its callbacks, which cost as
+        much as the request.
+        """
+        if _listened_to():
+            return await self.ainvoke(messages, **asked)
+        generation = (await self._agenerate(messages, **asked)).generations[0]
+        assert isinstance(generation.message, AIMessage)
+        generation.message.response_metadata |= generation.generation_info or {}
+        return generation.message
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
@@ -151,7 +172,7 @@ class ChatClient:
         started = time.monotonic()
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
         try:
-            reply = await self._model.ainvoke(
+            reply = await self._model.reply(
                 [*messages, AIMessage(begun)], stop=self._stop, max_tokens=max_tokens, extra_body=body
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError):
@@ -185,7 +206,7 @@ class ChatClient:
 
     async def _send(self, messages: list[BaseMessage], max_tokens: int, extras: bool) -> AIMessage:
         more: dict[str, Any] = {"extra_body": self._EXTRAS} if extras else {}
-        return await self._model.ainvoke(messages, stop=self._stop, max_tokens=max_tokens, **more)
+        return await self._model.reply(messages, stop=self._stop, max_tokens=max_tokens, **more)
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
@@ -250,6 +271,12 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     if len(alike) == 1:
         return served[alike[0]]
     raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
+
+
+def _listened_to() -> bool:
+    """Whether the graph that this runs in has callback handlers."""
+    callbacks = (var_child_runnable_config.get() or {}).get("callbacks")
+    return bool(callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks)
 
 
 def _keep_reasoning(message: BaseMessage, source: dict[str, Any]) -> None:

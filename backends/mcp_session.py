@@ -31,6 +31,8 @@ class KeptSession:
         self._timeout = timeout
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Future[CallToolResult]] = set()
+        """Those under way in the present session."""
         self.served: list[Tool] = []
         """The server's tools, as of the last connection."""
 
@@ -55,19 +57,18 @@ class KeptSession:
         for _ in range(2):
             session, broken = await self._session(deadline)
             call = asyncio.ensure_future(session.call_tool(server_name, arguments))
-            lost = asyncio.ensure_future(broken.wait())
+            self._calls.add(call)
             try:
-                left = max(deadline - time.monotonic(), 0)
-                await asyncio.wait({call, lost}, timeout=left, return_when="FIRST_COMPLETED")
-                if call.done() and not call.cancelled():
-                    return _answer(call)
-                if not call.done() and not lost.done():
+                await asyncio.wait({call}, timeout=max(deadline - time.monotonic(), 0))
+                if not call.done():
                     raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s")
+                if not call.cancelled():
+                    return _answer(call)
             except _SessionLost:
                 pass
             finally:
+                self._calls.discard(call)
                 call.cancel()
-                lost.cancel()
             self._lose(broken)
         raise ToolUnreachable(f"the tool server at {self._address} keeps losing the session")
 
@@ -93,6 +94,8 @@ class KeptSession:
         return True
 
     async def _session(self, deadline: float) -> _Live:
+        if self._live.done() and not self._live.result()[1].is_set():
+            return self._live.result()
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(TimeoutError):
                 live = await asyncio.wait_for(asyncio.shield(self._live), left)
@@ -101,7 +104,12 @@ class KeptSession:
         raise ToolUnreachable(f"no tool server answers at {self._address}")
 
     def _lose(self, broken: asyncio.Event) -> None:
+        if broken.is_set():
+            return
         broken.set()
+        for call in self._calls:  # all of them were made in this session
+            call.cancel()
+        self._calls.clear()
         if self._live.done() and self._live.result()[1] is broken:
             self._live = asyncio.get_running_loop().create_future()
 

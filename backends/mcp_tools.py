@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from httpx_aiohttp import AiohttpTransport
 from langchain_mcp_adapters.sessions import StreamableHttpConnection
 from mcp.types import CallToolResult, TextContent, Tool
 
@@ -208,7 +209,7 @@ def _http_client_factory(concurrency: int) -> Any:
         seconds = timeout or httpx.Timeout(30)
         limits = httpx.Limits(max_connections=concurrency + 8, max_keepalive_connections=concurrency + 8)
         return httpx.AsyncClient(
-            headers=headers, auth=auth, transport=CallErrors(httpx.AsyncHTTPTransport(limits=limits, trust_env=False)),
+            headers=headers, auth=auth, transport=CallErrors(AiohttpTransport(limits=limits, trust_env=False)),
             timeout=httpx.Timeout(seconds.connect, read=seconds.read, pool=None),  # a PoolTimeout would end the session
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import httpx
 
 TRANSPORT_ERROR = -32050
@@ -37,7 +38,7 @@ class CallErrors(httpx.AsyncBaseTransport):
                 response.stream = _Events(response.stream, identity)
                 return response
             return await _whole(request, response, identity)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, aiohttp.ClientError) as error:
             return _error(request, identity, type(error).__name__)
 
     async def aclose(self) -> None:
@@ -56,7 +57,7 @@ class _Events(httpx.AsyncByteStream):
         try:
             async for chunk in self._inner:
                 yield chunk
-        except httpx.TransportError as error:
+        except (httpx.TransportError, aiohttp.ClientError) as error:
             reason = type(error).__name__
         # The client has closed the stream by now if the answer was in it.
         yield b"event: message\r\ndata: " + _error_body(self._identity, reason) + b"\r\n\r\n"
@@ -69,15 +70,13 @@ async def _whole(request: httpx.Request, response: httpx.Response, identity: Any
     """A JSON answer, read to its end; one that is not JSON is an error."""
     content = await response.aread()
     await response.aclose()
-    headers = {
-        name: value for name, value in response.headers.items() if name not in ("content-encoding", "content-length")
-    }
     if response.status_code == 200:
         try:
             json.loads(content)
         except (ValueError, RecursionError):
             return _error(request, identity, "the answer is not JSON")
-    return httpx.Response(response.status_code, headers=headers, content=content, request=request)
+    kind = response.headers.get("content-type", "application/json")
+    return httpx.Response(response.status_code, headers={"content-type": kind}, content=content, request=request)
 
 
 def _request_id(request: httpx.Request) -> Any:

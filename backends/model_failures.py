@@ -1,9 +1,9 @@
 """What the model client raises, as failures typed by the boundary they crossed."""
 
-import asyncio
 import re
 
 import aiohttp
+import httpx2
 import openai
 
 from backends.errors import (
@@ -31,11 +31,12 @@ def typed_failure(error: Exception) -> Exception:
         return _typed_status(error)
     # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
     cause = _first_cause(error)
-    if isinstance(error, openai.APITimeoutError) and isinstance(cause, TimeoutError | asyncio.TimeoutError):
+    timed_out = isinstance(error, openai.APITimeoutError | httpx2.TimeoutException)
+    if timed_out and isinstance(cause, TimeoutError):
         return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
-    if isinstance(error, openai.APIConnectionError) or isinstance(cause, aiohttp.ClientError | OSError):
+    if isinstance(error, openai.APIConnectionError | httpx2.TransportError) or isinstance(cause, aiohttp.ClientError | OSError):
         return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
-    if isinstance(error, openai.APIError | ValueError | KeyError | TypeError):
+    if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError):
         return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")
     return error
 

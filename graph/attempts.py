@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
 from backends.errors import BackendError, ModelDenied, UserError
 from graph.build import TrajectoryGraph, recursion_limit
 from graph.downtime import Downtime
+from graph.group_saver import GroupSaver
 from graph.settings import Limits
 from graph.state import State
 
@@ -31,7 +31,7 @@ class Attempts:
     """How questions are settled. `waits` are the seconds before each further attempt at the same step."""
 
     graph: TrajectoryGraph
-    saver: AsyncSqliteSaver
+    saver: GroupSaver
     limits: Limits
     control: RunControl
     stopped: asyncio.Event

@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from tqdm import tqdm
@@ -21,8 +20,9 @@ from tqdm import tqdm
 from backends.errors import BackendError, ModelError, ToolError
 from graph.attempts import Attempts, Unsettled
 from graph.build import TrajectoryGraph
-from graph.checkpoints import stored_threads, thread_id
+from graph.checkpoints import thread_id
 from graph.downtime import Downtime, Probe
+from graph.group_saver import GroupSaver
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles, append_line, drop_torn_line, read_lines, sample_ids, write_whole
 from graph.settings import Limits, RunSettings
@@ -49,7 +49,7 @@ class Batch:
     """One run over one questions file. Make it, then `await run()`; it owns the run's output files meanwhile."""
 
     graph: TrajectoryGraph
-    saver: AsyncSqliteSaver
+    saver: GroupSaver
     files: RunFiles
     questions: QuestionsFile
     settings: RunSettings
@@ -112,7 +112,7 @@ class Batch:
             self.limit = max([self.limit, *(int(identity.rsplit("_", 1)[1]) for identity in done | failed)])
         if not self.how.keep_checkpoints:
             finished = {thread_id(self.files.run_id, identity) for identity in done}
-            for thread in finished & await stored_threads(self.saver):
+            for thread in finished & self.saver.threads:
                 await self.saver.adelete_thread(thread)
         return done
 

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import aiosqlite
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from graph.group_saver import GroupSaver
 
 
 def thread_id(run_id: str, sample_id: str) -> str:
@@ -17,22 +18,19 @@ def thread_id(run_id: str, sample_id: str) -> str:
 
 
 @asynccontextmanager
-async def open_checkpoints(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
+async def open_checkpoints(path: Path) -> AsyncIterator[GroupSaver]:
     """A saver on `path` in WAL mode, closed on leaving. Only plain JSON and LangChain messages are read back.
 
     `synchronous=NORMAL` survives a killed process; after a power cut the last steps may be asked again.
     """
     async with aiosqlite.connect(path, timeout=60) as connection:
-        saver = AsyncSqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+        saver = GroupSaver(connection, JsonPlusSerializer(allowed_msgpack_modules=None))
         await saver.setup()
         await connection.execute("PRAGMA synchronous=NORMAL")
-        yield saver
-
-
-async def stored_threads(saver: AsyncSqliteSaver) -> set[str]:
-    """The threads that have a checkpoint."""
-    async with saver.lock, saver.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
-        return {row[0] async for row in rows}
+        try:
+            yield saver
+        finally:
+            await saver.drained()
 
 
 async def copy_checkpoints(source: Path, target: Path) -> None:

@@ -1,10 +1,21 @@
 """The state of one question: what goes in, and what the four nodes pass on to each other."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from langchain_core.messages import AIMessage, AnyMessage
-from langgraph.graph.message import add_messages
+from langchain_core.messages import AIMessage, AnyMessage, convert_to_messages
+from langgraph.channels import DeltaChannel
 from typing_extensions import TypedDict
+
+
+def merge_messages(kept: list[AnyMessage], writes: Sequence[Sequence[AnyMessage]]) -> list[AnyMessage]:
+    """Append each message, or put it in the place of the one with its id. The same for writes together or one by one,
+    so that a state can be read back from what the nodes wrote instead of being stored whole at every step.
+    """
+    merged: dict[object, AnyMessage] = {message.id or object(): message for message in kept}
+    for message in convert_to_messages([message for written in writes for message in written]):
+        merged[message.id or object()] = message
+    return list(merged.values())
 
 
 class QuestionInput(TypedDict):
@@ -22,7 +33,7 @@ class State(TypedDict, total=False):
     """
 
     question: str
-    messages: Annotated[list[AnyMessage], add_messages]
+    messages: Annotated[list[AnyMessage], DeltaChannel(merge_messages)]
     reply: AIMessage | None
     """The model's raw answer, not yet read by `parse_tool`."""
     final_answer: str | None

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backends.errors import UserError
-from graph.checkpoints import copy_checkpoints, open_checkpoints, stored_threads, thread_id
+from graph.checkpoints import copy_checkpoints, open_checkpoints, thread_id
 from graph.options import GenerateOptions
 from graph.questions import stream_questions
 from graph.run_files import RunFiles, read_run
@@ -84,7 +84,7 @@ def _end(server: asyncio.subprocess.Process) -> None:
 async def _threads(files: RunFiles, options: GenerateOptions, copy: Path) -> dict[str, str]:
     """The run's stored threads under readable names: thread id to `sample_id: question`."""
     async with open_checkpoints(copy) as saver:
-        stored = await stored_threads(saver)
+        stored = saver.threads
     named = {}
     for place, row in stream_questions(options.questions_file):
         identity = sample_id(options.model_name, place)

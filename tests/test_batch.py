@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from backends.errors import UserError
 from graph.batch import Batch, BatchSettings
-from graph.checkpoints import open_checkpoints, stored_threads
+from graph.checkpoints import open_checkpoints
 from graph.options import GenerateOptions
 from graph.questions import check_questions, stream_questions
 from graph.run_files import claimed_run, sample_ids
@@ -66,7 +66,7 @@ async def test_every_question_is_answered_once_and_its_thread_is_let_go(
     assert sorted(record["sample_id"] for record in records) == [f"qwen3_traj_{n:05d}" for n in range(1, 7)]
     assert {record["question"] for record in records} == set(QUESTIONS)
     async with open_checkpoints(batch.files.checkpoints) as saver:
-        assert await stored_threads(saver) == set()
+        assert saver.threads == set()
 
 
 async def test_the_files_have_the_names_that_consumers_look_for(

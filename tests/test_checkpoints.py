@@ -7,7 +7,7 @@ from pathlib import Path
 from starlette.responses import JSONResponse
 
 from graph.batch import BatchSettings
-from graph.checkpoints import copy_checkpoints, open_checkpoints, stored_threads, thread_id
+from graph.checkpoints import copy_checkpoints, open_checkpoints, thread_id
 from tests.fakes import ScriptedModel
 from tests.test_batch import counts, generate, two_turns
 
@@ -36,9 +36,9 @@ async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
     batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, keep_checkpoints=True))
     async with open_checkpoints(batch.files.checkpoints) as saver:
         await copy_checkpoints(batch.files.checkpoints, folder / "copy.sqlite")
-        threads = await stored_threads(saver)
+        threads = saver.threads
     async with open_checkpoints(folder / "copy.sqlite") as copy:
-        assert await stored_threads(copy) == threads
+        assert copy.threads == threads
     assert len(threads) == 6
 
 

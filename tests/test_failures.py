@@ -27,7 +27,7 @@ from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import http_app
 from backends.tool_server.sources import Sources
 from graph.batch import BatchSettings
-from graph.checkpoints import open_checkpoints, stored_threads
+from graph.checkpoints import open_checkpoints
 from serializers.tags import unbalanced
 from serializers.tool_output import MAX_BODY
 from tests.fakes import (
@@ -176,7 +176,7 @@ async def test_a_checkpoint_that_cannot_be_read_costs_its_thread_only(
     batch = await generate(folder, scripted_model, tools_url, QUICK)
     assert counts(batch) == [0, 0, 6, 0]
     async with open_checkpoints(batch.files.checkpoints) as saver:
-        rotten = sorted(await stored_threads(saver))[0]
+        rotten = sorted(saver.threads)[0]
     with sqlite3.connect(batch.files.checkpoints) as database:
         database.execute("UPDATE checkpoints SET checkpoint = x'c1c1c1' WHERE thread_id = ?", (rotten,))
     database.close()

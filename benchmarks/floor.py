@@ -1,0 +1,75 @@
+"""The floor: a plain asyncio and httpx loop that makes the requests of a run, keeps nothing and checks nothing.
+
+python -m benchmarks.floor QUESTIONS_FILE MODEL_URL TOOLS_URL CONCURRENCY
+"""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from nodes.prompts import system_prompt
+from graph.settings import Limits
+
+_CALL = re.compile(r'<call_tool name="(\w+)" limit="(\d+)">(.*?)</call_tool>', re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def rendered(papers: list[dict[str, Any]], total: int) -> str:
+    """Papers as the model reads them."""
+    snippets = (
+        f'<snippet id="{paper["paperId"]}">Title: {paper["title"]}\nAuthors: '
+        f"{', '.join(author['name'] for author in paper['authors'])} | Year: {paper['year']} | "
+        f"Journal: {paper['venue']}\nAbstract: {paper['abstract']}</snippet>"
+        for paper in papers
+    )
+    return f"<tool_output>\nFound {total} results. Showing top {len(papers)}:\n" + "\n".join(snippets) + "\n</tool_output>"
+
+
+async def trajectory(client: httpx.AsyncClient, model_url: str, tools_url: str, system: str, question: str) -> None:
+    """Think, call, read, until the answer."""
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    accept = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
+    for turn in range(10):
+        body = {
+            "model": "Qwen3-8B", "messages": messages, "temperature": 0.1, "max_tokens": 4096,
+            "stop": ["</call_tool>", "<tool_output>"], "include_stop_str_in_output": True,
+        }  # fmt: skip
+        reply = (await client.post(f"{model_url}/chat/completions", json=body)).json()
+        text = reply["choices"][0]["message"]["content"]
+        messages.append({"role": "assistant", "content": text})
+        if _ANSWER.search(text):
+            return
+        call = _CALL.search(text)
+        assert call
+        arguments = {"query": call[3], "limit": int(call[2])}
+        request = {"jsonrpc": "2.0", "id": turn, "method": "tools/call"}
+        answer = await client.post(
+            tools_url, json={**request, "params": {"name": call[1], "arguments": arguments}}, headers=accept
+        )
+        found = json.loads(answer.json()["result"]["content"][0]["text"])
+        messages.append({"role": "tool", "tool_call_id": f"call-{turn}", "content": rendered(found["data"], found["total"])})
+
+
+async def run(questions: Iterator[str], model_url: str, tools_url: str, concurrency: int) -> None:
+    """All questions, so many at a time."""
+    system = system_prompt(Limits())
+    limits = httpx.Limits(max_connections=2 * concurrency + 8, max_keepalive_connections=2 * concurrency + 8)
+    async with httpx.AsyncClient(limits=limits, timeout=180, trust_env=False) as client:
+
+        async def work() -> None:
+            for question in questions:
+                await trajectory(client, model_url, tools_url, system, question)
+
+        await asyncio.gather(*(work() for _ in range(concurrency)))
+
+
+if __name__ == "__main__":
+    path, model, tools, at_once = sys.argv[1:]
+    rows = (json.loads(line)["question"] for line in Path(path).read_text(encoding="utf-8").splitlines())
+    asyncio.run(run(rows, model, tools, int(at_once)))

@@ -1,0 +1,155 @@
+"""A model and a tool server that cost next to nothing, so that what is measured is the client between them.
+
+python -m benchmarks.load_servers [--calls 5] [--model-latency 0] [--tool-latency 0]     latencies in milliseconds
+
+Prints both addresses in one line. The model thinks some 800 characters a turn, searches `--calls` times under the stop
+strings of the protocol, then answers; a search returns five papers, 12 kB, as text and as structured content. GET /stats
+on either port counts what was asked.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+_THOUGHT = "The question asks for comparative evidence; I should look for randomised trials and meta-analyses. " * 8
+_ABSTRACT = (
+    "BACKGROUND Randomised evidence remains limited. METHODS We enrolled adults in a multicentre trial. RESULTS The "
+    "primary endpoint improved (HR 0.78, 95% CI 0.66-0.92; P = .003). CONCLUSIONS The treatment improved outcomes. "
+) * 10
+_PAPERS = {
+    "total": 5,
+    "offset": 0,
+    "next": 5,
+    "data": [
+        {
+            "paperId": str(30000000 + n), "url": f"https://pubmed.ncbi.nlm.nih.gov/{30000000 + n}/",
+            "title": f"A randomised trial of the treatment, report {n}", "abstract": _ABSTRACT, "year": "2023",
+            "venue": "The Lancet", "authors": [{"name": "Doe, Jane"}, {"name": "Roe, Richard"}],
+        }
+        for n in range(5)
+    ],
+}  # fmt: skip
+_SEARCH = {
+    "name": "pubmed_search",
+    "description": "Search PubMed.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}, "offset": {"type": "integer"}},
+        "required": ["query"],
+    },
+}
+_FOUND = json.dumps(
+    {"content": [{"type": "text", "text": json.dumps(_PAPERS)}], "structuredContent": _PAPERS, "isError": False}
+)
+Answer = Callable[[str, bytes], tuple[int, bytes, float]]
+"""From path and body of a request: the status, the body, and the seconds to wait before sending them."""
+
+
+@dataclass
+class Model:
+    """One OpenAI-compatible model, `Qwen3-8B`."""
+
+    calls: int
+    latency: float
+    stats: dict[str, int] = field(default_factory=lambda: {"requests": 0})
+
+    def __call__(self, path: str, body: bytes) -> tuple[int, bytes, float]:
+        if path.endswith("/models"):
+            return 200, b'{"object": "list", "data": [{"id": "Qwen3-8B", "object": "model"}]}', 0
+        if not path.endswith("/chat/completions"):
+            return (200, json.dumps(self.stats).encode(), 0) if path == "/stats" else (404, b"{}", 0)
+        self.stats["requests"] += 1
+        turn = body.count(b'"assistant"')
+        if turn < self.calls:
+            said = f'<think>{_THOUGHT}</think>\n<call_tool name="pubmed_search" limit="5">trial outcome {turn}</call_tool>'
+        else:
+            said = f'<think>{_THOUGHT}</think>\n<answer>It helps. <cite id="30000001">HR 0.78</cite></answer>'
+        message = {"role": "assistant", "content": said}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": None}
+        usage = {"prompt_tokens": 1000 * (turn + 1), "completion_tokens": 200, "total_tokens": 1000 * turn + 1200}
+        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "Qwen3-8B"}
+        return 200, json.dumps({**answer, "choices": [choice], "usage": usage}).encode(), self.latency
+
+
+@dataclass
+class Tools:
+    """One MCP server over streamable HTTP with JSON answers and no sessions."""
+
+    latency: float
+    stats: dict[str, int] = field(default_factory=lambda: {"requests": 0})
+
+    def __call__(self, path: str, body: bytes) -> tuple[int, bytes, float]:
+        if not body:
+            return (200, json.dumps(self.stats).encode(), 0) if path == "/stats" else (405, b"", 0)
+        message: dict[str, Any] = json.loads(body)
+        result, wait = "{}", 0.0
+        if "id" not in message:
+            return 202, b"", 0
+        if message["method"] == "initialize":
+            about = {"capabilities": {"tools": {}}, "serverInfo": {"name": "load", "version": "1"}}
+            result = json.dumps({"protocolVersion": message["params"]["protocolVersion"], **about})
+        elif message["method"] == "tools/list":
+            result = json.dumps({"tools": [_SEARCH]})
+        elif message["method"] == "tools/call":
+            self.stats["requests"] += 1
+            result, wait = _FOUND, self.latency
+        return 200, f'{{"jsonrpc": "2.0", "id": {json.dumps(message["id"])}, "result": {result}}}'.encode(), wait
+
+
+class _Connection(asyncio.Protocol):
+    """Just enough of HTTP/1.1: requests with a Content-Length, one after the other, kept alive."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._read = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._read += data
+        while (end := self._read.find(b"\r\n\r\n")) >= 0:
+            head = bytes(self._read[:end])
+            at = head.lower().find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(self._read) < end + 4 + length:
+                return
+            body = bytes(self._read[end + 4 : end + 4 + length])
+            del self._read[: end + 4 + length]
+            status, answer, wait = self._answer(head.split(b" ", 2)[1].decode(), body)
+            response = (
+                b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(answer))
+            ) + answer
+            if wait:
+                asyncio.get_running_loop().call_later(wait, self._transport.write, response)
+            else:
+                self._transport.write(response)
+
+
+async def serve(calls: int, model_latency: float, tool_latency: float) -> None:
+    """Serve both until killed."""
+    loop = asyncio.get_running_loop()
+    addresses = []
+    for answer in (Model(calls, model_latency / 1000), Tools(tool_latency / 1000)):
+        server = await loop.create_server(lambda answer=answer: _Connection(answer), "127.0.0.1", 0, backlog=4096)  # type: ignore[misc]
+        addresses.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    print(f"{addresses[0]}/v1 {addresses[1]}/mcp", flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    """Serve with the latencies asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--calls", type=int, default=5)
+    parser.add_argument("--model-latency", type=float, default=0)
+    parser.add_argument("--tool-latency", type=float, default=0)
+    asked = parser.parse_args()
+    asyncio.run(serve(asked.calls, asked.model_latency, asked.tool_latency))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What each part of a five-call trajectory costs, alone: CPU milliseconds a trajectory, so many in flight.
+
+python -m benchmarks.parts MODEL_URL TOOLS_URL [--trajectories 300] [--concurrency 64]     prints one JSON object
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from backends.chat_model import ModelAddress
+from backends.services import ToolsAddress, open_services
+from graph.build import build_graph, recursion_limit
+from graph.checkpoints import open_checkpoints
+from graph.run_files import append_line
+from graph.settings import Limits
+from graph.state import State
+from nodes.prompts import prompt_messages, system_prompt
+from serializers.record import QuestionRow, build_record
+from serializers.tags import STOP_STRINGS
+
+LIMITS = Limits()
+
+
+class Recorded:
+    """A model and tools that answer at once, from a trajectory that the load servers gave."""
+
+    max_model_len: int | None = None
+
+    def __init__(self, state: State, result: Any) -> None:
+        self.replies = [message for message in state["messages"] if isinstance(message, AIMessage)]
+        self.result = result
+
+    async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+        turn = sum(isinstance(message, AIMessage) for message in messages)
+        said = self.replies[turn]
+        return AIMessage(said.text, response_metadata=dict(said.response_metadata), usage_metadata=said.usage_metadata)
+
+    async def continue_reply(self, messages: list[BaseMessage], begun: str, max_tokens: int) -> AIMessage | None:
+        return None
+
+    async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
+        return None
+
+    async def call(self, name: str, query: str, parameters: Mapping[str, Any]) -> tuple[Any, bool]:
+        await asyncio.sleep(0)
+        return self.result, False
+
+
+async def cost(one: Callable[[], Awaitable[Any]], count: int, concurrency: int) -> float:
+    """CPU milliseconds of one, over `count` of them."""
+
+    async def work(left: "list[int]") -> None:
+        while left:
+            left.pop()
+            await one()
+
+    async def all_of(number: int) -> None:
+        left = list(range(number))
+        await asyncio.gather(*(work(left) for _ in range(concurrency)))
+
+    await all_of(concurrency)
+    gc.collect()
+    before = time.process_time()
+    await all_of(count)
+    return (time.process_time() - before) / count * 1000
+
+
+async def parts(model_url: str, tools_url: str, count: int, concurrency: int) -> dict[str, float]:
+    """Milliseconds by part."""
+    address = ModelAddress(model_url, "Qwen3-8B")
+    tools = ToolsAddress(tools_url, ("pubmed_search",))
+    system, question = system_prompt(LIMITS, ("pubmed_search",)), "Does the treatment help?"
+    config = {"recursion_limit": recursion_limit(LIMITS)}
+    async with open_services(address, tools, stop=STOP_STRINGS, concurrency=concurrency) as services:
+        chat, call = services.chat, services.tools.call
+        graph: Any = build_graph(chat, call, limits=LIMITS, system=system)
+        state: State = await graph.ainvoke({"question": question}, config)
+        result, _ = await call("pubmed_search", "trial outcome", {"limit": 5})
+        turns = [at for at, message in enumerate(state["messages"]) if isinstance(message, AIMessage)]
+        prompts = [prompt_messages(system, question, state["messages"][:at]) for at in turns]
+        calls = [message for message in state["messages"] if isinstance(message, ToolMessage)]
+
+        async def asked() -> None:
+            for prompt in prompts:
+                await chat.ask(prompt, LIMITS.max_tokens)
+
+        async def called() -> None:
+            for at in range(len(calls)):
+                await call("pubmed_search", f"trial outcome {at}", {"limit": 5})
+
+        model_client = await cost(asked, count, concurrency)
+        mcp_client = await cost(called, count, concurrency)
+    recorded = Recorded(state, result)
+    bare: Any = build_graph(recorded, recorded.call, limits=LIMITS, system=system)
+    looped = await cost(lambda: bare.ainvoke({"question": question}, config), count, concurrency)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_checkpoints(Path(folder) / "checkpoints.sqlite") as saver:
+            kept: Any = build_graph(recorded, recorded.call, limits=LIMITS, system=system, checkpointer=saver)
+
+            async def checkpointed() -> None:
+                thread = str(uuid.uuid4())
+                place = {**config, "configurable": {"thread_id": thread}}
+                await kept.ainvoke({"question": question}, place, durability="sync")
+                await saver.adelete_thread(thread)
+
+            with_checkpoints = await cost(checkpointed, count, concurrency)
+
+        row = QuestionRow(question=question, topic="", question_type="", expected_search_terms=[])
+        about = {"generation_time": datetime.now().isoformat(), "model": "Qwen3-8B", "source_file": "q.jsonl", "attempts": 1}
+
+        async def written() -> None:
+            record = build_record("qwen3_traj_00001", row, state, about)
+            await asyncio.to_thread(append_line, Path(folder) / "records.jsonl", dict(record))
+
+        writing = await cost(written, count, concurrency)
+    return {
+        "graph": looped, "model client": model_client, "MCP client": mcp_client,
+        "checkpoints": with_checkpoints - looped, "writing": writing,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print the parts as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model_url")
+    parser.add_argument("tools_url")
+    parser.add_argument("--trajectories", type=int, default=300)
+    parser.add_argument("--concurrency", type=int, default=64)
+    asked = parser.parse_args()
+    os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
+    found = asyncio.run(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency))
+    print(json.dumps({name: round(milliseconds, 2) for name, milliseconds in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
