@@ -16,7 +16,7 @@ import typer
 
 from backends.commands import ApiKey, McpUrl, option
 from backends.commands import app as services_app
-from backends.errors import ModelError, ToolError, UserError
+from backends.errors import UserError
 from graph.settings import TOOL_NAMES
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def generate(
     model_name: Annotated[str, option("Name under which the server knows the model.", "Model")] = "Qwen3-8B",
     output: Annotated[Path, option("Folder for the run's files.")] = Path("pubmed_training_data"),
     concurrency: Annotated[int, option("Questions worked on at the same time.")] = 5,
+    workers: Annotated[int, option("Processes to share them, when one CPU is full.")] = 1,
     limit: Annotated[int | None, option("Only the first so many questions.")] = None,
     no_incremental: Annotated[bool, option("Write all at once, at the end.", None, "--no-incremental")] = False,
     instance_id: Annotated[str | None, option("Keeps runs apart that share an output folder.")] = None,
@@ -87,7 +88,7 @@ def generate(
 
     options = GenerateOptions(
         questions_file=questions_file, local_model_url=local_model_url, model_name=model_name, output=output,
-        concurrency=concurrency, limit=limit, incremental=not no_incremental, instance_id=instance_id,
+        concurrency=concurrency, workers=workers, limit=limit, incremental=not no_incremental, instance_id=instance_id,
         temperature=temperature, max_tokens=max_tokens, max_model_len=max_model_len,
         model_timeout=model_timeout, tool_role=tool_role.value,
         system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
@@ -145,62 +146,29 @@ def studio(
     raise typer.Exit(_run(open_studio(run, port, browser, api_key)))
 
 
-async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFiles | None" = None) -> int:
-    """The batch, from checked flags to closed files. Returns the exit code."""
-    from backends.chat_model import ModelAddress
-    from backends.services import ToolsAddress, default_mcp_url, open_services
-    from graph.batch import Batch, BatchSettings
-    from graph.build import build_graph
-    from graph.checkpoints import open_checkpoints
-    from graph.questions import check_questions
-    from graph.run_files import check_writable, claimed_run
-    from serializers.tags import STOP_STRINGS
+@app.command(hidden=True)
+def worker(run: Path) -> None:
+    """One of the processes of `generate --workers`."""
+    from graph.run import work
 
-    options = replace(options, mcp_url=options.mcp_url or default_mcp_url())
-    options.check()
-    prompt = options.prompt()
-    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows, limit=options.limit)
-    for bad in questions.bad_within(options.limit):
-        _say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
-    check_writable(options.output)
-    model = ModelAddress(
-        options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
-        options.max_model_len,
-    )  # fmt: skip
-    tools = ToolsAddress(
-        str(options.mcp_url),
-        options.tools,
-        options.tool_map,
-        options.tool_timeout,
-        options.cassette,
-        options.tools_mode,
-    )
-    how = BatchSettings(
-            options.concurrency, options.limit, options.incremental, options.keep_checkpoints,
-            max_downtime=options.max_downtime,
-        )  # fmt: skip
-    async with open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency) as services:
-        settings = options.settings(questions.sha256, prompt, services.tools_sha256)
-        with claimed_run(options, settings, questions.asked(options.limit), run) as files:
-            async with open_checkpoints(files.checkpoints) as saver:
-                graph = build_graph(
-                    services.chat, services.tools.call, limits=options.limits, system=prompt,
-                    tool_role=options.tool_role, checkpointer=saver,
-                )  # fmt: skip
-                probes = {ModelError: services.chat.probe, ToolError: services.tools.probe}
-                batch = Batch(graph, saver, files, questions, settings, how, probes=probes)
-                stats = await batch.run()
-    typer.echo(_summary(stats, files))
-    if batch.drained.is_set() and stats["pending"]:
-        _say(f"stopped; to continue: trajgraph resume {files.run}")
-        return 1 if batch.gave_up else 130
-    return 1 if stats["failed"] else 0
+    raise typer.Exit(_run(work(run)))
+
+
+async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFiles | None" = None) -> int:
+    from graph.run import generate
+
+    ended = await generate(options, api_key, run)
+    typer.echo(_summary(ended.stats, ended.files))
+    if ended.stopped:
+        _say(f"stopped; to continue: trajgraph resume {ended.files.run}")
+    return ended.code
 
 
 async def _demo(output: Path, concurrency: int) -> int:
     from backends.serving import DEMO_QUESTIONS, demo_services
+    from graph.lines import read_lines
     from graph.options import GenerateOptions
-    from graph.run_files import read_lines, read_run
+    from graph.run_files import read_run
     from serializers.readable import readable
 
     async with demo_services() as services:

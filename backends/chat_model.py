@@ -90,6 +90,7 @@ class LocalChatModel(BaseChatOpenAI):
         since every message of the history would be validated again at each turn.
         """
         sdk, pool = self.root_async_client, self.http_async_client
+        assert pool is not None
         response = await pool.post(f"{sdk.base_url}chat/completions", json=body, headers=sdk.auth_headers)
         if response.is_error:
             raise sdk._make_status_error_from_response(response)

@@ -28,7 +28,9 @@ def rendered(papers: list[dict[str, Any]], total: int) -> str:
         f"Journal: {paper['venue']}\nAbstract: {paper['abstract']}</snippet>"
         for paper in papers
     )
-    return f"<tool_output>\nFound {total} results. Showing top {len(papers)}:\n" + "\n".join(snippets) + "\n</tool_output>"
+    return (
+        f"<tool_output>\nFound {total} results. Showing top {len(papers)}:\n" + "\n".join(snippets) + "\n</tool_output>"
+    )
 
 
 async def trajectory(client: httpx.AsyncClient, model_url: str, tools_url: str, system: str, question: str) -> None:
@@ -53,7 +55,9 @@ async def trajectory(client: httpx.AsyncClient, model_url: str, tools_url: str, 
             tools_url, json={**request, "params": {"name": call[1], "arguments": arguments}}, headers=accept
         )
         found = json.loads(answer.json()["result"]["content"][0]["text"])
-        messages.append({"role": "tool", "tool_call_id": f"call-{turn}", "content": rendered(found["data"], found["total"])})
+        messages.append(
+            {"role": "tool", "tool_call_id": f"call-{turn}", "content": rendered(found["data"], found["total"])}
+        )
 
 
 async def run(questions: Iterator[str], model_url: str, tools_url: str, concurrency: int) -> None:

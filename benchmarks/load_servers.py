@@ -64,7 +64,9 @@ class Model:
         self.stats["requests"] += 1
         turn = body.count(b'"assistant"')
         if turn < self.calls:
-            said = f'<think>{_THOUGHT}</think>\n<call_tool name="pubmed_search" limit="5">trial outcome {turn}</call_tool>'
+            said = (
+                f'<think>{_THOUGHT}</think>\n<call_tool name="pubmed_search" limit="5">trial outcome {turn}</call_tool>'
+            )
         else:
             said = f'<think>{_THOUGHT}</think>\n<answer>It helps. <cite id="30000001">HR 0.78</cite></answer>'
         message = {"role": "assistant", "content": said}
@@ -122,7 +124,8 @@ class _Connection(asyncio.Protocol):
             del self._read[: end + 4 + length]
             status, answer, wait = self._answer(head.split(b" ", 2)[1].decode(), body)
             response = (
-                b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(answer))
+                b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+                % (status, len(answer))
             ) + answer
             if wait:
                 asyncio.get_running_loop().call_later(wait, self._transport.write, response)

@@ -22,7 +22,7 @@ from backends.chat_model import ModelAddress
 from backends.services import ToolsAddress, open_services
 from graph.build import build_graph, recursion_limit
 from graph.checkpoints import open_checkpoints
-from graph.run_files import append_line
+from graph.lines import append_line, encoded
 from graph.settings import Limits
 from graph.state import State
 from nodes.prompts import prompt_messages, system_prompt
@@ -117,11 +117,16 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
             with_checkpoints = await cost(checkpointed, count, concurrency)
 
         row = QuestionRow(question=question, topic="", question_type="", expected_search_terms=[])
-        about = {"generation_time": datetime.now().isoformat(), "model": "Qwen3-8B", "source_file": "q.jsonl", "attempts": 1}
+        about = {
+            "generation_time": datetime.now().isoformat(),
+            "model": "Qwen3-8B",
+            "source_file": "q.jsonl",
+            "attempts": 1,
+        }
 
         async def written() -> None:
             record = build_record("qwen3_traj_00001", row, state, about)
-            await asyncio.to_thread(append_line, Path(folder) / "records.jsonl", dict(record))
+            await asyncio.to_thread(append_line, Path(folder) / "records.jsonl", encoded(record))
 
         writing = await cost(written, count, concurrency)
     return {

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from langgraph.errors import GraphDrained
@@ -12,7 +12,6 @@ from langgraph.runtime import RunControl
 
 from backends.errors import BackendError, ModelDenied, UserError
 from graph.build import TrajectoryGraph, recursion_limit
-from graph.downtime import Downtime
 from graph.group_saver import GroupSaver
 from graph.settings import Limits
 from graph.state import State
@@ -27,17 +26,38 @@ class Unsettled(Exception):
 
 
 @dataclass(frozen=True)
+class Stop:
+    """The early end of a run: every graph in flight saves its step and raises GraphDrained."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    control: RunControl = field(default_factory=RunControl)
+
+    def request(self) -> None:
+        """End the run at the next step of each graph."""
+        self.event.set()
+        self.control.request_drain()
+
+
+Away = Callable[[BackendError], Awaitable[bool]]
+"""Pauses while the service that failed is down; True if it was. Raises GraphDrained when the run ends meanwhile."""
+
+
+async def never_away(error: BackendError) -> bool:
+    """Where nobody asks whether a service is there."""
+    return False
+
+
+@dataclass(frozen=True)
 class Attempts:
     """How questions are settled. `waits` are the seconds before each further attempt at the same step."""
 
     graph: TrajectoryGraph
     saver: GroupSaver
     limits: Limits
-    control: RunControl
-    stopped: asyncio.Event
-    downtimes: Mapping[type[BackendError], Downtime]
-    waits: tuple[float, ...]
+    stop: Stop
     say: Callable[[str], None]
+    away: Away = never_away
+    waits: tuple[float, ...] = (2.0, 4.0, 6.0)
 
     async def settle(self, thread: str, question: str) -> tuple[State, int]:
         """The final state of a question and how many attempts it took, one when nothing failed.
@@ -55,14 +75,14 @@ class Attempts:
             stood_at = standing
             inputs: Any = {"question": question} if standing is None else None
             try:
-                state = await self.graph.ainvoke(inputs, config, durability="sync", control=self.control)
+                state = await self.graph.ainvoke(inputs, config, durability="sync", control=self.stop.control)
                 return cast(State, state), failures + 1
             except (GraphDrained, sqlite3.Error):
                 raise
             except ModelDenied as error:
                 raise UserError(f"{error}; mend that, and the same command continues") from error
             except BackendError as error:
-                if error.retryable and await self._was_away(error):
+                if error.retryable and await self.away(error):
                     continue
                 failures, at_this_step = failures + 1, at_this_step + 1
                 if not error.retryable or at_this_step > len(self.waits):
@@ -72,23 +92,20 @@ class Attempts:
                 raise Unsettled(at_this_step + 1) from error
 
     async def _standing(self, config: Any, thread: str) -> str | None:
-        """The id of the thread's last checkpoint; None when it has none, or none that can be read."""
+        """The id of the thread's last checkpoint; None when it has none, or none from which it can be taken up."""
+        if thread not in self.saver.threads:
+            return None
         try:
-            stored = await self.saver.aget_tuple(config)
+            stored = await self.graph.aget_state(config)
         except sqlite3.Error:
             raise
         except Exception as error:
             self.say(f"thread {thread}: its checkpoint cannot be read ({type(error).__name__}); it starts again")
             await self.saver.adelete_thread(thread)
             return None
-        return str(stored.checkpoint["id"]) if stored else None
-
-    async def _was_away(self, error: BackendError) -> bool:
-        """Pause while the failed service is down; True if it was."""
-        pauses = [pause for kind, pause in self.downtimes.items() if isinstance(error, kind)]
-        return bool(pauses) and await pauses[0].wait()
+        return str(stored.config["configurable"]["checkpoint_id"])
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.stopped.wait(), seconds)
+            await asyncio.wait_for(self.stop.event.wait(), seconds)
             raise GraphDrained

@@ -3,53 +3,67 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from langgraph.errors import GraphDrained
 
+from backends.errors import BackendError, ModelError, ToolError
+from graph.attempts import Stop
+
 Probe = Callable[[], Awaitable[bool]]
 """Says whether a service answers; never raises."""
 
+SERVICES: dict[str, type[BackendError]] = {"model": ModelError, "tool": ToolError}
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 @dataclass
-class Downtime:
-    """Holds every worker back while one service is away, and asks for it one probe at a time with growing waits."""
+class Downtimes:
+    """Holds every question back while a service is away, and asks for it one probe at a time with growing waits."""
 
-    name: str
-    probe: Probe
-    stopped: asyncio.Event
-    """Set when the run is to end; set by us when the service stays away too long."""
+    probes: Mapping[str, Probe]
+    """By the names of `SERVICES`."""
+    stop: Stop
+    """Requested by us when a service stays away too long."""
     say: Callable[[str], None]
     max_downtime: float | None = None
     """Seconds after which the run ends cleanly; None waits for as long as it takes."""
     gave_up: bool = False
-    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _asking: dict[str, asyncio.Lock] = field(default_factory=lambda: {name: asyncio.Lock() for name in SERVICES})
 
-    async def wait(self) -> bool:
-        """Wait until the service answers. False when it does so at once: then the failure was not its absence.
+    async def away(self, error: BackendError) -> bool:
+        """Wait until the service that failed answers; see `wait`."""
+        return await self.wait(service_of(error))
+
+    async def wait(self, name: str) -> bool:
+        """Wait until a service answers. False when it does so at once: then the failure was not its absence.
 
         Raises GraphDrained when the run ends before that.
         """
-        away = self._asking.locked()
-        async with self._asking:
+        asking, stopped = self._asking[name], self.stop.event
+        away = asking.locked()
+        async with asking:
             since, asked = time.monotonic(), 0
-            while not self.stopped.is_set() and not await self.probe():
+            while not stopped.is_set() and not await self.probes[name]():
                 if asked == 0:
-                    self.say(f"the {self.name} server is away: paused until it answers")
+                    self.say(f"the {name} server is away: paused until it answers")
                 away = True
                 if self.max_downtime is not None and time.monotonic() - since >= self.max_downtime:
-                    self.say(f"the {self.name} server stayed away for {self.max_downtime:g} s: the run ends here")
+                    self.say(f"the {name} server stayed away for {self.max_downtime:g} s: the run ends here")
                     self.gave_up = True
-                    self.stopped.set()
+                    self.stop.request()
                     break
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stopped.wait(), _WAITS[min(asked, len(_WAITS) - 1)])
+                    await asyncio.wait_for(stopped.wait(), _WAITS[min(asked, len(_WAITS) - 1)])
                 asked += 1
-            if self.stopped.is_set():
+            if stopped.is_set():
                 raise GraphDrained
             if asked:
-                self.say(f"the {self.name} server is back after {time.monotonic() - since:.0f} s")
+                self.say(f"the {name} server is back after {time.monotonic() - since:.0f} s")
         return away
+
+
+def service_of(error: BackendError) -> str:
+    """The name of the service that failed."""
+    return next(name for name, kind in SERVICES.items() if isinstance(error, kind))

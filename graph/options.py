@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from backends.cassette import ToolsMode
 
 _ABOVE_ZERO = (
-    "concurrency", "limit", "max_turns", "max_tokens", "max_model_len", "max_downtime", "model_timeout", "tool_timeout",
+    "concurrency", "workers", "limit", "max_turns", "max_tokens", "max_model_len", "max_downtime", "model_timeout",
+    "tool_timeout",
 )  # fmt: skip
 _NOT_STORED = ("fresh", "allow_changed_settings")
 
@@ -28,6 +29,7 @@ class GenerateOptions:
     model_name: str = "Qwen3-8B"
     output: Path = Path("pubmed_training_data")
     concurrency: int = 5
+    workers: int = 1
     limit: int | None = None
     incremental: bool = True
     instance_id: str | None = None

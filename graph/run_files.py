@@ -5,6 +5,7 @@ import json
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,13 +13,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from backends.errors import UserError
+from graph.lines import drop_torn_line, read_lines, sample_ids, write_whole
 from graph.options import GenerateOptions
 from graph.settings import RunSettings
 
-_SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
+_ENDING = 10.0
+"""Seconds within which the workers of a killed run are gone."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,33 @@ class RunFiles:
     def locked(self) -> Iterator[None]:
         """Held by one process at a time. Raises UserError with the pid of the one that has it."""
         with self._path("run.lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            os.set_inheritable(lock.fileno(), True)  # a run's worker processes hold it too, until the last has ended
+            deadline = time.monotonic() + _ENDING
+            while not _taken(lock):
                 lock.seek(0)
-                raise UserError(
-                    f"process {lock.read().strip() or 'unknown'} is working on {self.run}: wait for it, stop it, or "
-                    "start another run with --fresh"
-                ) from error
+                holder = lock.read().strip()
+                if _alive(holder) or time.monotonic() > deadline:
+                    raise UserError(
+                        f"process {holder or 'unknown'} is working on {self.run}: wait for it, stop it, or start "
+                        "another run with --fresh"
+                    )
+                time.sleep(0.05)  # killed a moment ago: its workers are ending
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
             yield
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _alive(process: str) -> bool:
+    return process.isdigit() and Path(f"/proc/{process}").exists() if Path("/proc").is_dir() else True
 
 
 def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any]) -> RunFiles:
@@ -177,73 +195,9 @@ def claimed_run(
         yield files
 
 
-def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON line and wait until it is on disk; what could only be written in part is taken back."""
-    line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        try:
-            written = os.write(descriptor, line)
-            while written < len(line):
-                written += os.write(descriptor, line[written:])
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def _is_complete(files: RunFiles, asked: int) -> bool:
     done = set(sample_ids(files.trajectories)) | set(sample_ids(files.rejected))
     return len(done) >= asked and not any(read_lines(files.failed))
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a crash left without its end."""
-    if not path.exists():
-        return
-    with path.open("r+b") as target:
-        end = target.seek(0, os.SEEK_END)
-        kept = end
-        while kept > 0:
-            step = min(65536, kept)
-            target.seek(kept - step)
-            found = target.read(step).rfind(b"\n")
-            if found >= 0:
-                kept = kept - step + found + 1
-                break
-            kept -= step
-        if kept < end:
-            target.truncate(kept)
-
-
-def sample_ids(path: Path) -> Iterator[str]:
-    """The `sample_id` of each line, without parsing the rest of it where we wrote it."""
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        for line in lines:
-            match = _SAMPLE_ID.match(line)
-            yield match[1].decode() if match else str(json.loads(line)["sample_id"])
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSONL file; none when it does not exist."""
-    if path.exists():
-        with path.open("rb") as lines:
-            yield from map(json.loads, lines)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: the old one stays until the new one is on disk."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8", errors="replace") as target:
-        target.write(text)
-        target.flush()
-        os.fsync(target.fileno())
-    new.replace(path)
 
 
 def _versions() -> dict[str, str]:

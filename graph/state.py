@@ -1,7 +1,7 @@
 """The state of one question: what goes in, and what the four nodes pass on to each other."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from langchain_core.messages import AIMessage, AnyMessage, convert_to_messages
 from langgraph.channels import DeltaChannel
@@ -12,7 +12,7 @@ def merge_messages(kept: list[AnyMessage], writes: Sequence[Sequence[AnyMessage]
     """Append each message, or put it in the place of the one with its id. The same for writes together or one by one,
     so that a state can be read back from what the nodes wrote instead of being stored whole at every step.
     """
-    merged: dict[object, AnyMessage] = {message.id or object(): message for message in kept}
+    merged: dict[object, Any] = {message.id or object(): message for message in kept}
     for message in convert_to_messages([message for written in writes for message in written]):
         merged[message.id or object()] = message
     return list(merged.values())

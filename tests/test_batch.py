@@ -12,11 +12,14 @@ import pytest
 from starlette.responses import JSONResponse
 
 from backends.errors import UserError
+from graph.attempts import Attempts, Stop
 from graph.batch import Batch, BatchSettings
 from graph.checkpoints import open_checkpoints
+from graph.lines import sample_ids
 from graph.options import GenerateOptions
+from graph.outcomes import Settler
 from graph.questions import check_questions, stream_questions
-from graph.run_files import claimed_run, sample_ids
+from graph.run_files import claimed_run
 from tests.fakes import QUESTIONS, Reply, ScriptedModel, answer, call, read_jsonl, write_questions
 from tests.test_graph import open_graph
 
@@ -29,13 +32,15 @@ def two_turns(messages: Messages) -> Reply:
 
 
 async def generate(
-    folder: Path, model: ScriptedModel, tools_url: str, how: BatchSettings | None = None, **more: Any
-) -> Batch:
+    folder: Path, model: ScriptedModel, tools_url: str, how: BatchSettings | None = None,
+    waits: tuple[float, ...] = (0, 0, 0), **more: Any,
+) -> Batch:  # fmt: skip
     """What `generate` does, in this process, without waits between attempts."""
     options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder, **more)
     questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows)
     settings = options.settings(questions.sha256, "prompt", "tools")
-    how = how or BatchSettings(concurrency=3, retry_waits=(0, 0, 0), limit=options.limit)
+    how = how or BatchSettings(concurrency=3, limit=options.limit)
+    stop = Stop()
     with claimed_run(options, settings, questions.asked(options.limit)) as files:
         async with AsyncExitStack() as stack:
             saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
@@ -43,7 +48,8 @@ async def generate(
             graph = await open_graph(
                 stack, model, tools_url, limits=options.limits, checkpointer=saver, timeouts=timeouts
             )
-            batch = Batch(graph, saver, files, questions, settings, how)
+            attempts = Attempts(graph, saver, options.limits, stop, print, waits=waits)
+            batch = Batch(Settler(attempts, settings, files.run_id), saver, files, questions, settings, how, stop)
             await batch.run()
     return batch
 
@@ -204,7 +210,7 @@ async def test_an_interrupted_run_saves_what_is_in_flight_and_goes_on_there(
 
     scripted_model.script = interrupting
     stopped = await generate(folder, scripted_model, tools_url)
-    assert stopped.drained.is_set()
+    assert stopped.stop.event.is_set()
     assert stats(stopped)["pending"] > 0
     assert sum(counts(stopped)) == 6
     scripted_model.script = two_turns

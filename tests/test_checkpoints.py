@@ -18,7 +18,7 @@ async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
     scripted_model.script = lambda messages: (
         JSONResponse({"error": {"message": "busy"}}, 503) if len(messages) > 2 else two_turns(messages)
     )
-    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, retry_waits=()))
+    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2), waits=())
     assert counts(batch) == [0, 0, 6, 0]
     with sqlite3.connect(batch.files.checkpoints) as database:
         stored = b"".join(bytes(str(row), "utf-8") for table in ("checkpoints", "writes")

@@ -49,7 +49,7 @@ from tests.fakes import (
 from tests.test_batch import counts, generate, stats, two_turns
 from tests.test_graph import run
 
-QUICK = BatchSettings(concurrency=3, retry_waits=(0, 0, 0))
+QUICK = BatchSettings(concurrency=3)
 
 
 def generate_command(folder: Path, model_url: str, tools_url: str) -> list[str]:
@@ -234,14 +234,12 @@ async def test_a_model_that_leaves_its_first_answers_open_gives_whole_ones_in_th
 
 
 async def test_a_reply_cut_off_by_length_is_continued_where_the_server_can(folder: Path, tools_url: str) -> None:
-    whole, budget = {}, {"max_tokens": 4096}
+    whole = {}
     for field in ("think", "reasoning_content"):
         for max_tokens in (4096, 250):
-            budget["max_tokens"] = max_tokens
             with demo_model(think_in=field) as url:
-                batch = await generate(
-                    folder, ScriptedModel(url=url), tools_url, replace(QUICK, limit=2), fresh=True, limit=2, **budget
-                )
+                model, two = ScriptedModel(url=url), replace(QUICK, limit=2)
+                batch = await generate(folder, model, tools_url, two, fresh=True, limit=2, max_tokens=max_tokens)
             assert counts(batch) == [2, 0, 0, 0]
             records = read_jsonl(batch.files.trajectories)
             assert any("length" not in record["metadata"]["finish_reasons"] for record in records)

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from graph.state import State
 from serializers.record import QuestionRow, build_record, recorded_result, sample_id
-from serializers.stats import build_stats
+from serializers.stats import Stats
 from serializers.tool_output import render_tool_output
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -106,7 +106,11 @@ def test_the_counts_of_the_statistics_add_up() -> None:
     truncated = finished()
     truncated["stop_reason"] = "truncated"
     rejected = build_record("qwen3_traj_00002", ROW, truncated, dict(ABOUT))
-    stats = build_stats([record], [rejected], asked=5, failed=1, bad_rows=2, about=ABOUT)
+    sums = Stats()
+    sums.add("accepted", record)
+    sums.add("rejected", rejected)
+    sums.counts["failed"] += 1
+    stats = sums.content(asked=5, bad_rows=2, about=ABOUT)
     assert [stats[name] for name in ("accepted", "rejected", "failed", "pending")] == [1, 1, 1, 2]
     assert stats["total_samples"] == 1
     assert stats["avg_tool_calls"] == 1

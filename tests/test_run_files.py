@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from graph.run_files import append_line, drop_torn_line, read_lines
+from graph.lines import append_line, drop_torn_line, encoded, read_lines
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    append_line(path, {"sample_id": "a", "text": "x\ud800"})
-    append_line(path, {"sample_id": "b"})
+    append_line(path, encoded({"sample_id": "a", "text": "x\ud800"}))
+    append_line(path, encoded({"sample_id": "b"}))
     with path.open("ab") as target:
         target.write(b'{"sample_id": "c", "te')
     drop_torn_line(path)

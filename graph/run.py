@@ -1,0 +1,112 @@
+"""A run, wired: from checked flags to closed files, in one process or in several."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backends.chat_model import ModelAddress
+from backends.services import Services, ToolsAddress, default_mcp_url, open_services
+from graph.attempts import Attempts, Away, Stop
+from graph.batch import Batch, BatchSettings, say
+from graph.build import build_graph
+from graph.checkpoints import open_checkpoints
+from graph.downtime import Downtimes
+from graph.group_saver import GroupSaver
+from graph.options import GenerateOptions
+from graph.outcomes import Settle, Settler
+from graph.questions import check_questions
+from graph.run_files import RunFiles, check_writable, claimed_run, read_run
+from graph.settings import RunSettings
+from graph.workers import WorkerPool, meet_foreman, open_workers
+from serializers.tags import STOP_STRINGS
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: its statistics, its files, and the exit code."""
+
+    stats: dict[str, Any]
+    files: RunFiles
+    code: int
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was ended before all was settled."""
+        return self.code != 0 and bool(self.stats["pending"])
+
+
+async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles | None = None) -> Ended:
+    """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UserError."""
+    options = replace(options, mcp_url=options.mcp_url or default_mcp_url())
+    options.check()
+    prompt = options.prompt()
+    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows, limit=options.limit)
+    for bad in questions.bad_within(options.limit):
+        say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
+    check_writable(options.output)
+    how = BatchSettings(options.concurrency, options.limit, options.incremental, options.keep_checkpoints)
+    stop = Stop()
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(_services(options, api_key))
+        settings = options.settings(questions.sha256, prompt, services.tools_sha256)
+        files = stack.enter_context(claimed_run(options, settings, questions.asked(options.limit), run))
+        saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
+        downtimes = Downtimes(
+            {"model": services.chat.probe, "tool": services.tools.probe}, stop, say, options.max_downtime
+        )
+        pool: WorkerPool | None = None
+        settle: Settle
+        if options.workers > 1:
+            opened = open_workers(files.run, options.workers, downtimes, stop, say, api_key)
+            settle = pool = await stack.enter_async_context(opened)
+        else:
+            settle = _settler(options, prompt, services, saver, settings, files, stop, say, downtimes.away)
+        stats = await Batch(settle, saver, files, questions, settings, how, stop).run()
+    if stop.event.is_set() and stats["pending"]:
+        return Ended(stats, files, 1 if downtimes.gave_up or (pool and pool.lost) else 130)
+    return Ended(stats, files, 1 if stats["failed"] else 0)
+
+
+async def work(run: Path) -> int:
+    """Be one of a run's worker processes: settle what the first process asks for."""
+    files, content = read_run(run)
+    options, settings = GenerateOptions.restored(content["options"]), RunSettings(**content["settings"])
+    foreman = await meet_foreman()
+    async with (
+        _services(options, os.environ.get("OPENAI_API_KEY")) as services,
+        open_checkpoints(files.checkpoints) as saver,
+    ):
+        await foreman.serve(
+            _settler(
+                options, options.prompt(), services, saver, settings, files, foreman.stop, foreman.say, foreman.away
+            )
+        )
+    return 0
+
+
+def _services(options: GenerateOptions, api_key: str | None) -> AbstractAsyncContextManager[Services]:
+    """Both services, to be connected."""
+    model = ModelAddress(
+        options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
+        options.max_model_len,
+    )  # fmt: skip
+    tools = ToolsAddress(
+        str(options.mcp_url), options.tools, options.tool_map, options.tool_timeout, options.cassette,
+        options.tools_mode,
+    )  # fmt: skip
+    return open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency)
+
+
+def _settler(
+    options: GenerateOptions, prompt: str, services: Services, saver: GroupSaver, settings: RunSettings,
+    files: RunFiles, stop: Stop, tell: Callable[[str], None], away: Away,
+) -> Settler:  # fmt: skip
+    """The graph around live services, ready to settle questions in this process."""
+    graph = build_graph(
+        services.chat, services.tools.call, limits=options.limits, system=prompt, tool_role=options.tool_role,
+        checkpointer=saver,
+    )  # fmt: skip
+    return Settler(Attempts(graph, saver, options.limits, stop, tell, away), settings, files.run_id)
