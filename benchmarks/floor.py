@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from nodes.prompts import system_prompt
 from graph.settings import Limits
+from nodes.prompts import system_prompt
 
 _CALL = re.compile(r'<call_tool name="(\w+)" limit="(\d+)">(.*?)</call_tool>', re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)

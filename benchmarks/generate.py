@@ -1,94 +1,211 @@
-import argparse, json, os, subprocess, sys, tempfile, time, shutil
+"""What a trajectory costs: `generate` as a user runs it, against servers that cost nothing, beside a plain httpx loop.
+
+python -m benchmarks.generate cost       CPU a trajectory at 64 and 256 in flight, the loop's, checkpoints, each part's share
+python -m benchmarks.generate wall       1,024 questions, 256 in flight, a model that takes 1 s and tools that take 200 ms
+python -m benchmarks.generate workers    trajectories a second with one worker process and with two
+python -m benchmarks.generate long       100,000 short questions: memory and rate at the start and at the end
+
+CPU is user and system time of the process and its children, as the kernel counts it; a trajectory's is the slope between
+a short run and a long one, so that starting is not in it. What is compared is measured in turn, in one command.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-ap = argparse.ArgumentParser()
-ap.add_argument("-n", type=int, default=300)
-ap.add_argument("-c", type=int, default=64)
-ap.add_argument("--rounds", type=int, default=1)
-ap.add_argument("--no-floor", action="store_true")
-a = ap.parse_args()
-srv = subprocess.Popen([sys.executable, "-m", "benchmarks.load_servers"], stdout=subprocess.PIPE, text=True)
-model, tools = srv.stdout.readline().split()
-tmp = Path(tempfile.mkdtemp())
+
+@dataclass
+class Sample:
+    """One look at a running process: seconds since it began, resident MB, records written, MB of checkpoints."""
+
+    seconds: float
+    resident: float
+    records: int
+    checkpoints: float
 
 
-def cost(cmd):
-    t = time.monotonic()
-    p = subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    peak = 0
-    import threading
+@dataclass
+class Measured:
+    """One process that ended: its CPU and wall seconds, and how it went."""
 
-    err = []
-    th = threading.Thread(target=lambda: err.append(p.stderr.read()))
-    th.start()
-    while True:
-        pid, st, ru = os.wait4(p.pid, os.WNOHANG)
-        if pid:
-            break
-        size = sum(f.stat().st_size for f in tmp.glob("out/*.sqlite*") if f.exists())
-        peak = max(peak, size)
-        time.sleep(0.05)
-    th.join()
-    if st:
-        print(err[0].decode()[-2000:])
-    return ru.ru_utime + ru.ru_stime, time.monotonic() - t, ru.ru_maxrss / 1024, peak
+    cpu: float
+    wall: float
+    samples: list[Sample] = field(default_factory=list)
 
 
-def q(n):
-    f = tmp / f"q{n}.jsonl"
-    f.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "question": f"Does treatment {i} help patients with condition {i}?",
-                    "topic": "t",
-                    "question_type": "x",
-                    "expected_search_terms": ["a"],
-                }
-            )
-            + "\n"
-            for i in range(n)
-        )
+@contextmanager
+def load_servers(*flags: str) -> Iterator[tuple[str, str]]:
+    """Addresses of a model and a tool server."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.load_servers", *flags], stdout=subprocess.PIPE, text=True
     )
-    return f
+    try:
+        assert process.stdout is not None
+        model, tools = process.stdout.readline().split()
+        yield model, tools
+    finally:
+        process.kill()
+        process.wait()
 
 
-def gen(n):
-    shutil.rmtree(tmp / "out", ignore_errors=True)
-    return cost(
-        [
-            sys.executable,
-            "-m",
-            "cli",
-            "generate",
-            "--questions-file",
-            str(q(n)),
-            "--local-model-url",
-            model,
-            "--mcp-url",
-            tools,
-            "--output",
-            str(tmp / "out"),
-            "--concurrency",
-            str(a.c),
-            "--tools",
-            "pubmed_search",
-        ]
+def questions(folder: Path, count: int) -> Path:
+    """A questions file."""
+    path = folder / f"{count}.jsonl"
+    with path.open("w", encoding="utf-8") as target:
+        for n in range(count):
+            row = {"question": f"Does treatment {n} help patients with condition {n}?", "topic": "t"}
+            target.write(json.dumps({**row, "question_type": "review", "expected_search_terms": []}) + "\n")
+    return path
+
+
+def measured(command: list[str], output: Path | None = None, every: float = 0.1) -> Measured:
+    """Run a command to its end, looking at it meanwhile."""
+    began, samples = time.monotonic(), []
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    ended = threading.Event()
+
+    def look() -> None:
+        records, read = 0, 0
+        while not ended.wait(every):
+            try:
+                status = Path(f"/proc/{process.pid}/statm").read_text().split()
+            except OSError:
+                return
+            for path in output.glob("*_incremental.jsonl") if output else ():
+                with path.open("rb") as lines:
+                    lines.seek(read)
+                    new = lines.read()
+                read, records = read + len(new), records + new.count(b"\n")
+            stored = sum(path.stat().st_size for path in output.glob("*.sqlite*")) if output else 0
+            resident = int(status[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+            samples.append(Sample(time.monotonic() - began, resident, records, stored / 1e6))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    _, status, used = os.wait4(process.pid, 0)
+    ended.set()
+    looking.join()
+    if status:
+        sys.exit(f"{' '.join(command)}: ended with {status}")
+    return Measured(used.ru_utime + used.ru_stime, time.monotonic() - began, samples)
+
+
+def generate(folder: Path, addresses: tuple[str, str], count: int, in_flight: int, *more: str) -> Measured:
+    """`trajgraph generate` over so many questions."""
+    output = folder / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    command = [sys.executable, "-m", "cli", "generate", "--questions-file", str(questions(folder, count))]
+    command += ["--local-model-url", addresses[0], "--mcp-url", addresses[1], "--tools", "pubmed_search"]
+    return measured([*command, "--output", str(output), "--concurrency", str(in_flight), *more], output)
+
+
+def plain_loop(folder: Path, addresses: tuple[str, str], count: int, in_flight: int) -> Measured:
+    """The same requests by asyncio and httpx."""
+    return measured(
+        [sys.executable, "-m", "benchmarks.floor", str(questions(folder, count)), *addresses, str(in_flight)]
     )
 
 
-def floor(n):
-    return cost([sys.executable, "-m", "benchmarks.floor", str(q(n)), model, tools, str(a.c)])
-
-
-for _ in range(a.rounds):
-    for name, f in (("generate", gen), ("floor", floor)):
-        if name == "floor" and a.no_floor:
-            continue
-        s = f(a.c)
-        b = f(a.c + a.n)
-        print(
-            f"{name}: start {s[0]:.2f}s cpu; {(b[0] - s[0]) / a.n * 1000:.1f} ms/traj cpu; wall slope {(b[1] - s[1]) / a.n * 1000:.1f} ms; rss {b[2]:.0f} MB; peak ckpt {b[3] / 1e6:.1f} MB",
-            flush=True,
+def cost(folder: Path, rounds: int, count: int) -> None:
+    """Milliseconds of CPU a trajectory: ours, the loop's, and by parts."""
+    found: dict[str, list[float]] = {"generate, 64": [], "plain loop, 64": [], "generate, 256": []}
+    peaks: list[float] = []
+    with load_servers() as addresses:
+        for _ in range(rounds):
+            for name, values in found.items():
+                run, in_flight = (generate if name.startswith("generate") else plain_loop), int(name.split()[-1])
+                short = run(folder, addresses, in_flight, in_flight)
+                whole = run(folder, addresses, in_flight + count, in_flight)
+                values.append((whole.cpu - short.cpu) / count * 1000)
+                if name == "generate, 64":
+                    peaks.append(max(sample.checkpoints for sample in whole.samples) * 1000 / in_flight)
+                    resident = max(sample.resident for sample in whole.samples)
+                    rate = count / (whole.wall - short.wall)
+        parts = subprocess.run(
+            [sys.executable, "-m", "benchmarks.parts", *addresses], capture_output=True, text=True, check=True
         )
-srv.kill()
+    for name, values in found.items():
+        spread = f"{min(values):.1f} to {max(values):.1f}"
+        print(f"{name} in flight: {statistics.median(values):5.1f} ms of CPU a trajectory ({spread})")
+    ours, floor, wide = (found[name] for name in ("generate, 64", "plain loop, 64", "generate, 256"))
+    print(f"ratio to the loop, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(ours, floor, strict=True))}")
+    print(f"256 to 64 in flight, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(wide, ours, strict=True))}")
+    print(
+        f"{rate:.0f} trajectories/s; at most {resident:.0f} MB resident; checkpoints at most {max(peaks):.0f} kB each"
+    )
+    print("alone, at 64 in flight: " + ", ".join(f"{part} {ms} ms" for part, ms in json.loads(parts.stdout).items()))
+
+
+def wall(folder: Path, count: int = 1024, in_flight: int = 256) -> None:
+    """How near the run comes to the time that the servers need."""
+    with load_servers("--model-latency", "1000", "--tool-latency", "200") as addresses:
+        took = generate(folder, addresses, count, in_flight)
+    stats = json.loads(next((folder / "out").glob("trajectory_stats_*.json")).read_text(encoding="utf-8"))
+    ideal = count / in_flight * (6 * 1.0 + 5 * 0.2)
+    print(
+        f"{count} questions, {in_flight} in flight: {stats['wall_seconds']:.1f} s, ideal {ideal:.1f} s, ratio", end=" "
+    )
+    print(f"{stats['wall_seconds'] / ideal:.3f}; {took.cpu:.1f} s of CPU; the process {took.wall:.1f} s")
+
+
+def workers(folder: Path, rounds: int, count: int) -> None:
+    """Trajectories a second, from the first record to the last."""
+    with load_servers() as addresses:
+        for _ in range(rounds):
+            rates = []
+            for number in ("1", "2"):
+                samples = generate(folder, addresses, count, 64, "--workers", number).samples
+                first = next(sample for sample in samples if sample.records >= 64)
+                last = next(sample for sample in samples if sample.records == samples[-1].records)
+                rates.append((last.records - first.records) / (last.seconds - first.seconds))
+            print(f"one process {rates[0]:.1f}/s, two workers {rates[1]:.1f}/s, ratio {rates[1] / rates[0]:.2f}")
+
+
+def long(folder: Path, count: int) -> None:
+    """Memory and rate over a run of many short questions, and how long it takes to see that all is done."""
+    with load_servers("--calls", "0") as addresses:
+        samples = generate(folder, addresses, count, 64).samples
+        for share in range(10):
+            part = [sample for sample in samples if share * count / 10 <= sample.records < (share + 1) * count / 10]
+            rate = (part[-1].records - part[0].records) / (part[-1].seconds - part[0].seconds)
+            print(f"to {part[-1].records:>7,}: {rate:6.1f}/s, {part[-1].resident:.0f} MB resident")
+        early = next(sample for sample in samples if sample.records >= 1000)
+        print(f"after 1,000: {early.resident:.0f} MB; at the end: {samples[-1].resident:.0f} MB")
+        began = time.monotonic()
+        again = [sys.executable, "-m", "cli", "resume", str(folder / "out")]
+        subprocess.run(again, check=True, stdout=subprocess.DEVNULL)
+        print(f"the same run again, all done: {time.monotonic() - began:.1f} s")
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("cost", "wall", "workers", "long"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--questions", type=int)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if asked.what == "cost":
+            cost(folder, asked.rounds, asked.questions or 300)
+        elif asked.what == "wall":
+            wall(folder)
+        elif asked.what == "workers":
+            workers(folder, asked.rounds, asked.questions or 1000)
+        else:
+            long(folder, asked.questions or 100_000)
+
+
+if __name__ == "__main__":
+    main()

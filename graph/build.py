@@ -47,7 +47,7 @@ def build_graph(
     return builder.compile(checkpointer=checkpointer, name="trajectory")
 
 
-def route(state: State) -> Literal["execute_mcp", "reason", "finalize"]:
+async def route(state: State) -> Literal["execute_mcp", "reason", "finalize"]:
     """Where a read reply leads: its call is executed, its end is settled, anything else is asked again."""
     if state.get("stop_reason"):
         return "finalize"

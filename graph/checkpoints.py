@@ -24,13 +24,12 @@ async def open_checkpoints(path: Path) -> AsyncIterator[GroupSaver]:
     `synchronous=NORMAL` survives a killed process; after a power cut the last steps may be asked again.
     """
     async with aiosqlite.connect(path, timeout=60) as connection:
-        saver = GroupSaver(connection, JsonPlusSerializer(allowed_msgpack_modules=None))
-        await saver.setup()
-        await connection.execute("PRAGMA synchronous=NORMAL")
+        saver = GroupSaver(path, connection, JsonPlusSerializer(allowed_msgpack_modules=None))
         try:
+            await saver.setup()
             yield saver
         finally:
-            await saver.drained()
+            await saver.close()
 
 
 async def copy_checkpoints(source: Path, target: Path) -> None:

@@ -1,9 +1,12 @@
 """LangGraph's SQLite saver, with one transaction for the writes of all graphs in flight."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -22,16 +25,21 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 _PUT = (
     "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, "
-    "checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "checkpoint, metadata) VALUES {rows}"
 )
 _WRITE = (
     "INSERT OR {} INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES {{rows}}"
 )
 _REPLACE, _KEEP = _WRITE.format("REPLACE"), _WRITE.format("IGNORE")
-_FORGET = ("DELETE FROM checkpoints WHERE thread_id = ?", "DELETE FROM writes WHERE thread_id = ?")
+_FORGET = (
+    "DELETE FROM checkpoints WHERE thread_id IN (VALUES {rows})",
+    "DELETE FROM writes WHERE thread_id IN (VALUES {rows})",
+)
 _STATEMENTS = (_PUT, _REPLACE, _KEEP, *_FORGET)
-Rows = Iterable[tuple[Any, ...]]
+_TOGETHER = (64, 16, 4, 1)
+"""Rows a statement: few sizes, so that each is prepared once. A statement gives way to the event loop only once."""
+Rows = list[tuple[Any, ...]]
 
 
 class GroupSaver(AsyncSqliteSaver):
@@ -41,12 +49,14 @@ class GroupSaver(AsyncSqliteSaver):
     a thread that it has neither found nor written is known to have no checkpoint, without a look.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, serde: SerializerProtocol) -> None:
+    def __init__(self, path: Path, connection: aiosqlite.Connection, serde: SerializerProtocol) -> None:
         super().__init__(connection, serde=serde)
         self.threads: set[str] = set()
         """The threads that have a checkpoint."""
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._waiting: list[tuple[str, Rows, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def setup(self) -> None:
         """Make the tables where there are none, and look which threads there are."""
@@ -56,10 +66,12 @@ class GroupSaver(AsyncSqliteSaver):
         async with self.lock, self.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
             self.threads.update([row[0] async for row in rows])
 
-    async def drained(self) -> None:
-        """Wait for the last transaction."""
-        while self._writer and not self._writer.done():
-            await asyncio.wait({self._writer})
+    async def close(self) -> None:
+        """Wait for the last transaction and close the connection that writes."""
+        while self._writing and not self._writing.done():
+            await asyncio.wait({self._writing})
+        await self._in_thread(self._disconnect)
+        self._thread.shutdown()
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, else the thread's last."""
@@ -108,25 +120,40 @@ class GroupSaver(AsyncSqliteSaver):
         await self.setup()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((statement, rows, done))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
         await done
 
     async def _write(self) -> None:
         while self._waiting:
-            async with self.lock:  # readers share the connection
-                group, self._waiting = self._waiting, []
-                try:
-                    for statement in _STATEMENTS:
-                        rows = [row for wanted, some, _ in group if wanted == statement for row in some]
-                        if rows:
-                            await self.conn.executemany(statement, rows)
-                    await self.conn.commit()
-                    error = None
-                except Exception as failure:
-                    error = failure
-                    with contextlib.suppress(aiosqlite.Error, ValueError):
-                        await self.conn.rollback()
+            group, self._waiting = self._waiting, []
+            error: Exception | None = None
+            try:
+                await self._in_thread(self._transact, [(statement, rows) for statement, rows, _ in group])
+            except Exception as failure:
+                error = failure
             for _, _, done in group:
                 if not done.done():
                     done.set_exception(error) if error else done.set_result(None)
+
+    async def _in_thread(self, act: Callable[..., None], *given: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, act, *given)
+
+    def _transact(self, group: list[tuple[str, Rows]]) -> None:
+        with self._writer as writer:  # commits, or rolls back
+            for statement in _STATEMENTS:
+                rows = [row for wanted, some in group if wanted == statement for row in some]
+                for size in _TOGETHER:
+                    while len(rows) >= size:
+                        taken, rows = rows[:size], rows[size:]
+                        places = ", ".join([f"({', '.join('?' * len(taken[0]))})"] * size)
+                        writer.execute(statement.format(rows=places), [value for row in taken for value in row])
+
+    @cached_property
+    def _writer(self) -> sqlite3.Connection:
+        writer = sqlite3.connect(self._path, timeout=60)
+        writer.execute("PRAGMA synchronous=NORMAL")
+        return writer
+
+    def _disconnect(self) -> None:
+        self._writer.close()

@@ -5,7 +5,7 @@ from typing import Any
 from graph.state import State
 
 
-def finalize(state: State) -> dict[str, Any]:
+async def finalize(state: State) -> dict[str, Any]:
     """Settle `final_answer` (empty when there is none) and `stop_reason`."""
     return {
         "reply": None,

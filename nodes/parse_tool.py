@@ -15,7 +15,7 @@ _MAX_NUDGES = 2
 """Nudges in a row; a model that ignores them is not asked again."""
 
 
-def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
+async def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
     """One AIMessage with the kept text and its call; or the final answer; or a nudge; or, cut off, another attempt."""
     raw = state.get("reply")
     if raw is None:

@@ -1,8 +1,12 @@
 """The files of a run: whole lines, and one process at a time."""
 
+import json
 from pathlib import Path
 
-from graph.lines import append_line, drop_torn_line, encoded, read_lines
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graph.lines import append_line, drop_torn_line, encoded, read_lines, summary
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
@@ -16,3 +20,21 @@ def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
     path.write_bytes(b"torn from the start")
     drop_torn_line(path)
     assert path.read_bytes() == b""
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
+
+
+@given(TEXTS, TEXTS, TEXTS, TEXTS)
+def test_what_a_record_says_of_itself_is_found_without_reading_the_trajectory(
+    question: str, topic: str, kind: str, text: str
+) -> None:
+    trajectory = {"text": text, "result": {"metadata": {"a": 1}, "b": ', "metadata": {'}}
+    metadata = {"stop_reason": text, "nested": {"topic": "no"}}
+    record = {
+        "sample_id": "qwen3_traj_00001", "question": question, "topic": topic, "question_type": kind,
+        "trajectory": trajectory, "metadata": metadata,
+    }  # fmt: skip
+    asked = {name: record[name] for name in ("sample_id", "topic", "question_type", "metadata")}
+    assert summary(encoded(record)) == asked
+    assert summary(json.dumps(record, separators=(",", ":")).encode()) == asked

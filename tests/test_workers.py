@@ -1,0 +1,124 @@
+"""Several processes for one run: the same files as from one, whichever of the processes is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from backends.demo_model.server import DemoModel
+from tests.crash.test_kill import command, records, requests_so_far
+from tests.fakes import ROOT, demo_model, free_port, served, trajgraph_process, write_questions
+
+COUNT = 24
+TWO = ("--workers", "2")
+
+
+def asked(folder: Path, name: str) -> Path:
+    """A folder with a questions file."""
+    (folder / name).mkdir()
+    write_questions(folder / name / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(COUNT)])
+    return folder / name
+
+
+def begun(folder: Path, url: str, tools_url: str, after: int) -> "subprocess.Popen[str]":
+    """A run with two workers that has made so many requests."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", *command(folder, url, tools_url), *TWO], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    before = requests_so_far(url)
+    while process.poll() is None and requests_so_far(url) < before + after:
+        time.sleep(0.02)
+    return process
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def completed(folder: Path, url: str, tools_url: str) -> None:
+    again = trajgraph_process(*command(folder, url, tools_url), *TWO)
+    assert again.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), again
+    assert again.returncode == 0
+    assert len({record["sample_id"] for record in records(folder)}) == len(records(folder)) == COUNT
+
+
+def test_two_workers_write_what_one_process_writes(tmp_path: Path, tools_url: str) -> None:
+    one, two = asked(tmp_path, "one"), asked(tmp_path, "two")
+    with demo_model() as url:
+        assert trajgraph_process(*command(one, url, tools_url)).returncode == 0
+        needed = requests_so_far(url)
+        completed(two, url, tools_url)
+        assert requests_so_far(url) == 2 * needed
+    assert records(two) == records(one)
+
+
+def test_without_the_first_process_the_workers_end_and_the_same_command_continues(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "killed")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        workers = workers_of(process)
+        process.kill()
+        process.communicate()
+        asked_when_killed = requests_so_far(url)
+        completed(folder, url, tools_url)
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert len(workers) == 2
+    assert asked_when_killed >= 20
+
+
+def test_a_killed_worker_ends_the_run_with_all_else_saved_and_the_same_command_continues(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "killed")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        victim = workers_of(process)[0]
+        os.kill(victim, signal.SIGKILL)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert f"worker process {victim} ended (-9); what it had begun goes on with the next run" in errors
+        assert " 0 failed, 0 pending" not in output
+        completed(folder, url, tools_url)
+
+
+def test_an_interrupt_lets_the_workers_save_their_steps(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "stopped")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert "to continue: trajgraph resume" in errors
+        assert " 0 failed" in output
+        completed(folder, url, tools_url)
+
+
+def test_a_server_that_goes_away_is_waited_for_once_however_many_workers_miss_it(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder, port = asked(tmp_path, "paused"), free_port()
+    app = DemoModel("Qwen3-8B", latency=0.1).app()
+    with served(app, port) as base:
+        process = begun(folder, f"{base}/v1", tools_url, after=20)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "trajgraph: the model server is away: paused until it answers\n"
+    with served(app, port):
+        output, errors = process.communicate(timeout=60)
+    assert errors.startswith("trajgraph: the model server is back after")
+    assert errors.count("\n") == 1
+    assert output.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending")
+
+
+def test_what_ends_a_run_in_a_worker_is_said_as_in_one_process(tmp_path: Path, tools_url: str) -> None:
+    folder, port = asked(tmp_path, "denied"), free_port()
+    with served(DemoModel("Qwen3-8B", latency=0.1).app(), port) as base:
+        process = begun(folder, f"{base}/v1", tools_url, after=20)
+    with served(DemoModel("another", latency=0.1).app(), port):
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "the model server denies the key or the model (404)" in errors
