@@ -28,6 +28,7 @@ _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shut
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
 _PROBE_TIMEOUT = 5.0
+_PROBE_REPLY_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class LocalChatModel(BaseChatOpenAI):
             or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
         ):
             raise ModelReplyInvalid("the model server's reply is not a chat completion")
+        for choice in choices:
+            choice["message"] = {name: _sound(value) for name, value in choice["message"].items()}
         result = self._create_chat_result(response)
         for generation, choice in zip(result.generations, response["choices"], strict=True):
             _keep_reasoning(generation.message, choice["message"])
@@ -229,9 +232,13 @@ class ChatClient:
         return None
 
     async def probe(self) -> bool:
-        """Whether the model server answers at all, be it with a refusal."""
+        """Whether the model server answers, be it with a refusal: its list of models, and one token from the model."""
+        client = self._model.root_async_client
+        said = [{"role": "user", "content": "Hello"}]
+        body = {"model": self._model.model_name, "messages": said, "max_tokens": 1}
         try:
-            await self._model.root_async_client.with_options(timeout=_PROBE_TIMEOUT).models.list()
+            await client.with_options(timeout=_PROBE_TIMEOUT).models.list()
+            await client.with_options(timeout=_PROBE_REPLY_TIMEOUT).post("/chat/completions", body=body, cast_to=object)
         except openai.APIStatusError as error:
             return error.status_code < 500
         except Exception:
@@ -244,6 +251,8 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
 
     Raises UserError when nothing answers at `url`, the key is refused, or no such model is served.
     """
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise UserError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
     client = openai.AsyncOpenAI(
         base_url=url, api_key=api_key or NO_KEY, timeout=timeout, max_retries=0,
         http_client=openai.DefaultAioHttpClient(trust_env=False),
@@ -272,6 +281,11 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     if len(alike) == 1:
         return served[alike[0]]
     raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
+
+
+def _sound(value: Any) -> Any:
+    """Text without lone surrogates, which nothing can store."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and not value.isascii() else value
 
 
 def _listened_to() -> bool:

@@ -11,12 +11,17 @@
     │   └── ContextOverflow     the prompt is too long               ends the trajectory
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried
+        ├── ToolOverloaded      429, 5xx                             retried, after `retry_after` seconds if it says so
         ├── ToolTimeout         no result in time                    retried
+        ├── ToolReplyInvalid    not JSON, or no tool result          retried
         ├── CassetteMiss        a replay has no such result          not retried: the question fails
         └── ToolFailed          the tool said no                     the model reads it
 
 Messages name the address and the mend, never a key.
 """
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 class BackendError(Exception):
@@ -78,6 +83,18 @@ class ToolUnreachable(ToolError):
     """No connection to the tool server, or it was lost before the result came."""
 
 
+class ToolOverloaded(ToolError):
+    """The tool server answered 429 or 5xx; `retry_after` holds its Retry-After in seconds."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ToolReplyInvalid(ToolError):
+    """The tool server replied, but not with a result of the call."""
+
+
 class ToolTimeout(ToolError):
     """A tool call did not come back in time."""
 
@@ -96,3 +113,15 @@ class ToolFailed(ToolError):
 
 class UserError(Exception):
     """The command cannot go ahead as it was given; the message is one line that names the mend."""
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """A Retry-After header, in seconds or as a date, within five minutes; None where there is none that can be read."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(seconds, 0.0), 300.0)

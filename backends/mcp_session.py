@@ -1,38 +1,43 @@
 """One MCP session for the whole run, reopened when its server restarts."""
 
 import asyncio
-import contextlib
-import time
 from typing import Any
 
-import anyio
-from langchain_mcp_adapters.sessions import Connection, create_session
+import aiohttp
+import httpx
+from langchain_mcp_adapters.sessions import StreamableHttpConnection, create_session
 from mcp import ClientSession, McpError
-from mcp.types import CallToolResult, Tool
+from mcp.types import Tool
 
-from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable
-from backends.mcp_transport import TRANSPORT_ERROR
+from backends.errors import ToolTimeout, ToolUnreachable
+from backends.mcp_calls import SessionUnknown, ToolCalls
 
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PROBE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 5.0
 _LOST = ("Session terminated", "Connection closed")
+_CALL_HEADERS = ("accept", "authorization", "content-type", "mcp-protocol-version", "mcp-session-id")
 _Live = tuple[ClientSession, asyncio.Event]
 
 
 class KeptSession:
-    """A session that callers share. A task of its own holds it, because the transport cancels its owner when it breaks;
-    callers wait for the next session when theirs is lost.
+    """A session that callers share. A task of its own holds it, because the SDK's transport cancels its owner when it
+    breaks; callers wait for the next session when theirs is lost.
     """
 
-    def __init__(self, connection: Connection, *, address: str, timeout: float) -> None:
-        self._connection = connection
-        self._address = address
+    def __init__(self, url: str, *, concurrency: int, timeout: float, token: str | None) -> None:
+        self._url = url
         self._timeout = timeout
+        self._connection = StreamableHttpConnection(
+            transport="streamable_http", url=url, timeout=timeout, sse_read_timeout=timeout,
+            headers={"Authorization": f"Bearer {token}"} if token else None, httpx_client_factory=self._http_client,
+        )  # fmt: skip
+        self._pool = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=concurrency + 8), timeout=aiohttp.ClientTimeout(total=None)
+        )
+        self._calls = ToolCalls(url, self._pool)
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
-        self._calls: set[asyncio.Future[CallToolResult]] = set()
-        """Those under way in the present session."""
         self.served: list[Tool] = []
         """The server's tools, as of the last connection."""
 
@@ -47,30 +52,27 @@ class KeptSession:
         if self._keeper:
             self._keeper.cancel()
             await asyncio.wait({self._keeper}, timeout=_CLOSE_TIMEOUT)
+        await self._pool.close()
 
-    async def call(self, server_name: str, arguments: dict[str, Any]) -> CallToolResult:
-        """Call a tool. One that a lost session left without an answer is called again once.
+    async def call(self, server_name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Call a tool. One that came with a session that the server has forgotten is made again in a new one.
 
-        Raises ToolFailed, ToolUnreachable or ToolTimeout.
+        Raises a `ToolError`.
         """
-        deadline = time.monotonic() + self._timeout
-        for _ in range(2):
-            session, broken = await self._session(deadline)
-            call = asyncio.ensure_future(session.call_tool(server_name, arguments))
-            self._calls.add(call)
-            try:
-                await asyncio.wait({call}, timeout=max(deadline - time.monotonic(), 0))
-                if not call.done():
-                    raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s")
-                if not call.cancelled():
-                    return _answer(call)
-            except _SessionLost:
-                pass
-            finally:
-                self._calls.discard(call)
-                call.cancel()
-            self._lose(broken)
-        raise ToolUnreachable(f"the tool server at {self._address} keeps losing the session")
+        try:
+            async with asyncio.timeout(self._timeout):
+                for _ in range(2):
+                    _, broken = await asyncio.shield(self._live)
+                    try:
+                        return await self._calls.call(server_name, arguments)
+                    except SessionUnknown as unknown:
+                        said = str(unknown)
+                        self._lose(broken)
+        except TimeoutError as error:
+            if not self._live.done():
+                raise ToolUnreachable(f"no tool server answers at {self._url}") from error
+            raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s") from error
+        raise ToolUnreachable(f"{said}, in a new session too")
 
     async def probe(self) -> bool:
         """Whether the tool server answers."""
@@ -88,28 +90,14 @@ class KeptSession:
         except McpError as error:
             if error.error.message in _LOST:
                 self._lose(broken)
-            return error.error.message not in _LOST and error.error.code != TRANSPORT_ERROR
+            return error.error.message not in _LOST
         except Exception:
+            self._lose(broken)
             return False
-        return True
-
-    async def _session(self, deadline: float) -> _Live:
-        if self._live.done() and not self._live.result()[1].is_set():
-            return self._live.result()
-        while (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                live = await asyncio.wait_for(asyncio.shield(self._live), left)
-                if not live[1].is_set():
-                    return live
-        raise ToolUnreachable(f"no tool server answers at {self._address}")
+        return not broken.is_set()
 
     def _lose(self, broken: asyncio.Event) -> None:
-        if broken.is_set():
-            return
         broken.set()
-        for call in self._calls:  # all of them were made in this session
-            call.cancel()
-        self._calls.clear()
         if self._live.done() and self._live.result()[1] is broken:
             self._live = asyncio.get_running_loop().create_future()
 
@@ -139,25 +127,19 @@ class KeptSession:
             await asyncio.sleep(_RECONNECT_WAITS[min(attempt, len(_RECONNECT_WAITS) - 1)])
             attempt += 1
 
+    def _http_client(
+        self,
+        headers: dict[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
+        auth: httpx.Auth | None = None,
+    ) -> httpx.AsyncClient:
+        """The SDK's own client: for opening, listing and pinging."""
 
-class _SessionLost(Exception):
-    """The server no longer knows the session."""
+        async def note(request: httpx.Request) -> None:
+            if "mcp-protocol-version" in request.headers:  # the session is open
+                self._calls.session = {name: request.headers[name] for name in _CALL_HEADERS if name in request.headers}
 
-
-def _answer(call: "asyncio.Future[CallToolResult]") -> CallToolResult:
-    try:
-        return call.result()
-    except McpError as error:
-        if error.error.message in _LOST:
-            raise _SessionLost from error
-        if error.error.code == TRANSPORT_ERROR:
-            raise ToolUnreachable(f"the tool call was lost on its way ({error.error.message})") from error
-        raise ToolFailed(error.error.message) from error
-    except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
-        raise _SessionLost from error
-    except ValueError as error:
-        raise ToolFailed("the tool server's answer is not a tool result") from error
-    except RuntimeError as error:
-        if "structured content" not in str(error):
-            raise
-        raise ToolFailed(str(error)) from error  # a result that does not fit the schema its tool declares
+        return httpx.AsyncClient(
+            headers=headers, timeout=timeout or httpx.Timeout(30), auth=auth, trust_env=False,
+            event_hooks={"request": [note]},
+        )  # fmt: skip

@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from httpx_aiohttp import AiohttpTransport
-from langchain_mcp_adapters.sessions import StreamableHttpConnection
-from mcp.types import CallToolResult, TextContent, Tool
+from mcp.types import Tool
 
 from backends.cassette import Cassette
-from backends.errors import CassetteMiss, ToolFailed, UserError
+from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UserError
 from backends.mcp_session import KeptSession
-from backends.mcp_transport import CallErrors
 
 _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
     "pubmed_search": [("pubmed_search", "query", {})],
@@ -129,7 +126,7 @@ class ReplayedSession:
 
     served: list[Tool]
 
-    async def call(self, server_name: str, arguments: dict[str, Any]) -> CallToolResult:
+    async def call(self, server_name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Never asked for: a cassette in replay answers, or says what it misses."""
         raise CassetteMiss(f"{server_name} is replayed: there is no server to ask")
 
@@ -146,12 +143,7 @@ async def open_tool_client(
     if cassette and cassette.mode == "replay":
         yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette)
         return
-    connection = StreamableHttpConnection(
-        transport="streamable_http", url=url, timeout=timeout, sse_read_timeout=timeout,
-        headers={"Authorization": f"Bearer {token}"} if token else None,
-        httpx_client_factory=_http_client_factory(concurrency),
-    )  # fmt: skip
-    session = KeptSession(connection, address=url, timeout=timeout)
+    session = KeptSession(url, concurrency=concurrency, timeout=timeout, token=token)
     try:
         try:
             await session.open(_OPEN_TIMEOUT)
@@ -169,24 +161,39 @@ async def open_tool_client(
         await session.close()
 
 
-def read_result(result: CallToolResult) -> Any:
-    """The value of an MCP result: structured content, else its text parsed as JSON, else its plain text.
+def read_result(result: Mapping[str, Any]) -> Any:
+    """The value of a `CallToolResult`: structured content, else its text parsed as JSON, else its plain text.
 
-    Raises ToolFailed when the server flags an error.
+    Raises ToolFailed when the server flags an error, ToolReplyInvalid when it is no such result.
     """
-    texts = [block.text for block in result.content if isinstance(block, TextContent)]
-    if result.isError:
-        raise ToolFailed("\n".join(texts) or "the tool failed without a word")
-    value = result.structuredContent
-    if value is not None and value.keys() != {"result"}:
+    content, value = result.get("content"), result.get("structuredContent")
+    if not isinstance(content, list) and value is None:
+        raise ToolReplyInvalid("the tool server's answer is not a tool result")
+    text = "\n".join(map(_text, content or []))
+    if result.get("isError"):
+        raise ToolFailed(text or "the tool failed without a word")
+    if isinstance(value, dict) and value.keys() == {"result"}:
+        if not isinstance(value["result"], str):
+            return value["result"]
+        text, value = value["result"], None
+    if value is not None:
         return value
-    if value is not None and not isinstance(value["result"], str):
-        return value["result"]
-    text = "\n".join(texts) if value is None else value["result"]
     try:
         return json.loads(text) if text else {}
     except (ValueError, RecursionError):
         return text
+
+
+def _text(block: Any) -> str:
+    """What a content block says; one that is no text is named."""
+    kind = block.get("type") if isinstance(block, dict) else None
+    inner = block.get("resource") if kind == "resource" else block
+    text = inner.get("text") if isinstance(inner, dict) else None
+    if isinstance(text, str):
+        return text
+    if kind is None or kind == "text":
+        raise ToolReplyInvalid("the tool server's answer is not a tool result")
+    return f"[{kind}]"
 
 
 def _status(error: BaseException) -> int | None:
@@ -200,17 +207,3 @@ def _status(error: BaseException) -> int | None:
 def _first_argument(tool: Tool) -> str:
     schema = tool.inputSchema
     return str(next(iter(schema.get("required") or schema.get("properties") or ["query"])))
-
-
-def _http_client_factory(concurrency: int) -> Any:
-    def make(
-        headers: dict[str, str] | None = None, timeout: httpx.Timeout | None = None, auth: httpx.Auth | None = None
-    ) -> httpx.AsyncClient:
-        seconds = timeout or httpx.Timeout(30)
-        limits = httpx.Limits(max_connections=concurrency + 8, max_keepalive_connections=concurrency + 8)
-        return httpx.AsyncClient(
-            headers=headers, auth=auth, transport=CallErrors(AiohttpTransport(limits=limits, trust_env=False)),
-            timeout=httpx.Timeout(seconds.connect, read=seconds.read, pool=None),  # a PoolTimeout would end the session
-        )  # fmt: skip
-
-    return make

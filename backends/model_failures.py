@@ -1,6 +1,8 @@
 """What the model client raises, as failures typed by the boundary they crossed."""
 
+import json
 import re
+from urllib.parse import quote, quote_plus
 
 import aiohttp
 import httpx2
@@ -15,12 +17,19 @@ from backends.errors import (
     ModelReplyInvalid,
     ModelTimeout,
     ModelUnreachable,
+    seconds_to_wait,
 )
 
 NO_KEY = "none"
 """Sent where no key is given: the client insists on one."""
-_OVERFLOW = ("context length", "context_length", "context size", "context_size", "context window", "is longer than")
-_CONTEXT_STATED = re.compile(r"context (?:length|size)(?: is| of)? \(?(\d+) tokens|n_ctx\D{1,4}(\d+)")
+_OVERFLOW = (
+    "context length", "context_length", "context size", "context_size", "context window", "is longer than",
+    "maximum model length", "max_model_len",
+)  # fmt: skip
+_CONTEXT_STATED = re.compile(
+    r"(?:context|model) (?:length|size|window)(?: is| of)?(?: only)? \(?(\d{2,8})"
+    r"|(?:n_ctx|max_model_len)\D{1,4}(\d{2,8})"
+)
 
 
 def typed_failure(error: Exception) -> Exception:
@@ -45,11 +54,16 @@ def typed_failure(error: Exception) -> Exception:
 
 def _typed_status(error: openai.APIStatusError) -> ModelError:
     said = _said(error)
-    if error.status_code in (400, 413, 500) and any(phrase in said.lower() for phrase in _OVERFLOW):
+    kind = str(error.body.get("type")) if isinstance(error.body, dict) else ""
+    overflow = any(phrase in f"{said} {kind}".lower() for phrase in _OVERFLOW)
+    if error.status_code in (400, 413, 422, 500) and overflow:
         stated = _CONTEXT_STATED.search(said)
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
-        return ModelOverloaded(f"the model server answered {error.status_code}: {said}", _retry_after(error))
+        return ModelOverloaded(
+            f"the model server answered {error.status_code}: {said}",
+            seconds_to_wait(error.response.headers.get("retry-after")),
+        )
     if error.status_code in (401, 403, 404):
         return ModelDenied(f"the model server denies the key or the model ({error.status_code}): {said}")
     return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")
@@ -64,15 +78,9 @@ def _said(error: openai.APIStatusError) -> str:
     authorization = error.request.headers.get("authorization", "")
     secret = authorization.removeprefix("Bearer ").strip()
     if secret and secret != NO_KEY:
-        said = said.replace(secret, "***")
+        for written in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret), quote_plus(secret)}:
+            said = said.replace(written, "***")
     return said[:500]
-
-
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    try:
-        return min(max(float(error.response.headers.get("retry-after", "")), 0.0), 300.0)
-    except ValueError:
-        return None
 
 
 def _first_cause(error: BaseException) -> BaseException:

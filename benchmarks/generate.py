@@ -1,12 +1,12 @@
 """What a trajectory costs: `generate` as a user runs it, against servers that cost nothing, beside a plain httpx loop.
 
-python -m benchmarks.generate cost       CPU a trajectory at 64 and 256 in flight, the loop's, checkpoints, each part's share
-python -m benchmarks.generate wall       1,024 questions, 256 in flight, a model that takes 1 s and tools that take 200 ms
-python -m benchmarks.generate workers    trajectories a second with one worker process and with two
+python -m benchmarks.generate cost       CPU a trajectory at 64 and 256 in flight, the loop's, checkpoints, the parts
+python -m benchmarks.generate wall       1,024 questions, 256 in flight, a model that takes 1 s, tools that take 200 ms
+python -m benchmarks.generate workers    trajectories a second with one process and with two workers
 python -m benchmarks.generate long       100,000 short questions: memory and rate at the start and at the end
 
-CPU is user and system time of the process and its children, as the kernel counts it; a trajectory's is the slope between
-a short run and a long one, so that starting is not in it. What is compared is measured in turn, in one command.
+CPU is user and system time of the process and its children, as the kernel counts it; a trajectory's is the slope
+between a short run and a long one, so that starting is not in it. What is compared is measured in turn, in one command.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 python -m benchmarks.load_servers [--calls 5] [--model-latency 0] [--tool-latency 0]     latencies in milliseconds
 
 Prints both addresses in one line. The model thinks some 800 characters a turn, searches `--calls` times under the stop
-strings of the protocol, then answers; a search returns five papers, 12 kB, as text and as structured content. GET /stats
-on either port counts what was asked.
+strings of the protocol, then answers; a search returns five papers, 12 kB, as text and as structured content. GET
+/stats on either port counts what was asked.
 """
 
 import argparse

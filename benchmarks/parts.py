@@ -16,13 +16,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from backends.chat_model import ModelAddress
 from backends.services import ToolsAddress, open_services
 from graph.build import build_graph, recursion_limit
 from graph.checkpoints import open_checkpoints
-from graph.lines import append_line, encoded
+from graph.lines import LineWriter, encoded
 from graph.settings import Limits
 from graph.state import State
 from nodes.prompts import prompt_messages, system_prompt
@@ -124,9 +125,11 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
             "attempts": 1,
         }
 
+        lines = LineWriter(Path(folder) / "records.jsonl")
+
         async def written() -> None:
             record = build_record("qwen3_traj_00001", row, state, about)
-            await asyncio.to_thread(append_line, Path(folder) / "records.jsonl", encoded(record))
+            await lines.append(encoded(record))
 
         writing = await cost(written, count, concurrency)
     return {
@@ -144,7 +147,10 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     asked = parser.parse_args()
     os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
-    found = asyncio.run(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency))
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        found = runner.run(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency))
     print(json.dumps({name: round(milliseconds, 2) for name, milliseconds in found.items()}))
 
 

@@ -97,13 +97,14 @@ class Attempts:
             return None
         try:
             stored = await self.graph.aget_state(config)
+            stored.values["question"], list(stored.values.get("messages", []))
+            return str(stored.config["configurable"]["checkpoint_id"])
         except sqlite3.Error:
             raise
         except Exception as error:
             self.say(f"thread {thread}: its checkpoint cannot be read ({type(error).__name__}); it starts again")
             await self.saver.adelete_thread(thread)
             return None
-        return str(stored.config["configurable"]["checkpoint_id"])
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from langgraph.errors import GraphDrained
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from graph.attempts import Stop
 from graph.checkpoints import thread_id
 from graph.group_saver import GroupSaver
-from graph.lines import append_line, drop_torn_line, read_lines, summaries, summary, write_whole
+from graph.lines import LineWriter, drop_torn_line, read_lines, summaries, summary, write_whole
 from graph.outcomes import Outcome, Settle
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles
@@ -52,7 +51,11 @@ class Batch:
     def __post_init__(self) -> None:
         self.stats = Stats()
         self.limit = self.how.limit
-        self._writing = asyncio.Lock()
+        self._files = {
+            "accepted": LineWriter(self.files.trajectories),
+            "rejected": LineWriter(self.files.rejected),
+            "failed": LineWriter(self.files.failed),
+        }
         self._held: dict[str, bytes] = {}
 
     async def run(self) -> dict[str, Any]:
@@ -60,6 +63,7 @@ class Batch:
         started = time.monotonic()
         done = await self._settle_the_past()
         rows = self._left(done)
+        self._write_stats(0.0)  # what is true now, should this process be killed
         try:
             with self._interruptible(), self._progress() as bar:
                 workers = [asyncio.create_task(self._work(rows, bar)) for _ in range(self.how.concurrency)]
@@ -94,7 +98,7 @@ class Batch:
         return done
 
     def _left(self, done: set[str]) -> Iterator[tuple[str, QuestionRow]]:
-        for place, row in stream_questions(self.questions.path, self.limit):
+        for place, row in stream_questions(self.questions.path, self.limit, self.questions.stamp):
             identity = sample_id(self.settings.model_name, place)
             if identity not in done:
                 yield identity, row
@@ -110,22 +114,15 @@ class Batch:
 
     async def _keep(self, identity: str, outcome: Outcome) -> None:
         """An outcome to its place in a file; only then is its thread let go."""
-        if outcome.kind == "failed":
-            await self._append(self.files.failed, outcome.line)
-            self.stats.counts["failed"] += 1
-        elif outcome.kind == "accepted" and not self.how.incremental:
+        if outcome.kind == "accepted" and not self.how.incremental:
             self._held[identity] = outcome.line
+            return
+        await self._files[outcome.kind].append(outcome.line)
+        if outcome.kind == "failed":
+            self.stats.counts["failed"] += 1
         else:
-            await self._append(self._path(outcome), outcome.line)
             self.stats.add(outcome.kind, summary(outcome.line))
             await self._let_go(identity)
-
-    def _path(self, outcome: Outcome) -> Path:
-        return self.files.trajectories if outcome.kind == "accepted" else self.files.rejected
-
-    async def _append(self, path: Path, line: bytes) -> None:
-        async with self._writing:
-            await asyncio.to_thread(append_line, path, line)
 
     async def _let_go(self, identity: str) -> None:
         if not self.how.keep_checkpoints:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,8 +55,9 @@ class Downtimes:
                     self.gave_up = True
                     self.stop.request()
                     break
+                left = (self.max_downtime or math.inf) - (time.monotonic() - since)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopped.wait(), _WAITS[min(asked, len(_WAITS) - 1)])
+                    await asyncio.wait_for(stopped.wait(), min(_WAITS[min(asked, len(_WAITS) - 1)], left))
                 asked += 1
             if stopped.is_set():
                 raise GraphDrained

@@ -70,8 +70,10 @@ class GroupSaver(AsyncSqliteSaver):
         """Wait for the last transaction and close the connection that writes."""
         while self._writing and not self._writing.done():
             await asyncio.wait({self._writing})
-        await self._in_thread(self._disconnect)
-        self._thread.shutdown()
+        try:
+            await self._in_thread(self._disconnect)
+        finally:
+            self._thread.shutdown()
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, else the thread's last."""
@@ -156,4 +158,5 @@ class GroupSaver(AsyncSqliteSaver):
         return writer
 
     def _disconnect(self) -> None:
+        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all is in the one file again
         self._writer.close()

@@ -1,12 +1,16 @@
 """JSON lines on disk: appended whole or not at all, read back line by line."""
 
+import asyncio
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from backends.errors import UserError
+
+Row = TypeVar("Row")
 _SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
 _SUMMARY = ("sample_id", "topic", "question_type", "metadata")
 _METADATA = b', "metadata": {'
@@ -23,12 +27,12 @@ def encoded(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Append one line and wait until it is on disk; what could only be written in part is taken back."""
+def append_lines(path: Path, lines: Sequence[bytes]) -> None:
+    """Append lines in one write and wait until they are on disk; what could only be written in part is taken back."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(descriptor).st_size
-        left = memoryview(line + b"\n")
+        left = memoryview(b"".join([line + b"\n" for line in lines]))
         try:
             while left:
                 left = left[os.write(descriptor, left) :]
@@ -38,6 +42,35 @@ def append_line(path: Path, line: bytes) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+class LineWriter:
+    """Appends lines to a file for many who wait: what comes while the disk is busy goes together in the next write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._busy = asyncio.Lock()
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+
+    async def append(self, line: bytes) -> None:
+        """Returns when the line is on disk. Raises OSError when it cannot be."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((line, done))
+        async with self._busy:
+            group, self._waiting = self._waiting, []
+            if group:
+                await self._write(group)
+        await done
+
+    async def _write(self, group: list[tuple[bytes, "asyncio.Future[None]"]]) -> None:
+        error: OSError | None = None
+        try:
+            await asyncio.to_thread(append_lines, self._path, [line for line, _ in group])
+        except OSError as failure:
+            error = failure
+        for _, done in group:
+            if not done.done():
+                done.set_exception(error) if error else done.set_result(None)
 
 
 def drop_torn_line(path: Path) -> None:
@@ -61,14 +94,17 @@ def drop_torn_line(path: Path) -> None:
 
 def sample_ids(path: Path) -> Iterator[str]:
     """The `sample_id` of each line, without parsing the rest of it where we wrote it."""
-    for line in _lines(path):
+
+    def identity(line: bytes) -> str:
         match = _SAMPLE_ID.match(line)
-        yield match[1].decode() if match else str(json.loads(line)["sample_id"])
+        return match[1].decode() if match else str(json.loads(line)["sample_id"])
+
+    return _each(path, identity)
 
 
 def summaries(path: Path) -> Iterator[dict[str, Any]]:
     """`sample_id`, `topic`, `question_type` and `metadata` of each record."""
-    return map(summary, _lines(path))
+    return _each(path, summary)
 
 
 def summary(line: bytes) -> dict[str, Any]:
@@ -85,20 +121,33 @@ def summary(line: bytes) -> dict[str, Any]:
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file; none when it does not exist."""
-    return map(json.loads, _lines(path))
+    return _each(path, json.loads)
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file in one step: the old one stays until the new one is on disk."""
     new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf-8", errors="replace") as target:
-        target.write(text)
-        target.flush()
-        os.fsync(target.fileno())
-    new.replace(path)
+    try:
+        with new.open("w", encoding="utf-8", errors="replace") as target:
+            target.write(text)
+            target.flush()
+            os.fsync(target.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    if path.exists():
-        with path.open("rb") as lines:
-            yield from lines
+def _each(path: Path, read: Callable[[bytes], Row]) -> Iterator[Row]:
+    """What `read` makes of each line; nothing when there is no file. Raises UserError for a line that is damaged."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = read(line)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise UserError(
+                    f"{path}, line {number}: damaged ({type(error).__name__}); take the line out, and its question is "
+                    "asked again"
+                ) from error
+            yield row

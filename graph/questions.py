@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from backends.errors import UserError
 from serializers.record import QuestionRow
@@ -28,6 +29,8 @@ class QuestionsFile:
     rows: int
     sha256: str
     bad: tuple[BadRow, ...]
+    stamp: tuple[int, int]
+    """Its size and time of change when it was checked."""
 
     def asked(self, limit: int | None = None) -> int:
         """Usable rows among the first `limit`."""
@@ -47,6 +50,7 @@ def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | Non
     bad: list[BadRow] = []
     try:
         with path.open("rb") as lines:
+            stamp = _stamp(lines)
             for number, line in enumerate(lines, start=1):
                 digest.update(line)
                 if not line.strip():
@@ -61,14 +65,21 @@ def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | Non
         raise UserError(f"{path}: {error.strerror or error} (--questions-file)") from error
     if rows == len(bad):
         raise UserError(f"{path}: no question in it (--questions-file wants one JSON object a line)")
-    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad))
+    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp)
 
 
-def stream_questions(path: Path, limit: int | None = None) -> Iterator[tuple[int, QuestionRow]]:
-    """(place, row) of the usable rows among the first `limit`; a place is 1-based and counts bad rows too."""
+def stream_questions(
+    path: Path, limit: int | None = None, stamp: tuple[int, int] | None = None
+) -> Iterator[tuple[int, QuestionRow]]:
+    """(place, row) of the usable rows among the first `limit`; a place is 1-based and counts bad rows too.
+
+    Raises UserError when the file is no longer what it was under `stamp`.
+    """
     with path.open("rb") as lines:
         place = 0
         for line in lines:
+            if stamp and _stamp(lines) != stamp:
+                raise UserError(f"{path} was changed during the run: put it back, and the same command continues")
             if not line.strip():
                 continue
             place += 1
@@ -77,6 +88,11 @@ def stream_questions(path: Path, limit: int | None = None) -> Iterator[tuple[int
             row = _read_row(line)
             if not isinstance(row, str):
                 yield place, row
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_size, about.st_mtime_ns
 
 
 def _read_row(line: bytes) -> QuestionRow | str:

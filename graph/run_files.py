@@ -100,14 +100,10 @@ def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any]) -> R
     while True:
         files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
         content = {"run_id": files.run_id, "settings": asdict(settings), "options": options, "versions": _versions()}
-        try:
-            with files.run.open("x", encoding="utf-8") as target:
-                json.dump(content, target, ensure_ascii=False, indent=1)
-                target.flush()
-                os.fsync(target.fileno())
+        if not files.run.exists():  # nobody else makes one: the folder is locked
+            write_whole(files.run, json.dumps(content, ensure_ascii=False, indent=1))
             return files
-        except FileExistsError:
-            now += timedelta(seconds=1)
+        now += timedelta(seconds=1)
 
 
 def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:

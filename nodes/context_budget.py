@@ -1,10 +1,12 @@
 """Keeping the prompt within the context: the oldest tool outputs are shortened, for the model and the record alike."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolMessage
 
+_SINGLE = re.compile(r"[^A-Za-z\s]")
 KEPT_CHARACTERS = 600
 """What is left of a shortened output at least: enough for the first title and its id."""
 
@@ -41,10 +43,13 @@ async def fit_context(
     if size is None:
         return [], max_tokens
     reserve = min(max_tokens, size // 4)
+    ceiling = most_tokens(system_and_question=build(())[:2], messages=messages)
+    if ceiling <= size - reserve and not refused:
+        return [], max_tokens
     prompt = build(messages)
-    tokens = estimate_tokens(prompt)
-    if refused or tokens > size - reserve:
-        tokens = await chat.count_tokens(prompt) or (3 * tokens if refused else tokens)
+    tokens = await chat.count_tokens(prompt) or min(ceiling, estimate_tokens(prompt))
+    if refused:
+        tokens = max(tokens, size + reserve)
     kept = list(messages)
     shortened: list[AnyMessage] = []
     per_character = tokens / max(sum(len(message.text) for message in prompt), 1)
@@ -62,9 +67,27 @@ async def fit_context(
     return shortened, max(min(max_tokens, size - tokens - 1), 1)
 
 
+def most_tokens(system_and_question: Sequence[BaseMessage], messages: Sequence[AnyMessage]) -> int:
+    """As many as the prompt can have: what the server counted at the last reply, and since then a token a byte."""
+    counted, since = 0, list(system_and_question)
+    for message in messages:
+        usage = message.usage_metadata if isinstance(message, AIMessage) else None
+        if usage:
+            counted, since = usage["input_tokens"] + usage["output_tokens"], []
+        else:
+            since.append(message)
+    return counted + sum(len(_shown(message).encode("utf-8", "replace")) + 16 for message in since)
+
+
 def estimate_tokens(prompt: Sequence[BaseMessage]) -> int:
-    """More than any tokenizer counts for prose: three bytes a token, and a few for each message's frame."""
-    return sum(len(message.text.encode("utf-8", "replace")) // 3 + 8 for message in prompt)
+    """Somewhat more than a tokenizer counts: a token for each digit and sign, three letters a token in prose."""
+    texts = [message.text for message in prompt]
+    singles = sum(len(_SINGLE.findall(text)) for text in texts)
+    return sum(len(text.encode("utf-8", "replace")) // 3 + 8 for text in texts) + singles
+
+
+def _shown(message: BaseMessage) -> str:
+    return message.text + str(message.additional_kwargs.get("reminder", ""))
 
 
 def shorten_output(message: ToolMessage, length: int) -> ToolMessage:

@@ -21,10 +21,10 @@ async def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
     if raw is None:
         return {}
     messages = state.get("messages", [])
-    cut_off = raw.response_metadata.get("finish_reason") not in _ENDED
-    reply = read_reply(whole_text(raw), stopped=not cut_off)
+    reply = read_reply(whole_text(raw), stopped=raw.response_metadata.get("finish_reason") in _ENDED)
+    cut_off = raw.response_metadata.get("finish_reason") not in _ENDED or "answer_closed" in reply.repairs
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
-    if cut_off and reply.call is None:  # cut off by length is never an answer, and no call either
+    if cut_off and reply.call is None:  # cut off is never an answer, and no call either; nor is one left open
         if raw.response_metadata.get("attempt", 1) == 1:
             return {"reply": raw}
         return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": "truncated"}

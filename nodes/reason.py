@@ -37,7 +37,7 @@ async def reason(
         if cut_off:  # there is no room for a longer reply: it stays cut off
             cut_off.response_metadata["attempt"] = 2
             return {"reply": cut_off}
-        chat.max_model_len = chat.max_model_len or error.max_model_len
+        chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
         if refused or chat.max_model_len is None:
             return {"reply": None, "stop_reason": "context_overflow"}
         return await reason(state, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)

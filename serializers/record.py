@@ -4,6 +4,7 @@ Ours go under `metadata` only. Everything about the trajectory is derived from t
 """
 
 import json
+import math
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ from serializers.tags import cited_pmids, unbalanced
 FORMAT_VERSION = "trajgraph-1"
 MAX_RESULT = 3000
 MAX_RECORDED_PAPERS = 5
+_MAX_LEVELS = 40
 _PAPER_KEYS = ("paperId", "title", "abstract", "year", "venue")
 
 
@@ -114,12 +116,32 @@ def reject_reasons(text: str, state: State) -> list[str]:
 
 def recorded_result(tool_name: str, result: Any) -> Any:
     """A result as it is kept: papers by their five main keys, anything else up to 3,000 characters of JSON."""
+    result = storable(result)
     if tool_name == "pubmed_search" and isinstance(result, dict) and isinstance(result.get("data"), list):
         papers = [paper for paper in result["data"] if isinstance(paper, dict)]
         kept = [{key: paper.get(key) for key in _PAPER_KEYS} for paper in papers[:MAX_RECORDED_PAPERS]]
         return {"total": result.get("total", len(papers)), "data": kept}
     text = json.dumps(result, ensure_ascii=False)
     return result if len(text) <= MAX_RESULT else {"truncated": True, "preview": text[:MAX_RESULT]}
+
+
+def storable(value: Any, levels: int = _MAX_LEVELS) -> Any:
+    """A JSON value as every reader and a checkpoint can hold it: no NaN, no integer beyond 64 bits, no lone surrogate,
+    and what lies too deep as text.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if levels == 0:
+        return "…"
+    if isinstance(value, dict):
+        return {storable(str(key)): storable(item, levels - 1) for key, item in value.items()}
+    return [storable(item, levels - 1) for item in value] if isinstance(value, list) else str(value)
 
 
 def _executed(messages: list[AnyMessage], outputs: dict[str, ToolMessage]) -> list[dict[str, Any]]:

@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from serializers.interleaved import interleaved_text
 from serializers.record import QuestionRow, build_record
 from serializers.tags import unbalanced
-from tests.fakes import Reply, ScriptedModel, answer, call
+from tests.fakes import Reply, ScriptedModel, answer, call, served, trajgraph, write_questions
 from tests.test_graph import run
 
 SEARCHES: list[Reply] = [call("pubmed_search", query) for query in ("heart failure", "obesity", "Covid-19")]
@@ -18,6 +21,8 @@ STATED = [
     "The input (6008 tokens) is longer than the model's context length (4000 tokens).",
     "Requested token count exceeds the model's maximum context length of 4000 tokens. You requested a total of 9000.",
     "the request exceeds the available context size (4000 tokens), try increasing it",
+    "You passed 5000 input tokens and requested 900 output tokens. However, the model's context length is only 4000 tokens.",
+    "The decoder prompt (length 6008) is longer than the maximum model length of 4000. Make sure max_model_len fits.",
 ]
 
 
@@ -63,3 +68,40 @@ async def test_what_cannot_be_made_to_fit_ends_as_context_overflow(
     state = await run(scripted_model, tools_url, [])
     assert state["stop_reason"] == "context_overflow"
     assert len(scripted_model.requests) == 2
+
+
+def test_a_prompt_of_digits_does_not_outgrow_the_context_of_a_server_that_counts(tmp_path: Any, tools_url: str) -> None:
+    """A token for every character, as digits are: a guess by the letter would be wrong by a factor of three."""
+    sizes: list[int] = []
+
+    async def models(_: Request) -> JSONResponse:
+        return JSONResponse(
+            {"object": "list", "data": [{"id": "Qwen3-8B", "object": "model", "max_model_len": 16_000}]}
+        )
+
+    def length(messages: list[dict[str, Any]]) -> int:
+        return sum(len(message["content"]) for message in messages)
+
+    async def tokenize(request: Request) -> JSONResponse:
+        return JSONResponse({"count": length((await request.json())["messages"])})
+
+    async def chat(request: Request) -> Any:
+        messages = (await request.json())["messages"]
+        sizes.append(length(messages))
+        turn = sum(message["role"] == "assistant" for message in messages)
+        said = SEARCHES[turn] if turn < 3 else answer()
+        message = {"role": "assistant", "content": said}
+        usage = {"prompt_tokens": sizes[-1], "completion_tokens": len(str(said)), "total_tokens": 0}
+        return JSONResponse({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
+
+    routes = [Route("/v1/models", models), Route("/tokenize", tokenize, methods=["POST"])]
+    app = Starlette(routes=[*routes, Route("/v1/chat/completions", chat, methods=["POST"])])
+    questions = write_questions(tmp_path / "q.jsonl", ["Does it help? " + "0123456789 " * 300])
+    with served(app) as base:
+        done = trajgraph(
+            "generate", "--questions-file", questions, "--local-model-url", f"{base}/v1", "--mcp-url", tools_url,
+            "--output", tmp_path / "out",
+        )  # fmt: skip
+    assert done.stdout.startswith("1 questions: 1 accepted"), done
+    assert len(sizes) == 4
+    assert max(sizes) < 16_000

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backends.demo_model.server import DemoModel
+from backends.errors import UserError
 from backends.faults import Faults
 from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import http_app
@@ -122,6 +123,11 @@ HOSTILE: list[tuple[str, Any]] = [
     ("control characters", "".join(map(chr, range(32))) + "\x7f\u202e\ufeff"),
     ("a lone surrogate", "\ud83d"),
     ("deep JSON", "[" * 50_000 + "]" * 50_000),
+    ("lists 500 deep", "[" * 500 + "]" * 500),
+    ("objects 300 deep", '{"a": ' * 300 + "1" + "}" * 300),
+    ("a title 300 deep", json.dumps({"data": [{"paperId": "1", "title": json.loads("[" * 300 + "]" * 300)}]})),
+    ("an integer beyond 64 bits", '{"x": 123456789012345678901234567890}'),
+    ("a lone surrogate in a name", '{"\\ud83d": "\\ud83d"}'),
     ("an unknown shape", json.dumps({"data": {"a": 1}, "total": "many", "error": ""})),
     ("papers that are none", json.dumps({"total": None, "data": [None, 1, "x", {"authors": "A", "title": {"b": []}}]})),
     ("numbers that are none", json.dumps({"data": [float("nan")], "total": float("inf")})),
@@ -154,6 +160,7 @@ async def test_whatever_a_tool_returns_is_one_bounded_well_formed_output(
     assert unbalanced(text_written) == []
     assert record["trajectory"]["final_answer"] == "It works."
     assert len(text_written) < 4 * MAX_BODY
+    assert "NaN" not in json.dumps(record["trajectory"]["tool_calls"])
 
 
 async def test_a_surrogate_in_a_reply_or_a_question_loses_nothing(
@@ -167,8 +174,17 @@ async def test_a_surrogate_in_a_reply_or_a_question_loses_nothing(
     assert counts(batch) == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "rot",
+    [
+        "UPDATE checkpoints SET checkpoint = x'c1c1c1' WHERE thread_id = ?",
+        "UPDATE checkpoints SET checkpoint = x'80' WHERE thread_id = ?",
+        "UPDATE checkpoints SET checkpoint = x'07' WHERE thread_id = ?",
+        "UPDATE writes SET value = x'c1c1c1' WHERE channel = 'messages' AND thread_id = ?",
+    ],
+)
 async def test_a_checkpoint_that_cannot_be_read_costs_its_thread_only(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, rot: str
 ) -> None:
     scripted_model.script = lambda messages: (
         JSONResponse({"error": {"message": "no"}}, 400) if len(messages) > 2 else two_turns(messages)
@@ -178,7 +194,7 @@ async def test_a_checkpoint_that_cannot_be_read_costs_its_thread_only(
     async with open_checkpoints(batch.files.checkpoints) as saver:
         rotten = sorted(saver.threads)[0]
     with sqlite3.connect(batch.files.checkpoints) as database:
-        database.execute("UPDATE checkpoints SET checkpoint = x'c1c1c1' WHERE thread_id = ?", (rotten,))
+        database.execute(rot, (rotten,))
     database.close()
     asked = len(scripted_model.requests)
     scripted_model.script = two_turns
@@ -216,7 +232,7 @@ def test_a_checkpoint_file_that_is_none_is_told_in_one_line(folder: Path, model_
     assert trajgraph(*command, "--limit", "2").returncode == 0
     next((folder / "out").glob("*_checkpoints.sqlite")).write_bytes(b"not a database at all, " * 500)
     broken = trajgraph(*command)
-    assert broken.returncode == 1
+    assert broken.returncode == 1, broken.stderr
     assert "file is not a database" in broken.stderr
     assert "remove" in broken.stderr
     assert broken.stderr.count("\n") == 1
@@ -270,3 +286,76 @@ async def test_a_key_that_the_server_repeats_everywhere_is_nowhere_in_the_run(
     assert b"your headers" in written
     assert key.encode() not in written
     assert key not in result.stdout + result.stderr
+
+
+async def test_an_answer_that_the_model_left_open_is_asked_again_and_never_closed_for_it(
+    scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    half = "<answer>The hazard ratio was 0.7"
+    for finish_reason in ("stop", None):
+        left_open = {"content": half, "finish_reason": finish_reason}
+        state = await run(scripted_model, tools_url, [left_open, answer("It was 0.74.")])
+        assert state["final_answer"] == "It was 0.74."
+        state = await run(scripted_model, tools_url, [left_open, left_open])
+        assert state["stop_reason"] == "truncated"
+        assert not state["final_answer"]
+
+
+def test_a_model_that_is_down_behind_a_list_of_models_pauses_the_run(folder: Path, tools_url: str) -> None:
+    app, seen = DemoModel("Qwen3-8B").app(), {"n": 0}
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/chat/completions"):
+            seen["n"] += 1
+            if 4 < seen["n"] < 9:
+                await Response("bad gateway", 502)(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    with served(failing) as base:
+        done = trajgraph(*generate_command(folder, f"{base}/v1", tools_url))
+    assert "the model server is away: paused until it answers" in done.stderr
+    assert done.stdout.startswith("6 questions: 6 accepted, 0 rejected, 0 failed, 0 pending")
+
+
+async def test_a_questions_file_that_changes_under_a_run_is_noticed(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    def changing(messages: list[dict[str, Any]]) -> Reply:
+        if len(scripted_model.requests) == 2:
+            write_questions(folder / "questions.jsonl", [f"REPLACED {text}" for text in QUESTIONS])
+        return two_turns(messages)
+
+    scripted_model.script = changing
+    with pytest.raises(UserError, match="was changed during the run"):
+        await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=1))
+    written = [row["question"] for path in folder.glob("*_incremental.jsonl") for row in read_jsonl(path)]
+    assert not any(question.startswith("REPLACED") for question in written)
+
+
+async def test_a_damaged_record_is_named_by_its_line(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url)
+    lines = batch.files.trajectories.read_bytes().splitlines(keepends=True)
+    batch.files.trajectories.write_bytes(b"".join([*lines[:2], b"\x00\x00garbage\n", *lines[3:]]))
+    with pytest.raises(UserError, match=r"_incremental\.jsonl, line 3: damaged"):
+        await generate(folder, scripted_model, tools_url)
+
+
+async def test_the_statistics_are_true_from_the_first_moment_of_a_continued_run(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda _: JSONResponse({"error": {"message": "no"}}, 400)
+    first = await generate(folder, scripted_model, tools_url)
+    assert counts(first) == [0, 0, 6, 0]
+    seen: list[list[int]] = []
+
+    def looking(messages: list[dict[str, Any]]) -> Reply:
+        seen.append(counts(first))
+        return two_turns(messages)
+
+    scripted_model.script = looking
+    await generate(folder, scripted_model, tools_url)
+    assert seen[0] == [0, 0, 0, 6]

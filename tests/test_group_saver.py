@@ -65,13 +65,13 @@ async def test_a_transaction_that_fails_fails_everyone_in_it_and_the_next_one_go
     async with open_checkpoints(path) as saver:
         graph = talking(2, saver)
         await graph.ainvoke({"question": "before"}, place("before"))
-        await saver.conn.execute("PRAGMA query_only=1")
+        await saver.conn.execute("ALTER TABLE checkpoints RENAME TO elsewhere")
         results = await asyncio.gather(
             *(graph.ainvoke({"question": "x"}, place(f"t{n}"), durability="sync") for n in range(5)),
             return_exceptions=True,
         )
         assert all(isinstance(result, sqlite3.OperationalError) for result in results)
-        await saver.conn.execute("PRAGMA query_only=0")
+        await saver.conn.execute("ALTER TABLE elsewhere RENAME TO checkpoints")
         state = await graph.ainvoke({"question": "after"}, place("after"))
         assert len(state["messages"]) == 2
         assert saver.threads == {"before", "after"}

@@ -1,15 +1,24 @@
 """One session for all calls, surviving its server; the mapping of tools; results of every shape."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
 from mcp.server.fastmcp import FastMCP
-from mcp.types import CallToolResult, TextContent, Tool
-from starlette.responses import PlainTextResponse
+from mcp.types import Tool
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable, UserError
+from backends.errors import (
+    ToolFailed,
+    ToolOverloaded,
+    ToolReplyInvalid,
+    ToolTimeout,
+    ToolUnreachable,
+    UserError,
+    seconds_to_wait,
+)
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client, read_result
 from tests.fakes import free_port, given, offline_tools, served
 
@@ -19,8 +28,8 @@ def tool(name: str, *arguments: str) -> Tool:
     return Tool(name=name, inputSchema={"type": "object", "properties": properties, "required": list(arguments[:1])})
 
 
-def result(text: str = "", **more: Any) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=text)] if text else [], **more)
+def result(text: str = "", **more: Any) -> dict[str, Any]:
+    return {"content": [{"type": "text", "text": text}] if text else [], **more}
 
 
 NAMES = ("pubmed_search", "browse_webpage", "google_search")
@@ -71,7 +80,7 @@ def test_a_missing_tool_is_named_and_the_servers_are_listed() -> None:
         (result("[" * 100_000), "[" * 100_000),
     ],
 )
-def test_results_arrive_as_json_or_as_plain_text(answer: CallToolResult, value: Any) -> None:
+def test_results_arrive_as_json_or_as_plain_text(answer: dict[str, Any], value: Any) -> None:
     assert read_result(answer) == value
 
 
@@ -156,7 +165,7 @@ async def test_a_server_that_dies_in_the_middle_of_a_call_fails_it_at_once(
                 await asyncio.sleep(0.02)
             await asyncio.to_thread(stack.close)
             for failed in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20):
-                assert isinstance(failed, ToolUnreachable)
+                assert isinstance(failed, ToolUnreachable | ToolOverloaded)  # some say 500 with their last breath
 
 
 async def test_one_call_that_fails_on_its_way_costs_no_other_call_anything() -> None:
@@ -175,7 +184,7 @@ async def test_one_call_that_fails_on_its_way_costs_no_other_call_anything() -> 
             await connected(client)
             calls = [client.call("pubmed_search", query, {}) for query in ("1", "2", "poison", "3")]
             answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [tuple, tuple, ToolUnreachable, tuple]
+    assert [type(answer) for answer in answers] == [tuple, tuple, ToolOverloaded, tuple]
     assert sorted(seen) == ["1", "2", "3"]
 
 
@@ -214,3 +223,79 @@ async def test_nothing_at_the_address_is_one_clear_line() -> None:
     with pytest.raises(UserError, match="no MCP server answers at"):
         async with open_tool_client(f"http://127.0.0.1:{free_port()}/mcp", concurrency=1):
             pass
+
+
+ANSWERS: list[tuple[int, str, str, type[Exception]]] = [
+    (200, "application/json", "<html>502", ToolReplyInvalid),
+    (200, "application/json", '{"jsonrpc": "2.0", "id": ID}', ToolReplyInvalid),
+    (200, "application/json", '{"jsonrpc": "2.0", "id": "another", "result": {"content": []}}', ToolReplyInvalid),
+    (200, "application/json", '{"jsonrpc": "2.0", "id": ID, "result": {"foo": 1}}', ToolReplyInvalid),
+    (200, "application/json", '{"jsonrpc": "2.0", "id": ID, "result": {"content": "x"}}', ToolReplyInvalid),
+    (
+        200,
+        "application/json",
+        '{"jsonrpc": "2.0", "id": ID, "result": {"content": [{"type": "text"}]}}',
+        ToolReplyInvalid,
+    ),
+    (200, "application/json", '{"jsonrpc": "2.0", "id": ID, "error": {"code": -32602, "message": "no"}}', ToolFailed),
+    (200, "text/event-stream", 'data: {"js', ToolUnreachable),
+    (200, "text/event-stream", "", ToolUnreachable),
+    (202, "application/json", "", ToolReplyInvalid),
+    (204, "application/json", "", ToolReplyInvalid),
+    (401, "application/json", "{}", ToolUnreachable),
+    (429, "application/json", "{}", ToolOverloaded),
+    (503, "application/json", "{}", ToolOverloaded),
+    (404, "application/json", "{}", ToolUnreachable),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "body", "failure"), ANSWERS)
+async def test_an_answer_that_is_none_fails_its_call_at_once_and_by_name(
+    status: int, kind: str, body: str, failure: type[Exception]
+) -> None:
+    app = counting_server(stateless=True)[0].streamable_http_app()
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        if b'"tools/call"' not in message.get("body", b""):
+            await app(scope, given(message, receive), send)
+            return
+        identity = json.dumps(json.loads(message["body"])["id"])
+        headers = {"retry-after": "7", "content-type": kind}
+        await Response(body.replace("ID", identity), status, headers)(scope, receive, send)
+
+    with served(broken) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=20) as client:
+            await connected(client)
+            with pytest.raises(failure) as failed:
+                await asyncio.wait_for(client.call("pubmed_search", "x", {}), 5)
+    if failure is ToolOverloaded:
+        assert getattr(failed.value, "retry_after", None) == 7
+
+
+async def test_an_answer_may_come_in_pieces_behind_notifications() -> None:
+    app = counting_server(stateless=True)[0].streamable_http_app()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        if b'"tools/call"' not in message.get("body", b""):
+            await app(scope, given(message, receive), send)
+            return
+        answer = {"jsonrpc": "2.0", "id": json.loads(message["body"])["id"], "result": {"content": []}}
+        progress = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}
+        events = f": hello\r\n\r\nevent: message\r\ndata: {json.dumps(progress)}\r\n\r\n"
+        events += f"id: 1\nevent: message\ndata: {json.dumps(answer)}\n\n"
+        pieces = iter([events[at : at + 9].encode() for at in range(0, len(events), 9)])
+        await StreamingResponse(pieces, media_type="text/event-stream")(scope, receive, send)
+
+    with served(slow) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1) as client:
+            await connected(client)
+            assert await client.call("pubmed_search", "x", {}) == ({}, False)
+
+
+def test_a_retry_after_is_read_in_seconds_or_as_a_date() -> None:
+    assert seconds_to_wait("7") == 7
+    assert seconds_to_wait("86400") == 300
+    assert seconds_to_wait("Fri, 01 Jan 1999 00:00:00 GMT") == 0
+    assert [seconds_to_wait(value) for value in (None, "", "soon")] == [None] * 3

@@ -6,13 +6,13 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.lines import append_line, drop_torn_line, encoded, read_lines, summary
+from graph.lines import append_lines, drop_torn_line, encoded, read_lines, summary
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    append_line(path, encoded({"sample_id": "a", "text": "x\ud800"}))
-    append_line(path, encoded({"sample_id": "b"}))
+    append_lines(path, [encoded({"sample_id": "a", "text": "x\ud800"})])
+    append_lines(path, [encoded({"sample_id": "b"})])
     with path.open("ab") as target:
         target.write(b'{"sample_id": "c", "te')
     drop_torn_line(path)
