@@ -38,6 +38,8 @@ class Cassette:
         self._tape = tape
         self.mode = mode
         self._in_flight: dict[tuple[str, str], asyncio.Task[Any]] = {}
+        self._recorded: set[tuple[str, str]] = set()
+        """What this process has recorded: asked again, it is answered alike, as it will be in a replay."""
 
     async def result(self, tool: str, arguments: Mapping[str, Any], ask: Ask) -> tuple[Any, bool]:
         """The result, and whether it was kept from before. Else `ask` gives it, once for all who wait.
@@ -47,7 +49,7 @@ class Cassette:
         if self.mode == "live":
             return await ask(), False
         key = (tool, normalised(arguments))
-        if self.mode != "record" and (kept := self._kept(key)):
+        if (self.mode != "record" or key in self._recorded) and (kept := self._kept(key)):
             result, failed = kept
             if failed and isinstance(result, str):
                 raise ToolFailed(result)
@@ -80,6 +82,7 @@ class Cassette:
             self._keep(key, str(error), failed=True)
             raise
         self._keep(key, result, failed=is_failure(result))
+        self._recorded.add(key)
         return result
 
     def _landed(self, key: tuple[str, str], task: "asyncio.Task[Any]") -> None:
@@ -116,12 +119,19 @@ def open_cassette(path: Path, mode: ToolsMode) -> Iterator[Cassette]:
     if mode == "replay" and not path.is_file():
         raise UserError(f"--cassette {path}: no such file to replay")
     try:
-        tape = sqlite3.connect(path, isolation_level=None, timeout=10)
-        tape.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
+        if mode == "replay":
+            tape = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10)
+        else:
+            tape = sqlite3.connect(path, isolation_level=None, timeout=10)
+            tape.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
     except sqlite3.Error as error:
         raise UserError(f"--cassette {path} cannot be used ({error})") from error
     with contextlib.closing(tape):
         yield Cassette(path, tape, mode)
+        if mode != "replay":
+            with contextlib.suppress(sqlite3.Error):  # another run is using it
+                tape.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                tape.execute("PRAGMA journal_mode = DELETE")  # one file, to be replayed from read-only storage too
 
 
 def normalised(arguments: Mapping[str, Any]) -> str:

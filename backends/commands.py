@@ -109,10 +109,11 @@ def corpus_build(
     """Index papers for serve-tools --corpus. Killed, the same command continues; update files revise and delete."""
     from backends.tool_server.corpus_build import build_corpus
 
-    started = time.monotonic()
+    started: dict[Path, float] = {}
 
     def tell(progress: "Progress") -> None:
-        rate = (progress.entries - progress.skipped) / max(time.monotonic() - started, 0.001)
+        began = started.setdefault(progress.file, time.monotonic())
+        rate = (progress.entries - progress.skipped) / max(time.monotonic() - began, 0.001)
         state = "done" if progress.done else f"{rate:,.0f}/s"
         typer.echo(f"{progress.file.name}: {progress.entries:,} entries, {state}", err=True)
 
@@ -157,6 +158,8 @@ def _sources(
     from backends.tool_server.sources import CorpusPubMed, Sources
 
     papers = Corpus.open(index) if index else Corpus.bundled() if offline else None
+    if papers and (missing := papers.unfinished()):
+        typer.echo(f"trajgraph: {index} is not finished ({', '.join(missing)}): build it again", err=True)
     if papers and not web:
         return Sources.offline(papers), "offline"
     from backends.tool_server.fetch import Fetcher
@@ -167,4 +170,5 @@ def _sources(
     live = NcbiPubMed(NcbiAddress(ncbi_url or NCBI, email, os.environ.get("NCBI_API_KEY")))
     google = Serper(os.environ.get("SERPER_API_KEY"), os.environ.get("SERPER_URL", SERPER))
     pubmed = CorpusPubMed(papers) if papers else live
-    return Sources(pubmed, LivePages(Fetcher(allowed)), google), "corpus and web" if papers else "live"
+    hosts = frozenset(host.lower().replace("[", "").replace("]", "") for host in allowed)
+    return Sources(pubmed, LivePages(Fetcher(hosts)), google), "corpus and web" if papers else "live"

@@ -38,10 +38,9 @@ async def findings(
     try:
         async with open_tool_client(tools.url, concurrency=1, timeout=15, token=tools.token) as client:
             routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
+        problems = {finding.what: finding async for finding in _health(tools.url)}
         for name, route in routes.items():
-            yield Finding("ok", name, f"{route.server_name} at {tools.url}")
-        async for finding in _health(tools.url):
-            yield finding
+            yield problems.get(name, Finding("ok", name, f"{route.server_name} at {tools.url}"))
     except UserError as error:
         yield Finding("missing", "tools", str(error))
     yield _folder(output)

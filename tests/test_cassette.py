@@ -26,7 +26,7 @@ def trajectories(folder: Path) -> dict[str, Any]:
 
 
 def test_a_recorded_run_is_played_back_with_the_tool_server_gone_and_is_the_same(tmp_path: Path) -> None:
-    write_questions(tmp_path / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(12)])
+    write_questions(tmp_path / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(50)])
     with demo_model() as model:
         with offline_tools() as tools:
             recorded = generate(tmp_path, model, tools, "recorded", "--tools-mode", "record")
@@ -35,7 +35,7 @@ def test_a_recorded_run_is_played_back_with_the_tool_server_gone_and_is_the_same
         assert replayed.returncode == 0, replayed.stderr
         write_questions(tmp_path / "questions.jsonl", ["What did DAPA-HF show in heart failure?"])
         missed = generate(tmp_path, model, tools, "missed", "--tools-mode", "replay")
-    assert len(trajectories(tmp_path / "recorded")) == 12
+    assert len(trajectories(tmp_path / "recorded")) == 50
     assert trajectories(tmp_path / "recorded") == trajectories(tmp_path / "replayed")
     (path,) = (tmp_path / "replayed").glob("*_incremental.jsonl")
     for record in read_jsonl(path):

@@ -9,12 +9,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backends.errors import UserError
+from backends.errors import ToolFailed, UserError
 from backends.tool_server.corpus import Corpus, paper_page
 from backends.tool_server.corpus_build import BATCH, Progress, build_corpus
+from backends.tool_server.sources import CorpusPubMed
 from tests.fakes import ROOT, trajgraph
 from tests.test_articles import author, xml
 
@@ -204,3 +206,58 @@ def test_what_is_no_index_is_said(tmp_path: Path) -> None:
         assert str(tmp_path / name) in result.stderr
     with pytest.raises(UserError, match="not a corpus index of this version"):
         build_corpus(tmp_path / "other", [official(tmp_path, 1, [article(1)])], lambda _: None)
+
+
+def test_two_files_of_one_name_in_two_folders_are_two_files(tmp_path: Path) -> None:
+    files = []
+    for number, folder in ((1, "a"), (2, "b")):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "papers.jsonl")
+        files[-1].write_text(json.dumps({"paperId": str(number), "title": f"Paper {number}"}) + "\n")
+    corpus = built(tmp_path, *files)
+    assert found(corpus, "paper") == ["1", "2"]
+    assert corpus.unfinished() == []
+
+
+def test_a_higher_version_stays_whatever_file_the_lower_one_comes_in(tmp_path: Path) -> None:
+    newer = official(tmp_path, 1, [article(7, "The second version.", version=2)])
+    older = official(tmp_path, 2, [article(7, "The first version.", version=1)])
+    paper = built(tmp_path, newer, older).paper(7)
+    assert paper
+    assert paper["title"] == "The second version."
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"authors": ["A B"]}, {"authors": "A B"}, {"publicationDate": 2019}, {"publicationDate": "May 2019"},
+        {"externalIds": {"PMC": 123}}, {"mesh": [1]}, {"mesh": "Heart"}, {"abstract": 5},
+    ],
+)  # fmt: skip
+def test_a_row_of_another_shape_is_named_by_its_line(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "papers.jsonl"
+    path.write_text(json.dumps({"paperId": "1", "title": "One", **row}) + "\n")
+    with pytest.raises(UserError, match=r"papers\.jsonl: line 1: "):
+        built(tmp_path, path)
+
+
+def test_no_name_and_no_heading_is_found_across_two_of_them(tmp_path: Path) -> None:
+    row = {"paperId": "1", "title": "One", "mesh": ["Female", "Heart Failure"]}
+    (tmp_path / "papers.jsonl").write_text(json.dumps({**row, "authors": [{"name": "Liu, Li"}, {"name": "Wang, Bo"}]}))
+    corpus = built(tmp_path, tmp_path / "papers.jsonl")
+    for query in ("Li Wang[au]", "female heart[mesh]", "Lin[au]"):
+        assert found(corpus, query) == [], query
+    for query in ("Liu[au]", "Wang B[au]", "heart failure[mesh]", "“heart failure”[mesh]", "one AND English[la]"):
+        assert found(corpus, query) == ["1"], query
+
+
+async def test_an_index_that_breaks_is_told_to_the_model_and_by_health(tmp_path: Path) -> None:
+    built(tmp_path, official(tmp_path, 1, [article(n, f"Trial {n} of statins.") for n in range(1, 400)]))
+    index = tmp_path / "index"
+    content = bytearray(index.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    index.write_bytes(content)
+    pubmed = CorpusPubMed(Corpus.open(index))
+    with pytest.raises(ToolFailed, match="the corpus index cannot be read"):
+        await pubmed.search("statins", 5, 0)
+    assert "cannot be read" in str(await pubmed.problem())

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backends.errors import ToolFailed
+from backends.tool_server.extractor import Extractor
 from backends.tool_server.fetch import Fetched, Fetcher, is_public, look_up
 from backends.tool_server.webpage import LivePages, as_markdown
 from tests.fakes import served
@@ -238,3 +239,15 @@ async def test_what_cannot_be_read_is_said() -> None:
     for answer, why in said.items():
         with pytest.raises(ToolFailed, match=why):
             await pages("/page", answer)
+
+
+async def test_a_page_that_takes_too_long_to_read_is_given_up_and_the_next_one_is_read() -> None:
+    hostile = Fetched("http://x/", "text/html", "utf-8", b"<html><body><p>" + b"<span>a</span> " * 200_000)
+    plain = Fetched("http://x/", "text/plain", "utf-8", b"Just text.")
+    extractor = Extractor(seconds=3)
+    try:
+        with pytest.raises(ToolFailed, match="could not be read within 3 s"):
+            await extractor.markdown(hostile)
+        assert await extractor.markdown(plain) == "Just text."
+    finally:
+        await extractor.aclose()

@@ -83,7 +83,7 @@ async def test_a_search_asks_for_numbers_then_papers_and_says_who_asks() -> None
     assert "k3y" not in "".join(stand_in.urls)
 
 
-@pytest.mark.parametrize(("key", "rate", "callers"), [(None, 3, 6), ("k3y", 10, 25)])
+@pytest.mark.parametrize(("key", "rate", "callers"), [(None, 3, 6), ("k3y", 10, 64)])
 async def test_ncbi_never_sees_more_than_its_limit_within_a_second_and_nobody_is_refused(
     key: str | None, rate: int, callers: int
 ) -> None:
@@ -152,3 +152,35 @@ async def test_google_is_asked_with_the_key_and_says_what_is_missing() -> None:
     assert seen[0] == ("k3y", {"q": "statins", "num": 5})
     with pytest.raises(ToolFailed, match="set SERPER_API_KEY"):
         await Serper(None).search("statins", 5)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Response("<html><body>temporarily unavailable</body></html>", media_type="text/html"),
+        Response("<PubmedArticleSet></PubmedArticleSet>", media_type="text/xml"),
+    ],
+)
+async def test_an_answer_without_the_papers_that_were_found_is_asked_again(failure: Response) -> None:
+    """The second request of a search is for the papers."""
+    async with ncbi() as (stand_in, pubmed):
+        stand_in.failures = [JSONResponse({"esearchresult": {"count": "34", "idlist": ["2", "1"]}}), failure]
+        assert [paper["paperId"] for paper in (await pubmed.search("again", 2, 0))["data"]] == ["1"]
+        assert len(stand_in.arrivals) == 3
+
+
+async def test_health_is_told_by_the_last_search_and_does_not_wait_in_line() -> None:
+    async with ncbi() as (_, pubmed):
+        await pubmed.search("first", 1, 0)
+        waiting = [asyncio.create_task(pubmed.search(f"query {n}", 1, 0)) for n in range(20)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(pubmed.problem(), 0.5) is None
+        for task in waiting:
+            task.cancel()
+
+
+async def test_a_wrong_key_is_named_as_ncbi_names_it() -> None:
+    async with ncbi() as (stand_in, pubmed):
+        stand_in.failures = [JSONResponse({"error": "API key invalid", "api-key": "x"}, 400)]
+        with pytest.raises(ToolFailed, match=r"status 400 \(API key invalid\)"):
+            await pubmed.search("x", 1, 0)

@@ -148,7 +148,9 @@ async def test_on_loopback_only_its_own_names_and_pages_are_answered() -> None:
     assert process.returncode in (0, -15)
     lines = log.splitlines()
     assert re.fullmatch(r'\d\d:\d\d:\d\d pubmed_search ok \d+ ms "statins\\nforged line"', lines[0])
-    assert re.fullmatch(r'\d\d:\d\d:\d\d browse_webpage ok \d+ ms "http://127.0.0.1/page"', lines[1])
+    assert re.fullmatch(
+        r'\d\d:\d\d:\d\d browse_webpage failed \(its answer is an error\) \d+ ms "http://127.0.0.1/page"', lines[1]
+    )
     assert "s3cr3t" not in log
 
 

@@ -11,7 +11,9 @@ from backends.errors import UserError
 from backends.tool_server.articles import Article, Paper
 from backends.tool_server.query import fact_tokens, read_query
 
-FORMAT = 1
+FORMAT = 2
+BETWEEN = " xqx "
+"""Stands between names, and between headings, so that no phrase reaches from one into the next."""
 BUNDLED = Path(__file__).with_name("papers.jsonl")
 SCHEMA = f"""
 CREATE TABLE papers (pmid INTEGER PRIMARY KEY, origin INTEGER NOT NULL, version INTEGER NOT NULL, data BLOB);
@@ -54,6 +56,10 @@ class Corpus:
 
         return cls(bundled_index())
 
+    def unfinished(self) -> list[str]:
+        """Files of which a part is missing: their build was not ended."""
+        return [row[0] for row in self._index.execute("SELECT name FROM files WHERE NOT done ORDER BY name")]
+
     def size(self) -> int:
         """How many papers it holds. Raises sqlite3.Error when the file is gone or broken."""
         return int(self._index.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
@@ -61,7 +67,7 @@ class Corpus:
     def answers(self) -> bool:
         """Whether the index can be read now."""
         try:
-            return self._index.execute("SELECT 1 FROM papers LIMIT 1").fetchone() is not None
+            return self._matching("facts : every", 1, 0)[0] > 0
         except sqlite3.Error:
             return False
 
@@ -143,7 +149,7 @@ def indexed_text(article: Article) -> tuple[str, ...]:
         paper["paperId"], paper["publicationDate"] or paper["year"], paper["externalIds"].get("PMC", "")
     )
     return (
-        paper["title"], paper["abstract"], "; ".join(article.mesh), "; ".join(names), paper["venue"] or "", facts
+        paper["title"], paper["abstract"], BETWEEN.join(article.mesh), BETWEEN.join(names), paper["venue"] or "", facts
     )  # fmt: skip
 
 

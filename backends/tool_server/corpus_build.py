@@ -91,12 +91,13 @@ def _opened(index: Path) -> sqlite3.Connection:
 
 
 def _add_file(connection: sqlite3.Connection, path: Path, on_progress: Callable[[Progress], None]) -> None:
-    size = path.stat().st_size
-    known = connection.execute("SELECT size, articles, done FROM files WHERE name = ?", (path.name,)).fetchone()
+    size, origin = path.stat().st_size, origin_of(path)
+    name = path.name if origin else str(path.resolve())  # PubMed's names say which file it is, others do not
+    known = connection.execute("SELECT size, articles, done FROM files WHERE name = ?", (name,)).fetchone()
     if known and known[0] != size:
         raise UserError(f"{path} is not the {path.name} that was indexed before ({known[0]:,} bytes, now {size:,})")
     skipped, done = (known[1], bool(known[2])) if known else (0, False)
-    entries, origin = skipped, origin_of(path)
+    entries = skipped
     on_progress(Progress(path, entries, skipped, done))
     if done:
         return
@@ -107,16 +108,14 @@ def _add_file(connection: sqlite3.Connection, path: Path, on_progress: Callable[
             batch = list(islice(stream, BATCH))
             connection.execute("BEGIN IMMEDIATE")
             try:
-                now = connection.execute("SELECT articles FROM files WHERE name = ?", (path.name,)).fetchone()
+                now = connection.execute("SELECT articles FROM files WHERE name = ?", (name,)).fetchone()
                 if (now[0] if now else 0) != entries:
                     raise UserError("another build is writing the same index: let it finish")
                 for entry in batch:
                     _apply(connection, entry, origin)
                 entries += len(batch)
                 done = len(batch) < BATCH
-                connection.execute(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (path.name, size, entries, int(done))
-                )
+                connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (name, size, entries, int(done)))
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
@@ -135,7 +134,7 @@ def _apply(connection: sqlite3.Connection, entry: Entry, origin: int) -> None:
 
 def _replace(connection: sqlite3.Connection, pmid: int, origin: int, version: int, article: Article | None) -> None:
     old = connection.execute("SELECT origin, version, data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
-    if old and ((origin, version) < (old[0], old[1]) if article else origin < old[0]):
+    if old and _is_older(origin, version if article and old[2] else None, old):
         return
     if old and old[2]:  # an index without text of its own is told what to forget
         connection.execute(
@@ -149,6 +148,11 @@ def _replace(connection: sqlite3.Connection, pmid: int, origin: int, version: in
             f"INSERT INTO papers_fts (rowid, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             (pmid, *indexed_text(article)),
         )
+
+
+def _is_older(origin: int, version: int | None, old: tuple[int, int, Any]) -> bool:
+    """A higher version is newer, whatever file it stands in; a deletion has none, and goes by the file alone."""
+    return origin < old[0] if version is None else (version, origin) < (old[1], old[0])
 
 
 def _entries(path: Path) -> Generator[Entry]:
@@ -170,6 +174,8 @@ def _from_jsonl(lines: IO[bytes] | Iterable[bytes]) -> Iterator[Article]:
             identity, title = str(row["paperId"]), str(row["title"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"line {number}: not a paper with paperId and title") from error
+        if wrong := _misshapen(row):
+            raise ValueError(f"line {number}: {wrong}")
         if not (identity.isascii() and identity.isdigit() and len(identity) < 10):
             raise ValueError(f"line {number}: paperId {identity[:40]!r} is not a PMID")
         ids = {**(row.get("externalIds") or {}), **({"DOI": row["doi"]} if row.get("doi") else {}), "PubMed": identity}
@@ -180,3 +186,26 @@ def _from_jsonl(lines: IO[bytes] | Iterable[bytes]) -> Iterator[Article]:
             publicationDate=row.get("publicationDate"), citationCount=row.get("citationCount"),
         )  # fmt: skip
         yield Article(paper, tuple(row.get("mesh") or ()))
+
+
+_TEXT = (str, type(None))
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "authors": (list, type(None)), "mesh": (list, type(None)), "externalIds": (dict, type(None)), "abstract": _TEXT,
+    "venue": _TEXT, "publicationDate": _TEXT, "doi": _TEXT, "year": (str, int, type(None)),
+    "citationCount": (int, type(None)),
+}  # fmt: skip
+_DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
+
+
+def _misshapen(row: dict[str, Any]) -> str | None:
+    """What is not in the result's shape."""
+    for name, kinds in _SHAPES.items():
+        if not isinstance(row.get(name), kinds):
+            return f"{name} is not {kinds[0].__name__}"
+    if not all(isinstance(author, dict) and isinstance(author.get("name"), str) for author in row.get("authors") or []):
+        return 'authors are not [{"name": …}]'
+    if not all(isinstance(text, str) for text in [*(row.get("mesh") or []), *(row.get("externalIds") or {}).values()]):
+        return "mesh and externalIds hold other things than texts"
+    if row.get("publicationDate") and not _DATE.fullmatch(row["publicationDate"]):
+        return "publicationDate is not YYYY-MM-DD"
+    return None

@@ -22,8 +22,8 @@ MAX_REDIRECTS = 5
 TIMEOUT = 30.0
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; trajgraph)", "Accept": "text/html,application/pdf;q=0.9,*/*;q=0.5"}
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-_NOT_PUBLIC = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
-"""Metadata addresses of two clouds, public by their numbers."""
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
+"""Metadata addresses of two clouds, public by their numbers, and what older Pythons do not know to be reserved."""
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """A name's addresses, as the machine would look them up. Raises OSError."""
 

@@ -5,6 +5,7 @@ body even where XML was asked for, and some failures are an `ERROR` inside a 200
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -61,7 +62,8 @@ class NcbiPubMed:
         self._waits = waits
         self._pace = Pace(10 if address.api_key else 3)
         self._session: aiohttp.ClientSession | None = None
-        self._asked: tuple[float, str | None] = (-_HEALTH_SECONDS, None)
+        self._known: tuple[float, str | None] = (-_HEALTH_SECONDS, None)
+        """When NCBI was last asked, and what came of it."""
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -77,7 +79,7 @@ class NcbiPubMed:
         page = {"term": query, "retstart": str(offset), "retmax": str(limit), "sort": "relevance", "retmode": "json"}
         found = await self._ask("esearch", page, _found)
         pmids = [str(pmid) for pmid in found["idlist"]]
-        papers = await self._papers(pmids) if pmids else {}
+        papers = await self._papers(pmids, all_exist=True) if pmids else {}
         data = [papers[pmid] for pmid in pmids if pmid in papers]  # efetch leaves out unknown ones without a word
         return {"total": int(found["count"]), "offset": offset, "next": offset + len(pmids), "data": data}
 
@@ -96,20 +98,24 @@ class NcbiPubMed:
         return None
 
     async def problem(self) -> str | None:
-        at, problem = self._asked
-        if time.monotonic() - at > _HEALTH_SECONDS:
-            try:
+        if time.monotonic() - self._known[0] > _HEALTH_SECONDS:  # else the last search tells
+            with contextlib.suppress(ToolFailed):
                 await self._ask("einfo", {"retmode": "json"}, _json, attempts=1)
-                problem = None
-            except ToolFailed as error:
-                problem = str(error)
-            self._asked = (time.monotonic(), problem)
-        return problem
+        return self._known[1]
 
-    async def _papers(self, pmids: list[str]) -> dict[str, Paper]:
-        root = await self._ask("efetch", {"id": ",".join(pmids), "retmode": "xml"}, _xml)
-        articles = filter(None, map(read_article, root.iter("PubmedArticle", "PubmedBookArticle")))
-        return {article.paper["paperId"]: article.paper for article in articles}
+    async def _papers(self, pmids: list[str], *, all_exist: bool = False) -> dict[str, Paper]:
+        def read(body: bytes) -> dict[str, Paper]:
+            root = _xml(body)
+            if root.tag not in ("PubmedArticleSet", "PubmedBookArticleSet"):
+                raise ValueError("an answer without papers")
+            articles = filter(None, map(read_article, root.iter("PubmedArticle", "PubmedBookArticle")))
+            papers = {article.paper["paperId"]: article.paper for article in articles}
+            if all_exist and not papers.keys() & set(pmids):
+                raise ValueError("an answer without the papers that were found")
+            return papers
+
+        papers: dict[str, Paper] = await self._ask("efetch", {"id": ",".join(pmids), "retmode": "xml"}, read)
+        return papers
 
     async def _ask(self, utility: str, asked: dict[str, str], read: Any, attempts: int | None = None) -> Any:
         """What `read` makes of an answer; it raises ValueError for one that asking again may mend."""
@@ -122,8 +128,10 @@ class NcbiPubMed:
                 async with self._pace:
                     status, retry_after, body = await self._post(f"{self._address.url}/{utility}.fcgi", form)
                 if status == 200:
-                    return read(body)
-                why = f"status {status}"
+                    answer = read(body)
+                    self._known = (time.monotonic(), None)
+                    return answer
+                why = f"status {status}{self._said(body)}"
                 if status not in (429, 500, 502, 503, 504):
                     break
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -137,7 +145,16 @@ class NcbiPubMed:
             if wait is None:
                 break
             await asyncio.sleep(max(wait * (0.5 + random.random() / 2), min(retry_after, 30)))  # noqa: S311
+        self._known = (time.monotonic(), f"PubMed could not be asked: {why}")
         raise ToolFailed(f"PubMed could not be asked: {why}")
+
+    def _said(self, body: bytes) -> str:
+        """The error that a JSON body names, without the key."""
+        try:
+            said = str(json.loads(body)["error"])[:200]
+        except (ValueError, KeyError, TypeError):
+            return ""
+        return f" ({said.replace(self._address.api_key, '***') if self._address.api_key else said})"
 
     async def _post(self, url: str, form: dict[str, str]) -> tuple[int, float, bytes]:
         """Status, Retry-After in seconds, body. The form is posted: a key in an address would end up in logs."""
@@ -157,7 +174,7 @@ def _json(body: bytes) -> dict[str, Any]:
 
 def _found(body: bytes) -> dict[str, Any]:
     found = _json(body).get("esearchresult")
-    if not isinstance(found, dict) or "idlist" not in found:
+    if not isinstance(found, dict) or "idlist" not in found or "count" not in found:
         raise ValueError(str((found or {}).get("ERROR", "an answer without results"))[:200])
     return found
 

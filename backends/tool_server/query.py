@@ -19,6 +19,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("ta", "journal", "jour"), ("journal",)),
 }
 _DATES = frozenset(("dp", "pdat", "date - publication", "publication date", "edat", "crdt"))
+_NOT_HELD = frozenset(
+    ("la", "lang", "language", "pt", "publication type", "sb", "subset", "filter", "ad", "affiliation")
+)
+"""Fields that the corpus does not hold: such a term narrows nothing, rather than everything."""
 _IDS = frozenset(("pmid", "uid"))
 _IGNORED = frozenset(
     "a an and are as at by do does for from how in is it of on or than that the to vs versus what which with".split()
@@ -31,6 +35,7 @@ _TOKEN = re.compile(
     |(?P<phrase>"[^"]{{0,400}}"\*?)|(?P<tag>\[[^\[\]]{{1,40}}\])|(?P<bracket>[()])|(?P<word>[^\s"()\[\]]+)|.""",
     re.VERBOSE | re.DOTALL,
 )
+_PLAIN_QUOTES = str.maketrans("“”„«»", '"' * 5)
 _PART = re.compile(r"\w+", re.UNICODE)
 _YEARS = range(1500, 2100)
 
@@ -105,7 +110,7 @@ class _Reader:
 
 def read_query(text: str) -> Query:
     """What to search the index for. Never raises; what it cannot search for (a lone tag, say) it leaves out."""
-    tokens = [token for token in _TOKEN.finditer(text[:4000]) if token.lastgroup]
+    tokens = [token for token in _TOKEN.finditer(text[:4000].translate(_PLAIN_QUOTES)) if token.lastgroup]
     reader = _Reader(tokens)
     found = ""
     while reader.at < len(tokens):
@@ -154,8 +159,11 @@ def _tagged(words: list[str], tag: str) -> str:
     if tag in _IDS:
         return _any("facts", [f"p{number}" for number in re.findall(r"\d{1,9}", whole)])
     columns = _FIELDS.get(tag, TEXT)
+    if tag in _NOT_HELD:
+        return ""
     if columns == ("authors",):
-        return f"authors : {_phrase(whole + '*')}" if _phrase(whole) else ""
+        initials = len(_PART.findall(whole)) > 1 and len(whole.split()[-1]) <= 2  # `Smith J` is `Smith JA` too
+        return f"authors : {_phrase(whole + '*' * initials)}" if _phrase(whole) else ""
     parts = [whole] if columns in (("mesh",), ("journal",)) else words
     phrases = [f"{_columns(columns)} {phrase}" for phrase in map(_phrase, parts) if phrase]
     return f"({' AND '.join(phrases)})" if phrases else ""

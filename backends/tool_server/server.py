@@ -30,17 +30,21 @@ def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:
         "trajgraph tools", stateless_http=True, json_response=True, log_level="WARNING",
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # see guard.py
     )  # fmt: skip
-    slots = asyncio.Semaphore(max_calls)
+    slots = {name: asyncio.Semaphore(max_calls) for name in ("pubmed_search", "browse_webpage", "google_search")}
 
     async def told(tool: str, about: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> CallToolResult:
         """The result as one text block of JSON; a line in the log."""
-        started, failed = time.monotonic(), ""
+        started, failed = time.monotonic(), "cancelled"
         try:
-            async with slots:
+            async with slots[tool]:  # callers who wait for one tool are in nobody's way at another
                 value = await work()
+            failed = "its answer is an error" if value.get("error") else ""  # which may hold the address's secrets
         except ToolFailed as error:
             failed = str(error)
             return CallToolResult(content=[TextContent(type="text", text=failed)], isError=True)
+        except Exception as error:
+            failed = type(error).__name__
+            raise
         finally:
             took = round((time.monotonic() - started) * 1000)
             _log.info("%s %s %s ms %s", tool, f"failed ({failed})" if failed else "ok", took, json.dumps(about)[:200])
@@ -110,5 +114,8 @@ def http_app(sources: Sources, max_calls: int = MAX_CALLS) -> Starlette:
 
 def _loggable(url: str) -> str:
     """An address without what may be secret in it: credentials and query."""
-    parts = urlsplit(url if "\n" not in url else "")
+    try:
+        parts = urlsplit(url if "\n" not in url else "")
+    except ValueError:
+        return "an address that is none"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

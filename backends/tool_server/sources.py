@@ -1,7 +1,8 @@
 """What the three tools ask: PubMed, web pages, a web search; each live or from a corpus, behind a small interface."""
 
 import asyncio
-from dataclasses import dataclass
+import sqlite3
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from backends.errors import ToolFailed
@@ -30,6 +31,9 @@ class WebPages(Protocol):
     async def read(self, url: str) -> tuple[str, str]:
         """The address where the page was found, and its main content as Markdown."""
 
+    async def aclose(self) -> None:
+        """Close what it holds open."""
+
 
 class WebSearch(Protocol):
     """A web search. Raises ToolFailed with what the model should read."""
@@ -52,6 +56,7 @@ class Sources:
     async def aclose(self) -> None:
         """Close what they hold open."""
         await self.pubmed.aclose()
+        await self.web.aclose()
 
     @classmethod
     def offline(cls, corpus: Corpus) -> "Sources":
@@ -64,9 +69,15 @@ class CorpusPubMed:
     """PubMed from an index; a search runs in a thread, so that none keeps the others waiting."""
 
     corpus: Corpus
+    failures: list[str] = field(default_factory=list)
+    """What kept a search from being answered: an index does not mend itself."""
 
     async def search(self, query: str, limit: int, offset: int) -> dict[str, Any]:
-        return await asyncio.to_thread(self.corpus.search, query, limit, offset)
+        try:
+            return await asyncio.to_thread(self.corpus.search, query, limit, offset)
+        except sqlite3.Error as error:
+            self.failures.append(str(error))
+            raise ToolFailed(f"the corpus index cannot be read ({error})") from error
 
     async def page(self, url: str) -> str | None:
         if not is_paper_address(url):
@@ -77,6 +88,8 @@ class CorpusPubMed:
         return paper_page(paper)
 
     async def problem(self) -> str | None:
+        if self.failures:
+            return f"the corpus index cannot be read ({self.failures[-1]})"
         return None if await asyncio.to_thread(self.corpus.answers) else "the corpus index cannot be read, or is empty"
 
     async def aclose(self) -> None:
@@ -108,6 +121,9 @@ class NoWeb:
 
     async def read(self, url: str) -> tuple[str, str]:
         raise ToolFailed("only PubMed pages can be opened offline")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
 def is_paper_address(url: str) -> bool:

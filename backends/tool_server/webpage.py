@@ -1,11 +1,11 @@
 """A web page's main content as Markdown: HTML by trafilatura, PDF by pypdf, plain text as it is."""
 
-import asyncio
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backends.errors import ToolFailed
+from backends.tool_server.extractor import Extractor
 from backends.tool_server.fetch import Fetched, Fetcher
 
 MAX_CHARACTERS = 200_000
@@ -19,11 +19,14 @@ class LivePages:
     """Pages from the internet."""
 
     fetcher: Fetcher
+    extractor: Extractor = field(default_factory=Extractor)
 
     async def read(self, url: str) -> tuple[str, str]:
         fetched = await self.fetcher.fetch(url)
-        markdown = await asyncio.to_thread(as_markdown, fetched)
-        return fetched.url, markdown[:MAX_CHARACTERS]
+        return fetched.url, await self.extractor.markdown(fetched)
+
+    async def aclose(self) -> None:
+        await self.extractor.aclose()
 
 
 def as_markdown(fetched: Fetched) -> str:
@@ -74,5 +77,5 @@ def _pdf(body: bytes) -> str:
 def _decoded(fetched: Fetched) -> str:
     try:
         return fetched.body.decode(fetched.charset or "utf-8", errors="replace")
-    except LookupError:
+    except (LookupError, UnicodeError):
         return fetched.body.decode("utf-8", errors="replace")
