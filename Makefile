@@ -2,7 +2,7 @@
 UV := $(shell command -v uv 2>/dev/null)
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := backends benchmarks cli.py graph nodes serializers tests
+CODE := backends benchmarks cli.py graph nodes serializers tests training
 MAX_LINES := 300
 
 ifdef UV
@@ -40,7 +40,7 @@ studio: .venv/dev  ## LangGraph Studio
 
 lock:  ## rewrite the lock files (needs uv)
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate -o requirements.lock pyproject.toml
-	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --extra studio --group dev -o requirements-dev.lock pyproject.toml
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --extra studio --extra training --group dev -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv

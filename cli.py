@@ -17,7 +17,8 @@ import typer
 from backends.commands import ApiKey, McpUrl, option
 from backends.commands import app as services_app
 from backends.errors import UserError
-from graph.settings import TOOL_NAMES
+from graph.settings import HARD, TOOL_NAMES
+from training.commands import app as training_app
 
 if TYPE_CHECKING:
     from graph.options import GenerateOptions
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(services_app)
+app.add_typer(training_app)
 
 
 class Role(StrEnum):
@@ -77,6 +79,7 @@ def generate(
     tools_mode: Annotated[Mode, option("What the cassette is for: replay asks no server.", "Tools")] = Mode.auto,
     max_turns: Annotated[int, option("Replies per question at most.", "Limits")] = 10,
     max_tool_calls: Annotated[int, option("Tool calls per question at most.", "Limits")] = 5,
+    hard_gates: Annotated[str, option("Checks that reject a trajectory; see README.", "Limits")] = ",".join(HARD),
     max_downtime: Annotated[float | None, option("End the run when a server stays away so many seconds.")] = None,
     skip_bad_rows: Annotated[bool, option("Report unusable rows and go on.", None, "--skip-bad-rows")] = False,
     fresh: Annotated[bool, option("Start another run, continue none.", "Continuing", "--fresh")] = False,
@@ -92,9 +95,10 @@ def generate(
         temperature=temperature, max_tokens=max_tokens, max_model_len=max_model_len,
         model_timeout=model_timeout, tool_role=tool_role.value,
         system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
-        tools=tuple(name.strip() for name in tools.split(",") if name.strip()), tool_timeout=tool_timeout,
+        tools=_names(tools), tool_timeout=tool_timeout,
         cassette=cassette, tools_mode=tools_mode.value,
-        max_turns=max_turns, max_tool_calls=max_tool_calls, skip_bad_rows=skip_bad_rows, fresh=fresh,
+        hard_gates=_names(hard_gates), max_turns=max_turns, max_tool_calls=max_tool_calls,
+        skip_bad_rows=skip_bad_rows, fresh=fresh,
         allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints, max_downtime=max_downtime,
     )  # fmt: skip
     raise typer.Exit(_run(_generate(options, api_key)))
@@ -201,6 +205,10 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
     gc.set_threshold(20_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def _say(line: str) -> None:

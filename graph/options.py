@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backends.errors import UserError
-from graph.settings import TOOL_NAMES, Limits, RunSettings, ToolRole
+from graph.settings import HARD, TOOL_NAMES, Limits, RunSettings, ToolRole
 from nodes.prompts import system_prompt
+from serializers.gates import GATES
 
 if TYPE_CHECKING:
     from backends.cassette import ToolsMode
@@ -47,6 +48,7 @@ class GenerateOptions:
     tool_timeout: float = 120.0
     cassette: Path | None = None
     tools_mode: "ToolsMode" = "auto"
+    hard_gates: tuple[str, ...] = HARD
     skip_bad_rows: bool = False
     keep_checkpoints: bool = False
     max_downtime: float | None = None
@@ -72,6 +74,8 @@ class GenerateOptions:
                 raise UserError(f"--{name.replace('_', '-')}: no password in an address, it would be stored")
         if self.tools_mode != "auto" and self.cassette is None:
             raise UserError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
+        if unknown := [name for name in self.hard_gates if name not in GATES]:
+            raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
         if not self.tools:
             raise UserError("--tools: name at least one tool")
         if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:
@@ -100,6 +104,7 @@ class GenerateOptions:
             max_tool_calls=self.max_tool_calls,
             tool_role=self.tool_role,
             instance_id=self.instance_id,
+            hard_gates=self.hard_gates,
         )
 
     def stored(self) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Settler:
             error = failure.__cause__ or failure
             about = {"sample_id": identity, "question": row["question"], "error": type(error).__name__}
             return Outcome("failed", encoded({**about, "message": str(error), "attempts": failure.attempts}))
-        record = build_record(identity, row, state, self._about(thread, attempts))
+        record = build_record(identity, row, state, self._about(thread, attempts), self.settings.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", encoded(record))
 
     def _about(self, thread: str, attempts: int) -> dict[str, Any]:
@@ -51,6 +51,7 @@ class Settler:
             "model": self.settings.model_name,
             "source_file": self.settings.source_file,
             "attempts": attempts,
+            "max_tool_calls": self.settings.max_tool_calls,
             "run_id": self.run_id,
             "thread_id": thread,
             "prompt_sha256": self.settings.prompt_sha256,

@@ -73,7 +73,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
 async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
-    options, settings = GenerateOptions.restored(content["options"]), RunSettings(**content["settings"])
+    options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
     foreman = await meet_foreman()
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY")) as services,

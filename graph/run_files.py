@@ -92,14 +92,28 @@ def _alive(process: str) -> bool:
     return process.isdigit() and Path(f"/proc/{process}").exists() if Path("/proc").is_dir() else True
 
 
-def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any]) -> RunFiles:
-    """A new run with its `run.json`. `options` are the flags with which `resume` repeats the command; no secrets."""
+def working_process(files: RunFiles) -> str | None:
+    """The id of the process that is working on a run; None when none is."""
+    path = files.folder / f"{files.stem}_run.lock"
+    if not path.exists():
+        return None
+    with path.open("r+") as lock:
+        return None if _taken(lock) else lock.read().strip()
+
+
+def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any], prompt: str) -> RunFiles:
+    """A new run with its `run.json`. `prompt` is what the model is told, `options` are the flags with which `resume`
+    repeats the command; no secrets.
+    """
     model = re.sub(r"[/:]", "_", settings.model_name)
     tail = f"{model}_{re.sub(r'[/:]', '_', settings.instance_id)}" if settings.instance_id else model
     now = datetime.now()
     while True:
         files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
-        content = {"run_id": files.run_id, "settings": asdict(settings), "options": options, "versions": _versions()}
+        content = {
+            "run_id": files.run_id, "settings": asdict(settings), "options": options, "prompt": prompt,
+            "versions": _versions(),
+        }  # fmt: skip
         if not files.run.exists():  # nobody else makes one: the folder is locked
             write_whole(files.run, json.dumps(content, ensure_ascii=False, indent=1))
             return files
@@ -177,7 +191,7 @@ def claimed_run(
                     lock.close()
                     found = None
             if found is None:
-                files = begin_run(options.output, settings, options.stored())
+                files = begin_run(options.output, settings, options.stored(), options.prompt())
                 stack.enter_context(files.locked())
             else:
                 if changed and not options.allow_changed_settings:

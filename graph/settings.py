@@ -9,6 +9,9 @@ TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
 """The tools the prompt teaches, under the names the model uses."""
 
 
+HARD = ("unclosed_answer", "no_answer", "truncated", "forged_tool_output", "unbalanced_tags", "call_limit_passed")
+"""The checks of a finished trajectory (see `serializers/gates.py`) that no training set should fail."""
+
 _HASHED = {
     "questions_sha256": "another content of the questions file",
     "prompt_sha256": "another system prompt",
@@ -44,10 +47,20 @@ class RunSettings:
     max_tool_calls: int
     tool_role: ToolRole
     instance_id: str | None = None
+    hard_gates: tuple[str, ...] = HARD
+    """Checks of the finished trajectory that reject it."""
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> "RunSettings":
+        """From what was written to `run.json`."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        return cls(**values)
 
     def difference(self, other: dict[str, Any]) -> list[str]:
         """A line for each setting in which a stored run differs, `name: theirs -> ours`; empty when none does."""
-        mine = asdict(self)
+        mine = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         names = [field.name for field in fields(self)]
         return [
             f"{_HASHED[name]} ({name})" if name in _HASHED else f"{name}: {other.get(name)!r} -> {mine[name]!r}"

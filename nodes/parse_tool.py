@@ -7,10 +7,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from graph.settings import Limits
 from graph.state import State
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, whole_text
+from serializers.gates import ENDED
 from serializers.tags import Call, Reply, read_reply
 
-_ENDED = ("stop", "eos_token", "stop_sequence", "tool_calls", None)
-"""Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
 _MAX_NUDGES = 2
 """Nudges in a row; a model that ignores them is not asked again."""
 
@@ -21,8 +20,8 @@ async def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
     if raw is None:
         return {}
     messages = state.get("messages", [])
-    reply = read_reply(whole_text(raw), stopped=raw.response_metadata.get("finish_reason") in _ENDED)
-    cut_off = raw.response_metadata.get("finish_reason") not in _ENDED or "answer_closed" in reply.repairs
+    reply = read_reply(whole_text(raw), stopped=raw.response_metadata.get("finish_reason") in ENDED)
+    cut_off = raw.response_metadata.get("finish_reason") not in ENDED or "answer_closed" in reply.repairs
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
     if cut_off and reply.call is None:  # cut off is never an answer, and no call either; nor is one left open
         if raw.response_metadata.get("attempt", 1) == 1:

@@ -6,14 +6,17 @@ Ours go under `metadata` only. Everything about the trajectory is derived from t
 import json
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from typing_extensions import TypedDict
 
 from graph.state import State
+from serializers.gates import HARD, taken_apart, violated
 from serializers.interleaved import interleaved_text
-from serializers.tags import cited_pmids, unbalanced
+from serializers.tags import cited_pmids
 
 FORMAT_VERSION = "trajgraph-1"
 MAX_RESULT = 3000
@@ -66,8 +69,12 @@ def sample_id(model_name: str, place: int) -> str:
     return f"{family or 'model'}_traj_{place:05d}"
 
 
-def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[str, Any]) -> Record:
-    """The record of a finished question. `metadata` holds what the messages cannot know (model, source file, times)."""
+def build_record(
+    identity: str, row: QuestionRow, state: State, metadata: dict[str, Any], hard_gates: Sequence[str] = HARD
+) -> Record:
+    """The record of a finished question. `metadata` holds what the messages cannot know (model, source file, times);
+    `hard_gates` are those that reject it, the others are only noted.
+    """
     messages = state.get("messages", [])
     outputs = {message.tool_call_id: message for message in messages if isinstance(message, ToolMessage)}
     calls = [_tool_call(call, outputs) for call in _executed(messages, outputs)]
@@ -82,8 +89,7 @@ def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[s
         tools_used=tools_used,
         pmids_cited=cited_pmids(answer),
     )
-    reasons = reject_reasons(trajectory["interleaved_text"], state)
-    return Record(
+    record = Record(
         sample_id=identity,
         question=row["question"],
         topic=row["topic"],
@@ -96,22 +102,27 @@ def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[s
             **metadata,
             "format_version": FORMAT_VERSION,
             "stop_reason": state.get("stop_reason"),
-            "reject_reasons": reasons,
+            "reject_reasons": [],
             **_from_replies(messages),
         },
     )
+    apart = taken_apart(record)
+    gates = violated(apart)
+    if not answer.strip() and not {"no_answer", "unclosed_answer"} & set(gates):
+        gates.insert(0, "no_answer")
+    verdicts = Counter(citation.verdict for citation in apart.cited)
+    record["metadata"] |= {
+        "gates": gates,
+        "citations": dict(verdicts),
+        "reject_reasons": reject_reasons(gates, state.get("stop_reason") or "no_answer", hard_gates),
+    }
+    return record
 
 
-def reject_reasons(text: str, state: State) -> list[str]:
-    """Why a finished trajectory is unfit for training; empty when it is accepted."""
-    reasons = []
-    stop_reason = state.get("stop_reason") or "no_answer"
-    if stop_reason != "answer":
-        reasons.append(stop_reason)
-    elif not (state.get("final_answer") or "").strip():
-        reasons.append("empty_answer")
-    reasons += [f"unbalanced_tag:{name}" for name in unbalanced(text)]
-    return reasons
+def reject_reasons(gates: Sequence[str], stop_reason: str, hard_gates: Sequence[str]) -> list[str]:
+    """Why a finished trajectory is unfit for training; empty when it is accepted. Why it ended comes first."""
+    ended = [] if stop_reason == "answer" else [stop_reason]
+    return list(dict.fromkeys([*ended, *(gate for gate in gates if gate in hard_gates)]))
 
 
 def recorded_result(tool_name: str, result: Any) -> Any:
@@ -179,6 +190,16 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
             "output_tokens": sum(usage["output_tokens"] for usage in usages),
         },
         "tool_errors": [output.name or "" for output in outputs if output.status == "error"],
+        "nudges": [
+            {"at": len(interleaved_text(messages[:at])), "text": message.text}
+            for at, message in enumerate(messages)
+            if isinstance(message, HumanMessage)
+        ],
+        "reminders": {
+            str(at): m.additional_kwargs["reminder"]
+            for at, m in enumerate(outputs, 1)
+            if "reminder" in m.additional_kwargs
+        },
         "shortened_outputs": _marked(outputs, "shortened_from"),
         "cassette_calls": _marked(outputs, "from_cassette"),
         "model_seconds": round(sum(message.response_metadata.get("seconds", 0.0) for message in replies), 3),

@@ -19,13 +19,13 @@ _NAMES = "think|call_tool|tool_output|answer"
 _INSIDE = rf"<(?!/?(?:{_NAMES})\b)"
 _QUOTED = rf"""(?:"(?:[^"<]|{_INSIDE}){{0,500}}"|'(?:[^'<]|{_INSIDE}){{0,500}}')"""
 _ATTRIBUTES = rf"""(?:\s(?:[^<>"']{{0,60}}{_QUOTED}){{0,8}}[^<>"']{{0,60}})?"""
-_TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})(?P<attributes>{_ATTRIBUTES})>")
+TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_NAMES})(?P<attributes>{_ATTRIBUTES})>")
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w-]{0,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _TEMPLATE = r"\|[\w-]{1,40}\|>"  # <|im_end|>: a server that reads it as its template's own would end the message there
 _NEUTRAL = re.compile(rf"<(?=/?(?:{_NAMES})\b|\s{{0,8}}/?\s{{0,8}}(?:{_NAMES})\s{{0,8}}>|{_TEMPLATE})", re.IGNORECASE)
 _CITATION = re.compile(r"""<cite\s{1,8}id\s{0,4}=\s{0,4}["']?([^"'<>]{1,200})["']?\s{0,4}>""")
 _PMID = re.compile(r"(?:PMID)?[:\s]*(\d{1,9})", re.IGNORECASE)
-_INTEGER = re.compile(r"-?\d{1,9}")
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,8}")
 _QUERY_ATTRIBUTES = ("query", "url", "q")
 
 
@@ -83,7 +83,7 @@ def read_reply(raw: str, *, stopped: bool = True) -> Reply:
     """
     repairs: list[str] = []
     text = raw.strip()
-    tags = list(_TAG.finditer(text))
+    tags = list(TAG.finditer(text))
     forged = next((tag for tag in tags if tag["name"] == "tool_output"), None)
     thoughts = _closed_thoughts(tags, forged)
     action = _first_action(tags, thoughts)
@@ -115,7 +115,7 @@ def unbalanced(text: str) -> list[str]:
     """Names of protocol tags that are not opened and closed in turn, in order of appearance; empty when all are."""
     found: list[str] = []
     open_name: str | None = None
-    for tag in _TAG.finditer(text):
+    for tag in TAG.finditer(text):
         if tag["close"] and tag["name"] == open_name:
             open_name = None
         elif tag["close"] or open_name is not None:
@@ -194,7 +194,7 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
         talked_of |= safe != piece
         return safe
 
-    for tag in _TAG.finditer(head):
+    for tag in TAG.finditer(head):
         if tag["name"] != "think":
             continue
         pieces.append(harmless(head[at : tag.start()]))

@@ -61,7 +61,7 @@ def test_a_record_is_the_golden_one_and_valid() -> None:
     [
         ({"stop_reason": "truncated"}, ["truncated"]),
         ({"stop_reason": "max_turns"}, ["max_turns"]),
-        ({"final_answer": "  "}, ["empty_answer"]),
+        ({"final_answer": "  "}, ["no_answer"]),
     ],
 )
 def test_what_has_no_answer_is_rejected_with_its_reason(change: dict[str, str], reasons: list[str]) -> None:
@@ -72,7 +72,7 @@ def test_what_has_no_answer_is_rejected_with_its_reason(change: dict[str, str], 
 def test_unbalanced_tags_reject_a_record() -> None:
     state = finished()
     state["messages"][-1].content = "<answer><answer>Yes.</answer>"
-    assert build_record("x", ROW, state, {})["metadata"]["reject_reasons"] == ["unbalanced_tag:answer"]
+    assert build_record("x", ROW, state, {})["metadata"]["reject_reasons"] == ["unbalanced_tags"]
 
 
 def test_results_are_kept_bounded() -> None:

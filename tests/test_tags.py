@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_reasoning_from_a_field_of_its_own_ends_up_in_one_think(reasoning: str, 
 @settings(max_examples=TEXTS)
 @given(NAMES, QUERIES, PARAMETERS)
 def test_what_is_written_is_read_back(name: str, query: str, parameters: dict[str, str | int]) -> None:
-    numbers = {key: int(value) if str(value).lstrip("-").isascii() and str(value).lstrip("-").isdigit() else value
+    numbers = {key: int(value) if re.fullmatch("0|-?[1-9][0-9]*", str(value)) else value
                for key, value in parameters.items()}  # fmt: skip
     reply = read_reply(write_call(Call(name, query, parameters)))
     assert reply.call == Call(name, query, numbers)

@@ -1,0 +1,105 @@
+"""The audit: how many trajectories of a file pass which gate, and what is wrong with one of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serializers.gates import GATES, Thresholds, violated
+from training.rows import Row
+
+
+@dataclass
+class Audit:
+    """Counts over one file, or over all."""
+
+    name: str
+    rows: int = 0
+    unreadable: int = 0
+    clean: int = 0
+    """Rows that pass every gate."""
+    unfit: int = 0
+    """Rows that fail a hard one."""
+    outputs: int = 0
+    errors: int = 0
+    whole_answers: int = 0
+    gates: Counter[str] = field(default_factory=Counter)
+    citations: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Row, failed: Sequence[str], hard: Sequence[str]) -> None:
+        """Count a row that fails these gates."""
+        self.rows += 1
+        self.unreadable += not row.record
+        self.clean += not failed and bool(row.record)
+        self.unfit += bool(set(failed) & set(hard)) or not row.record
+        outputs = row.apart.of("tool_output")
+        self.outputs += len(outputs)
+        self.errors += sum(piece.body.lstrip().startswith("Error:") for piece in outputs)
+        self.whole_answers += any(piece.closed for piece in row.apart.of("answer"))
+        self.gates.update(failed)
+        self.citations.update(citation.verdict for citation in row.apart.cited)
+
+    def content(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "file": self.name, "rows": self.rows, "unreadable": self.unreadable, "clean": self.clean,
+            "unfit": self.unfit, "whole_answers": self.whole_answers, "tool_outputs": self.outputs,
+            "tool_errors": self.errors, "gates": {name: self.gates[name] for name in GATES},
+            "citations": {name: self.citations[name] for name in ("grounded", "never_retrieved", "retrieved_later")},
+        }  # fmt: skip
+
+
+def audit(
+    rows: Iterable[Row], thresholds: Thresholds, hard: Sequence[str], keep: Any = None
+) -> tuple[dict[Path, Audit], Audit]:
+    """Counts by file, and in total; `keep(row)` is called for each row that fails no hard gate."""
+    files: dict[Path, Audit] = {}
+    total = Audit("total")
+    for row in rows:
+        failed = violated(row.apart, thresholds) if row.record else []
+        for counts in (files.setdefault(row.path, Audit(row.path.name)), total):
+            counts.add(row, failed, hard)
+        if keep and row.record and not set(failed) & set(hard):
+            keep(row)
+    return files, total
+
+
+def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
+    """For a terminal: a line for each gate, a column for each file; hard gates are marked."""
+    heads = [audit.name if len(audit.name) <= 28 else f"…{audit.name[-27:]}" for audit in audits]
+    widths = [max(len(head), 7) for head in heads]
+    lines = [f"{'':<24}" + "".join(f"  {head:>{width}}" for head, width in zip(heads, widths, strict=True))]
+
+    def line(name: str, values: list[Any]) -> None:
+        lines.append(
+            f"{name:<24}" + "".join(f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
+        )
+
+    line("rows", [audit.rows for audit in audits])
+    line("whole answers", [audit.whole_answers for audit in audits])
+    line("tool outputs", [audit.outputs for audit in audits])
+    line("  of them errors", [audit.errors for audit in audits])
+    for name in GATES:
+        line(f"{'! ' if name in hard else '  '}{name}", [audit.gates[name] for audit in audits])
+    for verdict in ("grounded", "never_retrieved", "retrieved_later"):
+        line(f"citations {verdict[:13]}", [audit.citations[verdict] for audit in audits])
+    line("unreadable lines", [audit.unreadable for audit in audits])
+    line("fail a hard gate (!)", [audit.unfit for audit in audits])
+    line("pass every gate", [audit.clean for audit in audits])
+    return "\n".join(lines)
+
+
+def explained(row: Row, thresholds: Thresholds) -> str:
+    """What is wrong with one trajectory, gate by gate, and where each of its citations leads."""
+    failed = violated(row.apart, thresholds)
+    lines = [f"{row.sample_id} ({row.path.name}, line {row.line}): {row.question}"]
+    for name in failed:
+        lines.append(f"  {name}: {GATES[name].__doc__}")
+    if not failed:
+        lines.append("  passes every gate")
+    for citation in row.apart.cited:
+        where = f"call {citation.call}, place {citation.place}" if citation.call or citation.place else "nowhere"
+        missing = f"; numbers not in it: {', '.join(citation.numbers_missing)}" if citation.numbers_missing else ""
+        lines.append(f"  cites {citation.identity}: {citation.verdict}, {where}{missing}")
+    return "\n".join(lines)

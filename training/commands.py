@@ -1,0 +1,219 @@
+"""The commands from a run to a training set: audit, export, report, show, status."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backends.commands import option
+from backends.errors import UserError
+
+app = typer.Typer()
+
+
+class Format(StrEnum):
+    """What `export` writes."""
+
+    messages = "messages"
+    sharegpt = "sharegpt"
+    drtulu = "drtulu"
+    parquet = "parquet"
+    text = "text"
+    dpo = "dpo"
+
+
+Run = Annotated[Path, typer.Argument(help="A …_run.json, its folder, or any JSONL of trajectories.")]
+Hard = Annotated[str | None, option("Gates that make a row unfit; else those of README.", "Gates")]
+TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates")]
+ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates")]
+MaxCalls = Annotated[int, option("Calls that are allowed, where a row does not say.", "Gates")]
+
+
+@app.command()
+def audit(
+    files: Annotated[list[Path], typer.Argument(help="JSONL of trajectories, ours or the earlier scripts'.")],
+    as_json: Annotated[bool, option("Print JSON.", None, "--json")] = False,
+    write_clean: Annotated[Path | None, option("Write the rows that fail no hard gate here.")] = None,
+    explain: Annotated[str | None, option("Say of one sample what is wrong with it.", metavar="SAMPLE_ID")] = None,
+    hard_gates: Hard = None,
+    max_tool_calls: MaxCalls = 5,
+    tool_error_share: ErrorShare = 0.5,
+    token_limit: TokenLimit = 16_384,
+) -> None:
+    """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
+    from serializers.gates import Thresholds
+    from training.audit import audit as counted
+    from training.audit import explained, table
+    from training.rows import read_rows
+
+    thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
+    paths = [path for given in files for path in _files(given)]
+    rows = chain.from_iterable(map(read_rows, paths))
+    if explain:
+        found = [explained(row, thresholds) for row in rows if row.sample_id == explain]
+        if not found:
+            raise UserError(f"--explain {explain}: no such sample in {', '.join(map(str, paths))}")
+        typer.echo("\n\n".join(found))
+        return
+    if write_clean:
+        with write_clean.open("w", encoding="utf-8", errors="replace") as clean:
+            by_file, total = counted(
+                rows, thresholds, hard, lambda row: clean.write(json.dumps(row.record, ensure_ascii=False) + "\n")
+            )
+    else:
+        by_file, total = counted(rows, thresholds, hard)
+    audits = [*by_file.values(), *([total] if len(by_file) > 1 else [])]
+    typer.echo(json.dumps([one.content() for one in audits], indent=1) if as_json else table(audits, hard))
+    raise typer.Exit(1 if total.unfit else 0)
+
+
+@app.command()
+def export(
+    run: Run,
+    format_name: Annotated[Format, option("For TRL, LLaMA-Factory, span masking, datasets, …", None, "--format")],
+    output: Annotated[Path, option("Folder for the files and their card.")] = Path("dataset"),
+    where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
+    test_share: Annotated[float, option("Share of questions kept for testing.")] = 0.0,
+    token_limit: TokenLimit = 16_384,
+    tokenizer: Annotated[Path | None, option("A tokenizer.json to count tokens with.", "Tokens")] = None,
+    tokenize_url: Annotated[str | None, option("A server's /tokenize to count tokens with.", "Tokens")] = None,
+    verify_template: Annotated[Path | None, option("A Jinja chat template that every row must survive.")] = None,
+    hard_gates: Hard = None,
+) -> None:
+    """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
+    from training.export import card, conditions, exported
+    from training.rows import files_of, read_rows
+    from training.template import Template
+
+    if not 0 <= test_share < 1:
+        raise UserError(f"--test-share {test_share}: give a share between 0 and 1")
+    told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [])
+    paths = files_of(run, rejected=format_name is Format.dpo)
+    seen: dict[str, int] = {"trajectories read": 0, "left out by --where": 0}
+
+    def chosen() -> Iterator[Any]:
+        for row in chain.from_iterable(map(read_rows, paths)):
+            seen["trajectories read"] += 1
+            if row.record and keep(row):
+                yield row
+            else:
+                seen["left out by --where"] += 1
+
+    done = exported(
+        chosen(), output, format_name.value, system=told.get("prompt"), test_share=test_share, token_limit=token_limit,
+        count=_counter(tokenizer, tokenize_url), template=Template(verify_template) if verify_template else None,
+        hard=hard,
+    )  # fmt: skip
+    funnel = {**told.get("funnel", {}), **seen, **done.rows}
+    (output / "README.md").write_text(
+        card(done, told.get("settings", {"source": run.name}), funnel, format_name.value, token_limit), encoding="utf-8"
+    )
+    for name, path in done.files.items():
+        typer.echo(f"{path}: {done.rows[name]:,} rows")
+    if verify_template:
+        typer.echo(f"every row survives {verify_template}")
+    typer.echo(f"{output / 'README.md'}: the dataset card")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="A run, its folder, or a JSONL; two stand side by side.")],
+    output: Annotated[Path, option("The page.")] = Path("report.html"),
+) -> None:
+    """Write one page to look at: the run at a glance, a list to search, each trajectory as a timeline."""
+    from serializers.gates import Thresholds
+    from training.report import write_report
+    from training.rows import files_of, read_rows
+
+    shown = []
+    for run in runs:
+        paths = files_of(run, rejected=True)
+        shown.append((run.stem if run.is_file() else run.name, paths, chain.from_iterable(map(read_rows, paths))))
+    with output.open("w", encoding="utf-8", errors="replace") as page:
+        count = write_report(page, shown, Thresholds())
+    typer.echo(f"{output}: {count:,} trajectories")
+
+
+@app.command()
+def show(
+    sample_id: Annotated[str, typer.Argument(help="Which one.")],
+    run: Run = Path("pubmed_training_data"),
+    whole: Annotated[bool, option("Tool outputs in full.", None, "--whole")] = False,
+) -> None:
+    """Print one trajectory as a timeline, with what is wrong with it."""
+    from serializers.gates import Thresholds
+    from training.audit import explained
+    from training.rows import files_of, read_rows
+    from training.timeline import timeline
+
+    for row in chain.from_iterable(map(read_rows, files_of(run, rejected=True))):
+        if row.sample_id == sample_id:
+            typer.echo(f"{timeline(row, whole=whole)}\n\n{explained(row, Thresholds())}")
+            return
+    raise UserError(f"{sample_id}: no such sample in {run}")
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")],
+    follow: Annotated[bool, option("Say it again every few seconds.", None, "--follow")] = False,
+) -> None:
+    """Tell how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
+    from training.status import standing
+
+    while True:
+        line, alive = standing(run)
+        typer.echo(line)
+        if not follow or not alive:
+            return
+        time.sleep(5)
+
+
+def _hard(listed: str | None) -> tuple[str, ...]:
+    from serializers.gates import GATES, HARD
+
+    names = HARD if listed is None else tuple(name.strip() for name in listed.split(",") if name.strip())
+    if unknown := [name for name in names if name not in GATES]:
+        raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
+    return names
+
+
+def _files(given: Path) -> list[Path]:
+    from training.rows import files_of
+
+    return files_of(given) if given.is_dir() or given.name.endswith("_run.json") else [given]
+
+
+def _told(run: Path) -> dict[str, Any]:
+    """What the run says of itself: its prompt, settings and counts; nothing for a bare file."""
+    from graph.run_files import read_run
+
+    if run.is_file() and not run.name.endswith("_run.json"):
+        return {}
+    files, content = read_run(run)
+    stats = json.loads(files.stats.read_text(encoding="utf-8")) if files.stats.exists() else {}
+    names = ("questions", "accepted", "rejected", "failed", "pending")
+    return {**content, "funnel": {name: stats[name] for name in names if name in stats}}
+
+
+def _counter(tokenizer: Path | None, url: str | None) -> Callable[[str], int] | None:
+    if tokenizer:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise UserError("--tokenizer needs an extra: pip install -e '.[training]'") from error
+        try:
+            loaded = Tokenizer.from_file(str(tokenizer))
+        except Exception as error:
+            raise UserError(f"--tokenizer {tokenizer}: {error}") from error
+        return lambda text: len(loaded.encode(text).ids)
+    if url:
+        from training.tokens import count_at
+
+        return count_at(url)
+    return None

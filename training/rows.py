@@ -1,0 +1,85 @@
+"""Trajectories from any file: a run's, the earlier scripts', repaired or broken ones; read one by one."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backends.errors import UserError
+from graph.run_files import read_run
+from serializers.gates import Trajectory, taken_apart
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a file. `record` is empty where the line is no JSON object."""
+
+    path: Path
+    line: int
+    record: Mapping[str, Any]
+
+    @property
+    def sample_id(self) -> str:
+        """Its id, else its line."""
+        return str(self.record.get("sample_id") or f"line {self.line}")
+
+    @property
+    def question(self) -> str:
+        """The question, wherever the row has it."""
+        return str(self.record.get("question") or self.trajectory.get("question") or "")
+
+    @property
+    def trajectory(self) -> Mapping[str, Any]:
+        """The record's `trajectory`."""
+        found = self.record.get("trajectory")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def text(self) -> str:
+        """The interleaved text."""
+        found = self.trajectory.get("interleaved_text")
+        return found if isinstance(found, str) else ""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The record's `metadata`."""
+        found = self.record.get("metadata")
+        return found if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def apart(self) -> Trajectory:
+        """The trajectory taken apart."""
+        return taken_apart(self.record)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Every line that is not blank. Raises UserError when the file cannot be read."""
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield Row(path, number, _record(line))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def files_of(run: Path, *, rejected: bool = False) -> list[Path]:
+    """The trajectories of a run (its `…_run.json` or folder), or the JSONL file itself."""
+    if run.is_file() and not run.name.endswith("_run.json"):
+        return [run]
+    files = read_run(run)[0]
+    wanted = [files.trajectories, files.rejected] if rejected else [files.trajectories]
+    found = [path for path in wanted if path.exists()]
+    if not found:
+        raise UserError(f"{run}: this run has written no trajectory yet")
+    return found
+
+
+def _record(line: bytes) -> Mapping[str, Any]:
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
