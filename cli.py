@@ -62,6 +62,9 @@ def generate(
     concurrency: Annotated[int, option("Questions worked on at the same time.")] = 5,
     workers: Annotated[int, option("Processes to share them, when one CPU is full.")] = 1,
     limit: Annotated[int | None, option("Only the first so many questions.")] = None,
+    samples_per_question: Annotated[int, option("Trajectories for each question, each with its seed.", "Samples")] = 1,
+    accept: Annotated[int | None, option("Sample each question until so many are accepted …", "Samples")] = None,
+    max_samples: Annotated[int | None, option("… or so many spent (else four times as many).", "Samples")] = None,
     no_incremental: Annotated[bool, option("Write all at once, at the end.", None, "--no-incremental")] = False,
     instance_id: Annotated[str | None, option("Keeps runs apart that share an output folder.")] = None,
     api_key: ApiKey = None,
@@ -91,7 +94,8 @@ def generate(
 
     options = GenerateOptions(
         questions_file=questions_file, local_model_url=local_model_url, model_name=model_name, output=output,
-        concurrency=concurrency, workers=workers, limit=limit, incremental=not no_incremental, instance_id=instance_id,
+        concurrency=concurrency, workers=workers, limit=limit, samples_per_question=samples_per_question,
+        accept=accept, max_samples=max_samples, incremental=not no_incremental, instance_id=instance_id,
         temperature=temperature, max_tokens=max_tokens, max_model_len=max_model_len,
         model_timeout=model_timeout, tool_role=tool_role.value,
         system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
@@ -189,7 +193,8 @@ async def _demo(output: Path, concurrency: int) -> int:
 
 def _summary(stats: dict[str, Any], files: "RunFiles") -> str:
     counts = ", ".join(f"{stats[name]} {name}" for name in ("accepted", "rejected", "failed", "pending"))
-    lines = [f"{stats['questions']} questions: {counts}"]
+    samples = "" if stats["samples"] == stats["questions"] else f", {stats['samples']} samples"
+    lines = [f"{stats['questions']} questions{samples}: {counts}"]
     if stats["failed"]:
         lines.append(f"run the same command again to retry the {stats['failed']} failed")
     written = (files.trajectories, files.rejected, files.failed, files.stats, files.run)

@@ -156,10 +156,10 @@ class ChatClient:
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
 
-    async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+    async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None = None) -> AIMessage:
         """One reply, with `seconds` in its `response_metadata`. Raises a `ModelError` that says what went wrong."""
         started = time.monotonic()
-        reply = await self._invoke(messages, max_tokens)
+        reply = await self._invoke(messages, max_tokens, seed)
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
             raise ModelReplyInvalid(_ABORTED)
@@ -169,7 +169,9 @@ class ChatClient:
         reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 
-    async def continue_reply(self, messages: list[BaseMessage], begun: str, max_tokens: int) -> AIMessage | None:
+    async def continue_reply(
+        self, messages: list[BaseMessage], begun: str, max_tokens: int, seed: int | None = None
+    ) -> AIMessage | None:
         """What follows `begun`, a reply that was cut off; None where the server cannot take it up."""
         if not self._continues:
             return None
@@ -177,7 +179,11 @@ class ChatClient:
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
         try:
             reply = await self._model.reply(
-                [*messages, AIMessage(begun)], stop=self._stop, max_tokens=max_tokens, extra_body=body
+                [*messages, AIMessage(begun)],
+                stop=self._stop,
+                max_tokens=max_tokens,
+                extra_body=body,
+                **_seeded(seed),
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
@@ -190,16 +196,16 @@ class ChatClient:
         reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 
-    async def _invoke(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+    async def _invoke(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
         extras = self._extras is not False
         try:
-            reply = await self._send(messages, max_tokens, extras)
+            reply = await self._send(messages, max_tokens, seed, extras)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             refusal = typed_failure(error)
             if not extras or self._extras or isinstance(refusal, ContextOverflow):
                 raise refusal from error
             try:  # perhaps a strict server: ask for no more than every server knows
-                reply = await self._send(messages, max_tokens, False)
+                reply = await self._send(messages, max_tokens, seed, False)
             except Exception:
                 raise refusal from error
             extras = False
@@ -208,8 +214,8 @@ class ChatClient:
         self._extras = extras
         return reply
 
-    async def _send(self, messages: list[BaseMessage], max_tokens: int, extras: bool) -> AIMessage:
-        more: dict[str, Any] = {"extra_body": self._EXTRAS} if extras else {}
+    async def _send(self, messages: list[BaseMessage], max_tokens: int, seed: int | None, extras: bool) -> AIMessage:
+        more: dict[str, Any] = {**_seeded(seed), **({"extra_body": self._EXTRAS} if extras else {})}
         return await self._model.reply(messages, stop=self._stop, max_tokens=max_tokens, **more)
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
@@ -281,6 +287,10 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     if len(alike) == 1:
         return served[alike[0]]
     raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
+
+
+def _seeded(seed: int | None) -> dict[str, Any]:
+    return {} if seed is None else {"seed": seed}
 
 
 def _sound(value: Any) -> Any:

@@ -42,12 +42,14 @@ class Recorded:
         self.replies = [message for message in state["messages"] if isinstance(message, AIMessage)]
         self.result = result
 
-    async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+    async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
         turn = sum(isinstance(message, AIMessage) for message in messages)
         said = self.replies[turn]
         return AIMessage(said.text, response_metadata=dict(said.response_metadata), usage_metadata=said.usage_metadata)
 
-    async def continue_reply(self, messages: list[BaseMessage], begun: str, max_tokens: int) -> AIMessage | None:
+    async def continue_reply(
+        self, messages: list[BaseMessage], begun: str, max_tokens: int, seed: int | None
+    ) -> AIMessage | None:
         return None
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:

@@ -59,7 +59,7 @@ class Attempts:
     away: Away = never_away
     waits: tuple[float, ...] = (2.0, 4.0, 6.0)
 
-    async def settle(self, thread: str, question: str) -> tuple[State, int]:
+    async def settle(self, thread: str, question: str, seed: int | None = None) -> tuple[State, int]:
         """The final state of a question and how many attempts it took, one when nothing failed.
 
         A step that succeeded is not asked again, and starts the count anew. Time in which a service was down is waited
@@ -67,6 +67,8 @@ class Attempts:
         disk is raised as it is.
         """
         config: Any = {"configurable": {"thread_id": thread}, "recursion_limit": recursion_limit(self.limits)}
+        if seed is not None:
+            config["configurable"]["seed"] = seed
         failures = at_this_step = 0
         stood_at: str | None = None
         while True:

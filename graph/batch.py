@@ -21,8 +21,8 @@ from graph.lines import LineWriter, drop_torn_line, read_lines, summaries, summa
 from graph.outcomes import Outcome, Settle
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles
-from graph.settings import RunSettings
-from serializers.record import QuestionRow, sample_id
+from graph.settings import RunSettings, Samples
+from serializers.record import QuestionRow, sample_id, sample_of
 from serializers.stats import Stats
 
 
@@ -34,6 +34,7 @@ class BatchSettings:
     limit: int | None = None
     incremental: bool = True
     keep_checkpoints: bool = False
+    samples: Samples = field(default_factory=Samples)
 
 
 @dataclass
@@ -57,12 +58,17 @@ class Batch:
             "failed": LineWriter(self.files.failed),
         }
         self._held: dict[str, bytes] = {}
+        self._done: dict[str, str] = {}
+        """What each settled sample became, while its question is not settled yet."""
+        self._open = 0
+        """Questions of which more samples may be asked."""
 
     async def run(self) -> dict[str, Any]:
         """Work through what is left, write the statistics, and return them. A Ctrl-C ends it early, with all kept."""
         started = time.monotonic()
-        done = await self._settle_the_past()
-        rows = self._left(done)
+        await self._settle_the_past()
+        rows = self._left()
+        self._open = sum(1 for _ in self._left()) if self.how.samples.accept else 0
         self._write_stats(0.0)  # what is true now, should this process be killed
         try:
             with self._interruptible(), self._progress() as bar:
@@ -78,51 +84,74 @@ class Batch:
             stats = self._write_stats(time.monotonic() - started)
         return stats
 
-    async def _settle_the_past(self) -> set[str]:
-        """Bring an earlier process's files in order and say which questions they already hold."""
-        done: set[str] = set()
+    async def _settle_the_past(self) -> None:
+        """Bring an earlier process's files in order and see which samples they already hold."""
+        done = self._done
         for kind, path in (("accepted", self.files.trajectories), ("rejected", self.files.rejected)):
             drop_torn_line(path)
             for record in summaries(path):
                 if record["sample_id"] not in done:
-                    done.add(record["sample_id"])
+                    done[record["sample_id"]] = kind
                     self.stats.add(kind, record)
         failed = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if self.limit is not None:  # a run is never about fewer questions than it has worked on
-            self.limit = max([self.limit, *(int(identity.rsplit("_", 1)[1]) for identity in done | failed)])
+            self.limit = max([self.limit, *(sample_of(identity)[0] for identity in done.keys() | failed)])
         if not self.how.keep_checkpoints and self.saver.threads:
             for identity in done:
                 if (thread := thread_id(self.files.run_id, identity)) in self.saver.threads:
                     await self.saver.adelete_thread(thread)
-        return done
 
-    def _left(self, done: set[str]) -> Iterator[tuple[str, QuestionRow]]:
+    def _left(self) -> Iterator[tuple[int, QuestionRow]]:
         for place, row in stream_questions(self.questions.path, self.limit, self.questions.stamp):
-            identity = sample_id(self.settings.model_name, place)
-            if identity not in done:
-                yield identity, row
+            if self._next_sample(place):
+                yield place, row
 
-    async def _work(self, rows: Iterator[tuple[str, QuestionRow]], bar: "tqdm[Any]") -> None:
-        for identity, row in rows:
-            if self.stop.event.is_set():
-                return
-            with contextlib.suppress(GraphDrained):
-                await self._keep(identity, await self.settle(identity, row))
+    def _next_sample(self, place: int) -> str | None:
+        """The next sample that a question wants; None when it has enough."""
+        accepted = 0
+        for number in range(1, self.how.samples.most + 1):
+            identity = sample_id(self.settings.model_name, place, number)
+            kind = self._done.get(identity)
+            accepted += kind == "accepted"
+            if accepted == self.how.samples.accept:
+                return None
+            if kind is None:
+                return identity
+        return None
+
+    async def _work(self, rows: Iterator[tuple[int, QuestionRow]], bar: "tqdm[Any]") -> None:
+        for place, row in rows:
+            while identity := self._next_sample(place):
+                if self.stop.event.is_set():
+                    return
+                try:
+                    kind = await self._keep(identity, await self.settle(identity, row))
+                except GraphDrained:
+                    return
                 bar.update()
                 bar.set_postfix(self.stats.counts, refresh=False)
+                if kind == "failed":
+                    break  # the next run tries again
+                if self.how.samples.most > 1:
+                    self._done[identity] = kind
+                else:
+                    break
+            else:
+                self._open -= 1
 
-    async def _keep(self, identity: str, outcome: Outcome) -> None:
-        """An outcome to its place in a file; only then is its thread let go."""
+    async def _keep(self, identity: str, outcome: Outcome) -> str:
+        """An outcome to its place in a file; only then is its thread let go. Returns what it is."""
         if outcome.kind == "accepted" and not self.how.incremental:
             self._held[identity] = outcome.line
-            return
+            return outcome.kind
         await self._files[outcome.kind].append(outcome.line)
         if outcome.kind == "failed":
             self.stats.counts["failed"] += 1
         else:
             self.stats.add(outcome.kind, summary(outcome.line))
             await self._let_go(identity)
+        return outcome.kind
 
     async def _let_go(self, identity: str) -> None:
         if not self.how.keep_checkpoints:
@@ -147,18 +176,23 @@ class Batch:
             "source_file": self.settings.source_file,
             "wall_seconds": round(seconds, 3),
         }
-        asked, bad_rows = self.questions.asked(self.limit), len(self.questions.bad_within(self.limit))
-        stats = self.stats.content(asked=asked, bad_rows=bad_rows, about=about)
+        asked, bad_rows = self._asked(), len(self.questions.bad_within(self.limit))
+        questions = self.questions.asked(self.limit)
+        stats = self.stats.content(questions=questions, asked=asked, bad_rows=bad_rows, about=about)
         write_whole(self.files.stats, json.dumps(stats, ensure_ascii=False, indent=1) + "\n")
         return stats
+
+    def _asked(self) -> int:
+        """How many samples are wanted in all, as far as is known."""
+        if self.how.samples.accept:
+            return self.stats.counts.total() + len(self._held) + self._open
+        return self.questions.asked(self.limit) * self.how.samples.most
 
     @contextlib.contextmanager
     def _progress(self) -> "Iterator[tqdm[Any]]":
         """The progress line on stderr; silent when that is no terminal."""
         done = self.stats.counts.total()
-        with tqdm(
-            total=self.questions.asked(self.limit), initial=done, unit=" questions", disable=None, dynamic_ncols=True
-        ) as bar:
+        with tqdm(total=self._asked(), initial=done, unit=" questions", disable=None, dynamic_ncols=True) as bar:
             yield bar
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backends.errors import UserError
-from graph.settings import HARD, TOOL_NAMES, Limits, RunSettings, ToolRole
+from graph.settings import HARD, TOOL_NAMES, Limits, RunSettings, Samples, ToolRole
 from nodes.prompts import system_prompt
 from serializers.gates import GATES
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from backends.cassette import ToolsMode
 
 _ABOVE_ZERO = (
-    "concurrency", "workers", "limit", "max_turns", "max_tokens", "max_model_len", "max_downtime", "model_timeout",
-    "tool_timeout",
+    "concurrency", "workers", "limit", "samples_per_question", "accept", "max_samples", "max_turns", "max_tokens",
+    "max_model_len", "max_downtime", "model_timeout", "tool_timeout",
 )  # fmt: skip
 _NOT_STORED = ("fresh", "allow_changed_settings")
 
@@ -32,6 +32,9 @@ class GenerateOptions:
     concurrency: int = 5
     workers: int = 1
     limit: int | None = None
+    samples_per_question: int = 1
+    accept: int | None = None
+    max_samples: int | None = None
     incremental: bool = True
     instance_id: str | None = None
     mcp_url: str | None = None
@@ -56,6 +59,13 @@ class GenerateOptions:
     allow_changed_settings: bool = False
 
     @property
+    def samples(self) -> Samples:
+        """How many trajectories each question is to have."""
+        if self.accept is None:
+            return Samples(self.samples_per_question, None)
+        return Samples(self.max_samples or 4 * self.accept, self.accept)
+
+    @property
     def limits(self) -> Limits:
         """The bounds that the graph enforces."""
         return Limits(self.max_turns, self.max_tool_calls, self.max_tokens)
@@ -76,6 +86,10 @@ class GenerateOptions:
             raise UserError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
         if unknown := [name for name in self.hard_gates if name not in GATES]:
             raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
+        if self.accept is not None and self.samples_per_question > 1:
+            raise UserError("--samples-per-question and --accept do not go together: one counts all, the other the fit")
+        if self.max_samples is not None and self.max_samples < (self.accept or self.max_samples + 1):
+            raise UserError(f"--max-samples {self.max_samples}: it goes with --accept, and is not below it")
         if not self.tools:
             raise UserError("--tools: name at least one tool")
         if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:

@@ -9,7 +9,7 @@ from graph.attempts import Attempts, Unsettled
 from graph.checkpoints import thread_id
 from graph.lines import encoded
 from graph.settings import RunSettings
-from serializers.record import QuestionRow, build_record
+from serializers.record import QuestionRow, build_record, sample_of
 
 Kind = Literal["accepted", "rejected", "failed"]
 
@@ -33,24 +33,27 @@ class Settler:
     attempts: Attempts
     settings: RunSettings
     run_id: str
+    seeded: bool = False
+    """Whether each sample of a question is asked for under a seed of its own, its number."""
 
     async def __call__(self, identity: str, row: QuestionRow) -> Outcome:
-        thread = thread_id(self.run_id, identity)
+        thread, seed = thread_id(self.run_id, identity), sample_of(identity)[1] if self.seeded else None
         try:
-            state, attempts = await self.attempts.settle(thread, row["question"])
+            state, attempts = await self.attempts.settle(thread, row["question"], seed)
         except Unsettled as failure:
             error = failure.__cause__ or failure
             about = {"sample_id": identity, "question": row["question"], "error": type(error).__name__}
             return Outcome("failed", encoded({**about, "message": str(error), "attempts": failure.attempts}))
-        record = build_record(identity, row, state, self._about(thread, attempts), self.settings.hard_gates)
+        record = build_record(identity, row, state, self._about(thread, attempts, seed), self.settings.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", encoded(record))
 
-    def _about(self, thread: str, attempts: int) -> dict[str, Any]:
+    def _about(self, thread: str, attempts: int, seed: int | None) -> dict[str, Any]:
         return {
             "generation_time": datetime.now().isoformat(),
             "model": self.settings.model_name,
             "source_file": self.settings.source_file,
             "attempts": attempts,
+            **({"seed": seed} if self.seeded else {}),
             "max_tool_calls": self.settings.max_tool_calls,
             "run_id": self.run_id,
             "thread_id": thread,

@@ -47,12 +47,16 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     for bad in questions.bad_within(options.limit):
         say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
     check_writable(options.output)
-    how = BatchSettings(options.concurrency, options.limit, options.incremental, options.keep_checkpoints)
+    how = BatchSettings(
+        options.concurrency, options.limit, options.incremental, options.keep_checkpoints, options.samples
+    )
     stop = Stop()
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(_services(options, api_key))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
-        files = stack.enter_context(claimed_run(options, settings, questions.asked(options.limit), run))
+        files = stack.enter_context(
+            claimed_run(options, settings, questions.asked(options.limit) * options.samples_per_question, run)
+        )
         saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
         downtimes = Downtimes(
             {"model": services.chat.probe, "tool": services.tools.probe}, stop, say, options.max_downtime
@@ -109,4 +113,5 @@ def _settler(
         services.chat, services.tools.call, limits=options.limits, system=prompt, tool_role=options.tool_role,
         checkpointer=saver,
     )  # fmt: skip
-    return Settler(Attempts(graph, saver, options.limits, stop, tell, away), settings, files.run_id)
+    attempts = Attempts(graph, saver, options.limits, stop, tell, away)
+    return Settler(attempts, settings, files.run_id, seeded=options.samples.most > 1)

@@ -31,6 +31,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """How many trajectories a question gets: `most`, or fewer once `accept` of them are accepted."""
+
+    most: int = 1
+    accept: int | None = None
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What decides the content of a run; a run is only continued under the same ones. Names are the flags' own."""
 

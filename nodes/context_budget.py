@@ -17,10 +17,12 @@ class Chat(Protocol):
     max_model_len: int | None
     """Tokens of prompt and reply together; None while nobody has said."""
 
-    async def ask(self, messages: list[BaseMessage], max_tokens: int) -> AIMessage:
+    async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
         """One reply; raises a `ModelError`."""
 
-    async def continue_reply(self, messages: list[BaseMessage], begun: str, max_tokens: int) -> AIMessage | None:
+    async def continue_reply(
+        self, messages: list[BaseMessage], begun: str, max_tokens: int, seed: int | None
+    ) -> AIMessage | None:
         """What follows a reply that was cut off; None where the server cannot take it up."""
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.messages.ai import add_usage
+from langchain_core.runnables import RunnableConfig
 
 from backends.errors import ContextOverflow
 from graph.settings import Limits, ToolRole
@@ -14,14 +15,22 @@ from nodes.prompts import prompt_messages, whole_text
 
 
 async def reason(
-    state: State, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole, refused: bool = False
+    state: State,
+    config: RunnableConfig,
+    *,
+    chat: Chat,
+    system: str,
+    limits: Limits,
+    tool_role: ToolRole,
+    refused: bool = False,
 ) -> dict[str, Any]:
-    """Ask for the next turn, within the model's context.
+    """Ask for the next turn, within the model's context. `config` may name the `seed` of this sample.
 
     A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
     its budget. A prompt that was `refused` as too long is asked once more, with what fits by a stricter count.
     """
     cut_off = state.get("reply")
+    seed = config.get("configurable", {}).get("seed")
     budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
     messages = state.get("messages", [])
 
@@ -31,8 +40,8 @@ async def reason(
     try:
         shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
         prompt = build(_replaced(messages, shortened))
-        rest = await chat.continue_reply(prompt, whole_text(cut_off), max_tokens) if cut_off else None
-        reply = _joined(cut_off, rest) if cut_off and rest else await chat.ask(prompt, max_tokens)
+        rest = await chat.continue_reply(prompt, whole_text(cut_off), max_tokens, seed) if cut_off else None
+        reply = _joined(cut_off, rest) if cut_off and rest else await chat.ask(prompt, max_tokens, seed)
     except ContextOverflow as error:
         if cut_off:  # there is no room for a longer reply: it stays cut off
             cut_off.response_metadata["attempt"] = 2
@@ -40,7 +49,7 @@ async def reason(
         chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
         if refused or chat.max_model_len is None:
             return {"reply": None, "stop_reason": "context_overflow"}
-        return await reason(state, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
+        return await reason(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)

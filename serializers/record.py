@@ -22,6 +22,7 @@ FORMAT_VERSION = "trajgraph-1"
 MAX_RESULT = 3000
 MAX_RECORDED_PAPERS = 5
 _MAX_LEVELS = 40
+_SAMPLE = re.compile(r"_traj_(\d+)(?:_s(\d+))?$")
 _PAPER_KEYS = ("paperId", "title", "abstract", "year", "venue")
 
 
@@ -63,10 +64,16 @@ class Record(TypedDict):
     metadata: dict[str, Any]
 
 
-def sample_id(model_name: str, place: int) -> str:
-    """`qwen3_traj_00001` for the first question and any Qwen3 model; `place` is 1-based."""
+def sample_id(model_name: str, place: int, sample: int = 1) -> str:
+    """`qwen3_traj_00001` for the first question and any Qwen3 model, `qwen3_traj_00001_s2` for its second sample."""
     family = re.split(r"[-_:\s]", model_name.rstrip("/").rsplit("/", 1)[-1])[0].lower()
-    return f"{family or 'model'}_traj_{place:05d}"
+    return f"{family or 'model'}_traj_{place:05d}{f'_s{sample}' if sample > 1 else ''}"
+
+
+def sample_of(identity: str) -> tuple[int, int]:
+    """A question's place and the sample's number, from its id: `qwen3_traj_00007_s2` is the second of question 7."""
+    match = _SAMPLE.search(identity)
+    return (int(match[1]), int(match[2] or 1)) if match else (0, 1)
 
 
 def build_record(

@@ -32,8 +32,8 @@ class Stats:
         for name in ("model_seconds", "tool_seconds"):
             self._sums[name] += metadata[name]
 
-    def content(self, *, asked: int, bad_rows: int, about: Mapping[str, Any]) -> dict[str, Any]:
-        """The stats file. accepted + rejected + failed + pending = `asked`, always.
+    def content(self, *, questions: int, asked: int, bad_rows: int, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The stats file. accepted + rejected + failed + pending = `asked`, always: the samples wanted of `questions`.
 
         `topics`, `question_types` and `avg_tool_calls` describe the accepted; the rest both. Tokens are as the server
         counted them; seconds are summed over questions, so they exceed the run's own time when it is concurrent.
@@ -45,7 +45,8 @@ class Stats:
             "question_types": dict(seen["question_types"]),
             "avg_tool_calls": round(sums["tool_calls"] / total, 3) if total else 0,
             **about,
-            "questions": asked,
+            "questions": questions,
+            "samples": asked,
             "accepted": total,
             "rejected": self.counts["rejected"],
             "failed": self.counts["failed"],

@@ -110,7 +110,7 @@ def test_the_counts_of_the_statistics_add_up() -> None:
     sums.add("accepted", record)
     sums.add("rejected", rejected)
     sums.counts["failed"] += 1
-    stats = sums.content(asked=5, bad_rows=2, about=ABOUT)
+    stats = sums.content(questions=5, asked=5, bad_rows=2, about=ABOUT)
     assert [stats[name] for name in ("accepted", "rejected", "failed", "pending")] == [1, 1, 1, 2]
     assert stats["total_samples"] == 1
     assert stats["avg_tool_calls"] == 1

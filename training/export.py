@@ -109,6 +109,9 @@ def exported(
             path.unlink()
         examples = "; ".join(done.losses[:3])
         raise UserError(f"the chat template would lose {examples}. {advice(format_name)}. Nothing was exported")
+    if not done.tokens:
+        pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
+        raise UserError(f"nothing to export: {pairs if format_name == 'dpo' else 'no trajectory is left'}")
     for name in made:
         target = folder / f"{name}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
         if not done.rows[name]:
@@ -178,7 +181,7 @@ def _holds(value: Any, operator: str, wanted: str) -> bool:
             ">=": value >= number, "<=": value <= number,
         }  # fmt: skip
         return holds[operator]
-    return {"=": value == wanted, "!=": value != wanted}.get(operator, False)
+    return bool(value == wanted if operator == "=" else operator == "!=" and value != wanted)
 
 
 def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:
