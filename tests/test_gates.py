@@ -1,0 +1,206 @@
+"""Gates: each finds every one of its own defects, and none of the others'; citations lead to their very snippet."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serializers.gates import GATES, taken_apart, violated
+from serializers.segments import segments
+from tests.fakes import trajgraph
+
+COUNT = 12
+"""Rows with each defect."""
+
+
+def snippet(pmid: int, text: str = "The hazard ratio was 0.74 in 4,744 patients (P < 0.001).") -> str:
+    return f'<snippet id="{pmid}">Title: Trial {pmid}\nAuthors: A | Year: 2019 | Journal: B\nAbstract: {text}</snippet>'
+
+
+def output(*pmids: int) -> str:
+    shown = "\n".join(map(snippet, pmids))
+    return f"<tool_output>\nFound {len(pmids)} results. Showing top {len(pmids)}:\n{shown}\n</tool_output>"
+
+
+def call(query: str, limit: int = 5) -> str:
+    return f'<call_tool name="pubmed_search" limit="{limit}">{query}</call_tool>'
+
+
+def think(text: str) -> str:
+    return f"<think>{text}</think>"
+
+
+def sound(n: int) -> list[str]:
+    """The pieces of a trajectory without a defect."""
+    return [
+        think(f"I look for trial {n}."), call(f"dapagliflozin {n}"), output(1000 + n, 2000 + n),
+        think("One more."), call(f"heart failure {n}"), output(3000 + n), think("That is enough."),
+        f'<answer>It helps (0.74). <cite id="{1000 + n}">hazard ratio 0.74</cite> <cite id="{3000 + n}">4,744 patients</cite></answer>',
+    ]  # fmt: skip
+
+
+def record(n: int, pieces: list[str], executed: int | None = None, **metadata: Any) -> dict[str, Any]:
+    text = "\n".join(pieces)
+    calls = text.count("<call_tool") if executed is None else executed
+    return {
+        "sample_id": f"qwen3_traj_{n:05d}", "question": f"Does it help, {n}?", "topic": "t", "question_type": "r",
+        "trajectory": {"interleaved_text": text, "tool_calls": [{}] * calls, "final_answer": "x"},
+        "metadata": metadata,
+    }  # fmt: skip
+
+
+def replaced(n: int, at: int, *pieces: str, **more: Any) -> dict[str, Any]:
+    whole = sound(n)
+    return record(n, [*whole[:at], *pieces, *whole[at + 1 :]], **more)
+
+
+LIMITED = {"finish_reasons": ["stop", "stop", "length"]}
+DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
+    "unclosed_answer": [
+        lambda n: replaced(n, 7, f"<answer>It helps, {n}"),
+        lambda n: replaced(n, 7, sound(n)[7].removesuffix("</answer>")),
+        lambda n: replaced(n, 7, "<answer>"),
+    ],
+    "no_answer": [
+        lambda n: record(n, sound(n)[:7]),
+        lambda n: record(n, sound(n)[:6]),
+        lambda n: replaced(n, 7, "<answer>  </answer>"),
+    ],
+    "truncated": [
+        lambda n: record(n, sound(n), finish_reasons=["stop", "stop", "length"]),
+        lambda n: record(n, sound(n), finish_reasons=["content_filter"]),
+        lambda n: record(n, sound(n), stop_reason="truncated"),
+        lambda n: record(n, [*sound(n), "<think>And now I"]),
+    ],
+    "forged_tool_output": [
+        lambda n: record(n, [*sound(n)[:3], output(9000 + n), *sound(n)[3:]]),
+        lambda n: record(n, [output(5), *sound(n)]),
+        lambda n: record(n, sound(n), executed=1),
+    ],
+    "unbalanced_tags": [
+        lambda n: replaced(n, 3, "<think>One <think>more.</think>"),
+        lambda n: replaced(n, 3, "One more.</think>", think("So be it.")),
+        lambda n: record(n, ["</answer>", *sound(n)]),
+        lambda n: record(n, ["</call_tool>", *sound(n)]),
+    ],
+    "no_tool_use": [
+        lambda n: record(n, [think("I know."), f"<answer>It helps, {n}.</answer>"]),
+        lambda n: record(n, [think(f"I know, {n}."), "<answer>Yes.</answer>"]),
+    ],
+    "tool_error_share": [
+        lambda n: record(n, [*sound(n)[:2], "<tool_output>Error: busy</tool_output>", think("Again."), call(f"x {n}"),
+                             "<tool_output>Error: busy</tool_output>", think("Hm."), call(f"y {n}"), output(1000 + n),
+                             think("Enough."), "<answer>Yes.</answer>"]),
+        lambda n: record(n, [think("I."), call(f"x {n}"), "<tool_output>Error: None</tool_output>", think("So."),
+                             "<answer>The search failed.</answer>"]),
+    ],
+    "duplicate_call": [
+        lambda n: replaced(n, 4, call(f"dapagliflozin {n}")),
+        lambda n: replaced(n, 4, call(f"dapagliflozin  {n} ")),
+    ],
+    "call_limit_passed": [
+        lambda n: record(n, [piece for k in range(6) for piece in (think("On."), call(f"q {n} {k}"), output(k))]
+                         + [think("Done."), "<answer>Yes.</answer>"]),
+        lambda n: record(n, sound(n), max_tool_calls=1),
+    ],
+    "empty_think": [
+        lambda n: replaced(n, 3, "<think></think>"),
+        lambda n: replaced(n, 6, "<think>\n \n</think>"),
+    ],
+    "thought_missing": [
+        lambda n: record(n, [piece for piece in sound(n) if "think" not in piece]),
+    ],
+    "ungrounded_citation": [
+        lambda n: replaced(n, 7, f'<answer>Yes. <cite id="{7000 + n}">0.74</cite></answer>'),
+        lambda n: replaced(n, 3, think(f'See <cite id="{3000 + n}">this</cite>.')),
+        lambda n: replaced(n, 7, f'<answer>Yes. <cite id="{1000 + n}, {8000 + n}">both</cite></answer>'),
+    ],
+    "over_token_limit": [
+        lambda n: replaced(n, 2, output(1000 + n, *range(10_000, 10_400))),
+        lambda n: replaced(n, 0, think("I think. " * 9000)),
+    ],
+    "language": [
+        lambda n: replaced(n, 0, think("我需要先找到这个试验的主要结果。")),
+        lambda n: replaced(n, 6, think("Этого достаточно для ответа.")),
+        lambda n: replaced(n, 7, "<answer>はい、効果があります。</answer>"),
+    ],
+}  # fmt: skip
+
+
+def seeded() -> list[tuple[str | None, dict[str, Any]]]:
+    """(gate, row): rows with one defect each, and sound ones."""
+    rows: list[tuple[str | None, dict[str, Any]]] = [(None, record(n, sound(n))) for n in range(COUNT)]
+    for number, (name, makers) in enumerate(DEFECTS.items(), start=1):
+        rows += [(name, makers[n % len(makers)](100 * number + n)) for n in range(COUNT)]
+    return rows
+
+
+def test_every_gate_finds_all_of_its_own_defects_and_none_of_the_others() -> None:
+    assert DEFECTS.keys() == GATES.keys()
+    for name, row in seeded():
+        assert violated(taken_apart(row)) == ([name] if name else []), row["trajectory"]["interleaved_text"]
+
+
+def test_greek_letters_and_what_a_tool_wrote_are_no_other_language() -> None:
+    row = replaced(1, 2, output(1001, 2001).replace("hazard", "研究结果表明这是有效的"))
+    assert violated(taken_apart(row)) == []
+    assert violated(taken_apart(replaced(2, 0, think("TNF-α, IL-1β and Δ are measured in µg, αβγδεζηθ.")))) == []
+
+
+def test_a_citation_leads_to_its_call_and_place_and_says_which_numbers_are_not_there() -> None:
+    pieces = sound(5)
+    pieces[7] = (
+        '<answer><cite id="2005">ratio 0.74, 95% CI 0.65</cite> <cite id="PMID: 3005">4744 patients</cite> '
+        '<cite id=9>none</cite></answer>'
+    )  # fmt: skip
+    first, second, third = taken_apart(record(5, pieces)).cited
+    assert (first.verdict, first.call, first.place, first.numbers_missing) == ("grounded", 1, 2, ("95%", "0.65"))
+    assert (second.identity, second.call, second.place, second.numbers_missing) == ("3005", 2, 1, ())
+    assert (third.identity, third.verdict, third.call) == ("9", "never_retrieved", 0)
+
+
+@given(st.text(alphabet='<>/ thinkcal_oupswer"=x\n', max_size=300))
+def test_any_text_is_taken_apart_without_loss(text: str) -> None:
+    pieces, _ = segments(text)
+    for piece, following in itertools.pairwise(pieces):
+        assert piece.end <= following.start
+    assert violated(taken_apart({"trajectory": {"interleaved_text": text}})) is not None
+
+
+@pytest.mark.parametrize("row", [{}, {"trajectory": None}, {"trajectory": {"interleaved_text": 5}, "metadata": []},
+                                 {"trajectory": {"interleaved_text": "</answer>", "tool_calls": "x"}}])  # fmt: skip
+def test_a_row_of_any_shape_is_judged(row: dict[str, Any]) -> None:
+    assert "no_answer" in violated(taken_apart(row))
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for _, row in seeded()) + "not JSON\n[1]\n", encoding="utf-8")
+    return path
+
+
+def test_an_audit_counts_each_gate_and_its_exit_code_tells_of_hard_ones(rows_file: Path, tmp_path: Path) -> None:
+    told = trajgraph("audit", rows_file, "--json", "--write-clean", tmp_path / "clean.jsonl")
+    (counts,) = json.loads(told.stdout)
+    assert told.returncode == 1
+    assert counts["rows"] == COUNT * (len(GATES) + 1) + 2
+    assert counts["unreadable"] == 2
+    assert counts["gates"] == dict.fromkeys(GATES, COUNT)
+    assert counts["clean"] == COUNT
+    assert counts["unfit"] == 6 * COUNT + 2
+    again = trajgraph("audit", tmp_path / "clean.jsonl")
+    assert again.returncode == 0
+    assert trajgraph("audit", rows_file, "--hard-gates", "nonsense").returncode == 2
+
+
+def test_an_audit_explains_one_sample(rows_file: Path) -> None:
+    told = trajgraph("audit", rows_file, "--explain", "qwen3_traj_01200")
+    assert "ungrounded_citation: A citation of something that had not been shown." in told.stdout
+    assert "never_retrieved, nowhere" in told.stdout
+    assert trajgraph("audit", rows_file, "--explain", "nobody").returncode == 2

@@ -1,0 +1,253 @@
+"""From a run to a training set: exports that other libraries load, what is masked in them, and the page to look at."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serializers.segments import segments
+from tests.fakes import read_jsonl, trajgraph
+from tests.test_gates import record, replaced, sound
+
+TEMPLATE = Path(__file__).parent / "golden" / "qwen3_history.jinja"
+HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished demo run."""
+    folder = tmp_path_factory.mktemp("run")
+    assert trajgraph("demo", "--output", folder).returncode == 0
+    return folder
+
+
+def written_by_the_model(text: str) -> str:
+    """All of a text but the tool outputs, by a way of its own."""
+    return re.sub(r"<tool_output>.*?</tool_output>", "", text, flags=re.DOTALL)
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text)
+
+
+def export(run: Path, folder: Path, format_name: str, *more: str) -> list[dict[str, Any]]:
+    done = trajgraph("export", run, "--format", format_name, "--output", folder, *more)
+    assert done.returncode == 0, done.stderr
+    return read_jsonl(folder / "train.jsonl")
+
+
+def texts(run: Path) -> dict[str, str]:
+    (path,) = run.glob("*_incremental.jsonl")
+    return {row["sample_id"]: row["trajectory"]["interleaved_text"] for row in read_jsonl(path)}
+
+
+@pytest.mark.parametrize("format_name", ["messages", "sharegpt", "drtulu", "text"])
+def test_what_is_trained_on_is_exactly_what_the_model_wrote(run: Path, tmp_path: Path, format_name: str) -> None:
+    rows = export(run, tmp_path, format_name)
+    assert len(rows) == 16
+    for row in rows:
+        whole = texts(run)[row["sample_id"]]
+        if format_name in ("messages", "sharegpt"):
+            turns = [turn.get("content") or turn["value"] for turn in row.get("messages") or row["conversations"]]
+            trained = [turns[at][start:end] for at, start, end in row["train_spans"]]
+        else:
+            text = row["text"] if format_name == "text" else row["conversations"][-1]["content"]
+            assert text == whole
+            trained = [text[start:end] for start, end in row["train_spans"]]
+        assert squeezed("".join(trained)) == squeezed(written_by_the_model(whole))
+        assert "<tool_output>" not in "".join(trained)
+        assert row["fits_16384"] is (row["tokens"] <= 16_384)
+
+
+def test_messages_are_the_conversation_that_the_model_saw(run: Path, tmp_path: Path) -> None:
+    (stored,) = run.glob("*_run.json")
+    prompt = json.loads(stored.read_text(encoding="utf-8"))["prompt"]
+    for row in export(run, tmp_path, "messages"):
+        roles = [said["role"] for said in row["messages"]]
+        assert roles[:2] == ["system", "user"]
+        assert row["messages"][0]["content"] == prompt
+        assert set(roles[2::2]) == {"assistant"}
+        assert set(roles[3::2]) <= {"tool"}
+        said = "\n".join(message["content"] for message in row["messages"][2:])
+        assert said == texts(run)[row["sample_id"]]
+
+
+def test_a_nudge_and_a_reminder_are_in_the_conversation_and_not_trained_on(tmp_path: Path) -> None:
+    whole = sound(1)
+    row = record(1, ["I am not sure.", *whole])
+    row["metadata"] = {
+        "nudges": [{"at": len("I am not sure."), "text": "Make one call."}],
+        "reminders": {"2": "Answer now."},
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (made,) = export(tmp_path / "rows.jsonl", tmp_path / "set", "messages")
+    said = [(message["role"], message["content"]) for message in made["messages"]]
+    assert said[1:3] == [("assistant", "I am not sure."), ("tool", "Make one call.")]
+    assert said[6] == ("tool", f"{whole[5]}\nAnswer now.")
+    (turned,) = export(tmp_path / "rows.jsonl", tmp_path / "set", "sharegpt")
+    assert [turn["from"] for turn in turned["conversations"]] == ["human", *["gpt", "observation"] * 3, "gpt"]
+
+
+def test_the_libraries_that_the_formats_are_meant_for_load_them(run: Path, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    cache = str(tmp_path / "cache")
+    for format_name, columns in {
+        "messages": {"messages"}, "sharegpt": {"conversations", "system", "tools"}, "drtulu": {"conversations"},
+        "text": {"text"},
+    }.items():  # fmt: skip
+        folder = tmp_path / format_name
+        export(run, folder, format_name, "--test-share", "0.3")
+        loaded = datasets.load_dataset("json", data_files={"train": str(folder / "train.jsonl"),
+                                                           "test": str(folder / "test.jsonl")}, cache_dir=cache)  # fmt: skip
+        assert columns <= set(loaded["train"].column_names)
+        assert loaded["train"].num_rows + loaded["test"].num_rows == 16
+        again = read_jsonl(folder / "train.jsonl")
+        assert loaded["train"][0]["train_spans"] == again[0]["train_spans"]
+    done = trajgraph("export", run, "--format", "parquet", "--output", tmp_path / "parquet")
+    assert done.returncode == 0, done.stderr
+    loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / "parquet" / "train.parquet"), cache_dir=cache)
+    row = loaded["train"][0]
+    assert row["text"] == texts(run)[row["sample_id"]]
+    assert row["messages"][-1]["role"] == "assistant"
+    card = (tmp_path / "parquet" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlanguage: en\n")
+    assert "path: train.parquet" in card
+    assert "| accepted | 16 |" in card
+
+
+def test_the_split_goes_by_question_and_is_the_same_in_every_export(run: Path, tmp_path: Path) -> None:
+    splits = []
+    for format_name in ("messages", "text"):
+        export(run, tmp_path / format_name, format_name, "--test-share", "0.3")
+        splits.append({row["sample_id"] for row in read_jsonl(tmp_path / format_name / "test.jsonl")})
+    assert splits[0] == splits[1]
+    assert 0 < len(splits[0]) < 16
+
+
+def test_rows_are_chosen_by_fields_and_gates(tmp_path: Path) -> None:
+    rows = [record(1, sound(1)), replaced(2, 3, "<think></think>"), record(3, sound(3)[:3])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for where, left in [
+        ("gate!=empty_think", {1, 3}),
+        ("gate=empty_think", {2}),
+        ("calls>=2", {1, 2}),
+        ("topic=x", set()),
+    ]:
+        done = trajgraph("export", tmp_path / "rows.jsonl", "--format", "text", "--output", tmp_path, "--where", where)
+        assert done.returncode == (0 if left else 2)
+        if left:
+            found = {int(row["sample_id"][-1]) for row in read_jsonl(tmp_path / "train.jsonl")}
+            assert found == left
+    assert trajgraph("export", tmp_path / "rows.jsonl", "--format", "text", "--where", "colour=red").returncode == 2
+
+
+def test_a_format_that_survives_the_template_is_told_from_one_that_does_not(run: Path, tmp_path: Path) -> None:
+    kept = trajgraph("export", run, "--format", "messages", "--output", tmp_path / "a", "--verify-template", TEMPLATE)
+    assert kept.returncode == 0, kept.stderr
+    assert "every row survives" in kept.stdout
+    for format_name in ("sharegpt",):
+        assert trajgraph("export", run, "--format", format_name, "--output", tmp_path / "b",
+                         "--verify-template", TEMPLATE).returncode == 0  # fmt: skip
+    lost = trajgraph("export", run, "--format", "drtulu", "--output", tmp_path / "c", "--verify-template", TEMPLATE)
+    assert lost.returncode == 2
+    assert "the chat template would lose" in lost.stderr
+    assert "--format messages survives" in lost.stderr
+    assert not list((tmp_path / "c").glob("*.jsonl"))
+
+
+def test_pairs_are_made_of_accepted_and_rejected_trajectories_of_one_question(tmp_path: Path) -> None:
+    good, bad = record(1, sound(1)), {**record(2, sound(1)[:7]), "question": "Does it help, 1?"}
+    alone = record(3, sound(3))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, bad, alone)))
+    (pair,) = export(tmp_path / "rows.jsonl", tmp_path / "set", "dpo")
+    assert pair["prompt"] == [{"role": "user", "content": "Does it help, 1?"}]
+    assert pair["chosen"][-1]["content"].endswith("</answer>")
+    assert "<answer>" not in json.dumps(pair["rejected"])
+
+
+def test_one_trajectory_is_shown_in_the_terminal_and_a_run_tells_how_it_stands(run: Path) -> None:
+    shown = trajgraph("show", "demo_traj_00001", run)
+    assert "── thought" in shown.stdout
+    assert '── call 1 name="pubmed_search"' in shown.stdout
+    assert "grounded, call 1, place" in shown.stdout
+    assert trajgraph("show", "nobody", run).returncode == 2
+    told = trajgraph("status", run)
+    assert "16 accepted, 0 rejected, 0 failed, 0 pending of 16; nobody is working on it" in told.stdout
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report over three trajectories, one of which would run a script if it could."""
+    folder = tmp_path_factory.mktemp("page")
+    rows = [record(1, sound(1)), replaced(2, 3, f"<think>{HOSTILE}</think>"), replaced(3, 6, "<think></think>")]
+    rows[1]["question"] = HOSTILE
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = trajgraph("report", folder / "rows.jsonl", "--output", folder / "report.html")
+    assert done.returncode == 0, done.stderr
+    return folder / "report.html"
+
+
+def test_a_report_is_one_page_that_asks_no_network_and_holds_no_markup_of_a_trajectory(page: Path) -> None:
+    content = page.read_text(encoding="utf-8")
+    assert "<img" not in content
+    assert content.count("</script>") == content.count("<script")
+    assert not re.search(r'(?:src|href)\s*=\s*"http', content)
+    assert "default-src 'none'" in content
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as player:
+        chromium = player.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_script_runs(
+    browser: Any, page: Path
+) -> None:
+    view, said = browser.new_page(), []
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.goto(page.as_uri())
+    view.wait_for_selector("body[data-ready]")
+    assert view.locator(".item").count() == 3
+    view.locator(".item").nth(0).click()
+    view.wait_for_selector(".piece.answer")
+    assert view.locator(".piece").count() == 8
+    view.locator("a.cite").nth(1).click()
+    assert view.locator(".snippet.here").inner_text().startswith("3001")
+    view.locator("#search").fill("owned")
+    assert view.locator(".item").count() == 1
+    view.locator(".item").nth(0).click()
+    view.wait_for_function("document.querySelector('#detail h1').textContent.includes('onerror')")
+    assert HOSTILE in view.locator("#detail").inner_text()
+    assert view.title() != "owned"
+    view.locator("#search").fill("")
+    view.locator("#gate").select_option("empty_think")
+    assert view.locator(".item").count() == 1
+    view.locator("#gate").select_option("")
+    view.locator("header h1").click()
+    view.keyboard.press("j")
+    view.wait_for_selector(".item[aria-current=true]", timeout=5000)
+    assert said == []
+
+
+def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> None:
+    for text in texts(run).values():
+        pieces, strays = segments(text)
+        assert strays == []
+        assert "\n".join(text[piece.start : piece.end] for piece in pieces) == text
