@@ -28,7 +28,7 @@ _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shut
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
 _PROBE_TIMEOUT = 5.0
-_PROBE_REPLY_TIMEOUT = 60.0
+_PROBE_REPLY_TIMEOUT = 20.0
 
 
 @dataclass(frozen=True)
