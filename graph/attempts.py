@@ -99,6 +99,8 @@ class Attempts:
             return None
         try:
             stored = await self.graph.aget_state(config)
+            if (stored.metadata or {}).get("step") == -1:  # killed before its first step: the question is in the writes
+                return str(stored.config["configurable"]["checkpoint_id"])
             stored.values["question"], list(stored.values.get("messages", []))
             return str(stored.config["configurable"]["checkpoint_id"])
         except sqlite3.Error:

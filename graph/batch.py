@@ -59,7 +59,7 @@ class Batch:
         }
         self._held: dict[str, bytes] = {}
         self._done: dict[str, str] = {}
-        """What each settled sample became, while its question is not settled yet."""
+        """What each sample became that an earlier process settled, or that has others after it."""
         self._open = 0
         """Questions of which more samples may be asked."""
 
@@ -131,14 +131,10 @@ class Batch:
                     return
                 bar.update()
                 bar.set_postfix(self.stats.counts, refresh=False)
-                if kind == "failed":
-                    break  # the next run tries again
-                if self.how.samples.most > 1:
-                    self._done[identity] = kind
-                else:
-                    break
-            else:
-                self._open -= 1
+                if kind == "failed" or self.how.samples.most == 1:
+                    break  # of a failed one, the next run tries again
+                self._done[identity] = kind
+            self._open -= 1
 
     async def _keep(self, identity: str, outcome: Outcome) -> str:
         """An outcome to its place in a file; only then is its thread let go. Returns what it is."""
@@ -165,7 +161,8 @@ class Batch:
         rows |= {identity: json.loads(line) for identity, line in self._held.items()}
         lines = (json.dumps(rows[identity], ensure_ascii=False) + "\n" for identity in sorted(rows))
         write_whole(self.files.trajectories, "".join(lines))
-        for identity, line in self._held.items():
+        while self._held:
+            identity, line = self._held.popitem()
             self.stats.add("accepted", summary(line))
             await self._let_go(identity)
 
@@ -186,7 +183,8 @@ class Batch:
         """How many samples are wanted in all, as far as is known."""
         if self.how.samples.accept:
             return self.stats.counts.total() + len(self._held) + self._open
-        return self.questions.asked(self.limit) * self.how.samples.most
+        wanted = self.questions.asked(self.limit) * self.how.samples.most
+        return max(wanted, self.stats.counts.total() + len(self._held))  # an earlier command may have wanted more
 
     @contextlib.contextmanager
     def _progress(self) -> "Iterator[tqdm[Any]]":

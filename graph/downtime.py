@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ class Downtimes:
     max_downtime: float | None = None
     """Seconds after which the run ends cleanly; None waits for as long as it takes."""
     gave_up: bool = False
+    _answers: Counter[str] = field(default_factory=Counter)
+    _was_away: dict[str, bool] = field(default_factory=dict)
     _asking: dict[str, asyncio.Lock] = field(default_factory=lambda: {name: asyncio.Lock() for name in SERVICES})
 
     async def away(self, error: BackendError) -> bool:
@@ -43,8 +46,10 @@ class Downtimes:
         Raises GraphDrained when the run ends before that.
         """
         asking, stopped = self._asking[name], self.stop.event
-        away = asking.locked()
+        asked_before, away = self._answers[name], False
         async with asking:
+            if self._answers[name] != asked_before:  # somebody has asked while we stood in line
+                return self._was_away[name]
             since, asked = time.monotonic(), 0
             while not stopped.is_set() and not await self.probes[name]():
                 if asked == 0:
@@ -63,6 +68,8 @@ class Downtimes:
                 raise GraphDrained
             if asked:
                 self.say(f"the {name} server is back after {time.monotonic() - since:.0f} s")
+            self._answers[name] += 1
+            self._was_away[name] = away
         return away
 
 

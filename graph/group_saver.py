@@ -45,8 +45,9 @@ Rows = list[tuple[Any, ...]]
 class GroupSaver(AsyncSqliteSaver):
     """Each write still returns only when it is committed; what comes in meanwhile goes into the next transaction.
 
-    One commit and a few thread hops for many steps, instead of both for each. The file must be this saver's alone:
-    a thread that it has neither found nor written is known to have no checkpoint, without a look.
+    One commit and a few thread hops for many steps, instead of both for each. A thread must be this saver's alone while
+    it is open (other processes may have theirs in the same file): one that it has neither found nor written is known to
+    have no checkpoint, without a look.
     """
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, serde: SerializerProtocol) -> None:

@@ -116,7 +116,11 @@ def summary(line: bytes) -> dict[str, Any]:
         row = json.loads(line)
         return {name: row[name] for name in _SUMMARY}
     metadata = line[at + len(_METADATA) - 1 :].rstrip()[:-1]
-    return dict(zip(_SUMMARY, map(json.loads, (head[1], head[3], head[4], metadata)), strict=True))
+    try:
+        return dict(zip(_SUMMARY, map(json.loads, (head[1], head[3], head[4], metadata)), strict=True))
+    except ValueError:  # something within our metadata looks like its beginning
+        row = json.loads(line)
+        return {name: row[name] for name in _SUMMARY}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -83,11 +83,9 @@ async def work(run: Path) -> int:
         _services(options, os.environ.get("OPENAI_API_KEY")) as services,
         open_checkpoints(files.checkpoints) as saver,
     ):
-        await foreman.serve(
-            _settler(
-                options, options.prompt(), services, saver, settings, files, foreman.stop, foreman.say, foreman.away
-            )
-        )
+        prompt = str(content["prompt"])
+        stop, tell, away = foreman.stop, foreman.say, foreman.away
+        await foreman.serve(_settler(options, prompt, services, saver, settings, files, stop, tell, away))
     return 0
 
 

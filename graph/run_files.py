@@ -201,6 +201,7 @@ def claimed_run(
                     )
                 earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
                 update = {"settings": asdict(settings), "options": options.stored(), "earlier_settings": earlier}
+                update["prompt"] = options.prompt()
                 write_whole(files.run, json.dumps({**content, **update}, ensure_ascii=False, indent=1))
         yield files
 

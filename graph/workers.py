@@ -73,28 +73,39 @@ class WorkerPool:
     async def listen(self, worker: _Worker) -> None:
         """Take in what a worker says, until it is gone."""
         waiting: set[asyncio.Task[None]] = set()
-        while line := await worker.reader.readline():
-            told, *fields = line.rstrip(b"\n").split(b"\t", 3)
-            words = [word.decode() for word in fields[:2]]
-            if told == b"say":
-                self._say(words[0])
-            elif told == b"away":
-                waiting.add(task := asyncio.create_task(self._wait(worker, *words)))
-                task.add_done_callback(waiting.discard)
-            elif (answer := worker.pending.get(words[0])) and not answer.done():
-                if told == b"settled":
-                    answer.set_result(Outcome(cast(Kind, words[1]), fields[2]))
-                else:
-                    answer.set_exception(
-                        GraphDrained() if told == b"drained" else _BREAKING[words[1]](fields[2].decode())
-                    )
+        try:
+            while line := await worker.reader.readline():
+                self._take_in(worker, line, waiting)
+        except ConnectionError:
+            pass  # it ended with questions unread
+        except Exception:
+            await self._let_go(worker)
+            raise
+        await self._let_go(worker)
+
+    def _take_in(self, worker: _Worker, line: bytes, waiting: "set[asyncio.Task[None]]") -> None:
+        told, *fields = line.rstrip(b"\n").split(b"\t", 3)
+        words = [word.decode() for word in fields[:2]]
+        if told == b"say":
+            self._say(words[0])
+        elif told == b"away":
+            waiting.add(task := asyncio.create_task(self._wait(worker, *words)))
+            task.add_done_callback(waiting.discard)
+        elif (answer := worker.pending.get(words[0])) and not answer.done():
+            if told == b"settled":
+                answer.set_result(Outcome(cast(Kind, words[1]), fields[2]))
+            elif told == b"drained":
+                answer.set_exception(GraphDrained())
+            else:
+                answer.set_exception(_BREAKING.get(words[1], RuntimeError)(fields[2].decode()))
+
+    async def _let_go(self, worker: _Worker) -> None:
+        """A worker is gone: the run ends, unless it was ending."""
         if not self._stop.event.is_set() or worker.pending:
             self.lost += 1
             self._stop.request()
-            code = await worker.process.wait()
-            self._say(
-                f"worker process {worker.process.pid} ended ({code}); what it had begun goes on with the next run"
-            )
+            code, pid = await worker.process.wait(), worker.process.pid
+            self._say(f"worker process {pid} ended ({code}); what it had begun goes on with the next run")
         for answer in worker.pending.values():
             if not answer.done():
                 answer.set_exception(GraphDrained())
@@ -158,6 +169,8 @@ class Foreman:
 
     async def away(self, error: BackendError) -> bool:
         """Have the first process wait until the service that failed answers."""
+        if self.stop.event.is_set():
+            raise GraphDrained
         number = str(next(self._numbers))
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
@@ -196,6 +209,8 @@ class Foreman:
         except tuple(_BREAKING.values()) as error:
             kind = next(name for name, known in _BREAKING.items() if isinstance(error, known))
             self._tell("broken", identity, kind, str(error).replace("\n", " "))
+        except Exception as error:  # a fault of ours: it ends the run here as it does in one process
+            self._tell("broken", identity, type(error).__name__, f"{type(error).__name__}: {error}".replace("\n", " "))
         else:
             self._writer.write(f"settled\t{identity}\t{outcome.kind}\t".encode() + outcome.line + b"\n")
             await self._writer.drain()
@@ -206,7 +221,7 @@ class Foreman:
             answer.set_exception(GraphDrained()) if away is None else answer.set_result(away)
 
     def _tell(self, *fields: str) -> None:
-        self._writer.write("\t".join(fields).encode() + b"\n")
+        self._writer.write("\t".join(fields).encode("utf-8", "replace") + b"\n")
 
 
 async def meet_foreman() -> Foreman:

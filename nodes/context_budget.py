@@ -46,12 +46,13 @@ async def fit_context(
         return [], max_tokens
     reserve = min(max_tokens, size // 4)
     ceiling = most_tokens(system_and_question=build(())[:2], messages=messages)
-    if ceiling <= size - reserve and not refused:
+    if ceiling + max_tokens < size and not refused:
         return [], max_tokens
     prompt = build(messages)
-    tokens = await chat.count_tokens(prompt) or min(ceiling, estimate_tokens(prompt))
-    if refused:
-        tokens = max(tokens, size + reserve)
+    counted = await chat.count_tokens(prompt)
+    tokens = counted or min(ceiling, estimate_tokens(prompt))
+    if refused and not counted:
+        tokens = max(tokens, size + 1)  # the server has counted more than we
     kept = list(messages)
     shortened: list[AnyMessage] = []
     per_character = tokens / max(sum(len(message.text) for message in prompt), 1)
@@ -66,7 +67,9 @@ async def fit_context(
             shortened.append(short)
     if shortened:
         tokens = await chat.count_tokens(build(kept)) or tokens
-    return shortened, max(min(max_tokens, size - tokens - 1), 1)
+    elif refused and not counted:  # nothing to shorten: it was the reply that had no room
+        tokens = min(tokens, estimate_tokens(prompt))
+    return shortened, max(min(max_tokens, size - tokens - 1), min(max_tokens, 16))
 
 
 def most_tokens(system_and_question: Sequence[BaseMessage], messages: Sequence[AnyMessage]) -> int:

@@ -88,7 +88,7 @@ def snippets(pieces: list[Segment]) -> list[Snippet]:
     """Every snippet that a tool showed, in order."""
     shown = []
     for piece in pieces:
-        if piece.kind != "tool_output":
+        if piece.kind != "tool_output" or piece.body.startswith("<webpage>"):  # a page's own words are no snippets
             continue
         offset = piece.start + len("<tool_output>")
         for place, match in enumerate(_SNIPPET.finditer(piece.body), start=1):

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 from graph.batch import BatchSettings
 from graph.settings import Samples
 from tests.fakes import Reply, ScriptedModel, answer, read_jsonl, trajgraph
@@ -60,3 +62,30 @@ async def test_a_question_is_sampled_until_enough_are_accepted_or_all_are_spent(
     again = await generate(folder, scripted_model, tools_url, how)
     assert ids(again.files.trajectories) == accepted
     assert len(ids(again.files.rejected)) == len(rejected)
+
+
+async def test_the_counts_add_up_with_samples_of_every_kind(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    for most, accept, incremental in [(1, 1, True), (4, 2, False), (2, None, True), (3, 1, True)]:
+        how = BatchSettings(concurrency=3, samples=Samples(most, accept), incremental=incremental)
+        batch = await generate(folder, scripted_model, tools_url, how, fresh=True)
+        numbers = stats(batch)
+        assert numbers["accepted"] == 6 * (accept or most), (most, accept)
+        assert numbers["pending"] == 0
+        assert numbers["samples"] == numbers["accepted"]
+    fewer = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=3))
+    assert stats(fewer)["pending"] == 0
+
+
+async def test_a_failed_sample_is_failed_and_not_pending_too(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda _: JSONResponse({"error": {"message": "no"}}, 400)
+    how = BatchSettings(concurrency=3, samples=Samples(4, 1))
+    batch = await generate(folder, scripted_model, tools_url, how)
+    assert [stats(batch)[name] for name in ("accepted", "failed", "pending", "samples")] == [0, 6, 0, 6]
+    scripted_model.script = two_turns
+    again = await generate(folder, scripted_model, tools_url, how)
+    assert [stats(again)[name] for name in ("accepted", "failed", "pending", "samples")] == [6, 0, 0, 6]

@@ -12,6 +12,8 @@ import pytest
 from serializers.segments import segments
 from tests.fakes import read_jsonl, trajgraph
 from tests.test_gates import record, replaced, sound
+from training.rows import Row
+from training.template import wrongly_masked
 
 TEMPLATE = Path(__file__).parent / "golden" / "qwen3_history.jinja"
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
@@ -132,7 +134,11 @@ def test_the_split_goes_by_question_and_is_the_same_in_every_export(run: Path, t
 
 
 def test_rows_are_chosen_by_fields_and_gates(tmp_path: Path) -> None:
-    rows = [record(1, sound(1)), replaced(2, 3, "<think></think>"), record(3, sound(3)[:3])]
+    rows = [
+        record(1, sound(1)),
+        replaced(2, 3, "<think></think>"),
+        record(3, ["<think>I know.</think>", "<answer>Yes.</answer>"]),
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for where, left in [
         ("gate!=empty_think", {1, 3}),
@@ -251,3 +257,54 @@ def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> 
         pieces, strays = segments(text)
         assert strays == []
         assert "\n".join(text[piece.start : piece.end] for piece in pieces) == text
+
+
+def test_a_file_may_be_cleaned_in_its_own_place(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (record(1, sound(1)), record(2, sound(2)[:5]))))
+    assert trajgraph("audit", path, "--write-clean", path).returncode == 1
+    assert [row["sample_id"] for row in read_jsonl(path)] == ["qwen3_traj_00001"]
+    assert trajgraph("audit", path).returncode == 0
+
+
+def test_what_fails_a_hard_gate_is_not_exported_unless_it_is_asked_for(tmp_path: Path) -> None:
+    rows = [record(1, sound(1)), replaced(2, 7, "<answer>It helps")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(export(tmp_path / "rows.jsonl", tmp_path / "a", "text")) == 1
+    assert len(export(tmp_path / "rows.jsonl", tmp_path / "b", "text", "--hard-gates", "no_answer")) == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refuses the messages: roles must alternate"),
+        ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}", "would lose"),
+        ("{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}", "would lose"),
+    ],
+)
+def test_a_template_that_refuses_or_drops_leaves_no_file_behind(
+    run: Path, tmp_path: Path, template: str, said: str
+) -> None:
+    (tmp_path / "t.jinja").write_text(template)
+    for format_name in ("messages", "text", "sharegpt"):
+        done = trajgraph("export", run, "--format", format_name, "--output", tmp_path / "set",
+                         "--verify-template", tmp_path / "t.jinja")  # fmt: skip
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert not [path for path in (tmp_path / "set").iterdir() if "jsonl" in path.name]
+
+
+def test_spans_that_take_in_a_result_or_leave_out_a_thought_are_found() -> None:
+    row = Row(Path("x"), 1, record(1, sound(1)))
+    pieces = sound(1)
+    whole = ["\n".join(pieces[:2]), "\n".join(pieces[3:5]), "\n".join(pieces[6:])]
+    assert wrongly_masked(row, whole) == []
+    assert wrongly_masked(row, whole[1:])[0].startswith("masked although the model wrote it")
+    assert wrongly_masked(row, ["\n".join(pieces)])[0].startswith("trained on although a tool gave it")
+
+
+def test_a_page_that_looks_like_a_snippet_grounds_no_citation() -> None:
+    pieces = sound(1)
+    pieces[2] = '<tool_output><webpage><snippet id="99">Title: x</snippet></webpage></tool_output>'
+    pieces[7] = '<answer>Yes. <cite id="99">x</cite></answer>'
+    assert [citation.verdict for citation in Row(Path("x"), 1, record(1, pieces)).apart.cited] == ["never_retrieved"]

@@ -122,3 +122,29 @@ def test_what_ends_a_run_in_a_worker_is_said_as_in_one_process(tmp_path: Path, t
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "the model server denies the key or the model (404)" in errors
+
+
+def test_a_worker_that_dies_before_it_has_read_a_question_ends_the_run(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "early")
+    with demo_model(latency=0.1) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", *command(folder, url, tools_url), *TWO], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while process.poll() is None and len(workers_of(process)) < 2:
+            time.sleep(0.01)
+        time.sleep(0.2)  # it is importing: what it is asked waits in its socket
+        os.kill(workers_of(process)[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1, errors
+        assert "ended (-9)" in errors
+        completed(folder, url, tools_url)
+
+
+def test_an_interrupt_while_the_model_is_gone_ends_the_run(tmp_path: Path, tools_url: str) -> None:
+    folder, port = asked(tmp_path, "both"), free_port()
+    with served(DemoModel("Qwen3-8B", latency=0.3).app(), port) as base:
+        process = begun(folder, f"{base}/v1", tools_url, after=20)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors

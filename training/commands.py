@@ -61,10 +61,12 @@ def audit(
         typer.echo("\n\n".join(found))
         return
     if write_clean:
-        with write_clean.open("w", encoding="utf-8", errors="replace") as clean:
+        new = write_clean.with_name(f".{write_clean.name}.new")  # the clean file may be the one that is read
+        with new.open("w", encoding="utf-8", errors="replace") as clean:
             by_file, total = counted(
                 rows, thresholds, hard, lambda row: clean.write(json.dumps(row.record, ensure_ascii=False) + "\n")
             )
+        new.replace(write_clean)
     else:
         by_file, total = counted(rows, thresholds, hard)
     audits = [*by_file.values(), *([total] if len(by_file) > 1 else [])]
@@ -86,6 +88,7 @@ def export(
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
+    from serializers.gates import violated
     from training.export import card, conditions, exported
     from training.rows import files_of, read_rows
     from training.template import Template
@@ -94,15 +97,19 @@ def export(
         raise UserError(f"--test-share {test_share}: give a share between 0 and 1")
     told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [])
     paths = files_of(run, rejected=format_name is Format.dpo)
-    seen: dict[str, int] = {"trajectories read": 0, "left out by --where": 0}
+    seen = dict.fromkeys(("trajectories read", "unreadable", "left out by --where", "fail a hard gate"), 0)
 
     def chosen() -> Iterator[Any]:
         for row in chain.from_iterable(map(read_rows, paths)):
             seen["trajectories read"] += 1
-            if row.record and keep(row):
-                yield row
-            else:
+            if not row.record:
+                seen["unreadable"] += 1
+            elif not keep(row):
                 seen["left out by --where"] += 1
+            elif format_name is not Format.dpo and set(violated(row.apart)) & set(hard):
+                seen["fail a hard gate"] += 1
+            else:
+                yield row
 
     done = exported(
         chosen(), output, format_name.value, system=told.get("prompt"), test_share=test_share, token_limit=token_limit,

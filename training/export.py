@@ -5,15 +5,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
-from serializers.gates import estimated_tokens, violated
-from training.messages import Message, message_spans, messages, one_message, sharegpt, text_spans
+from serializers.gates import GATES, estimated_tokens, violated
+from training.messages import Message, messages, one_message, sharegpt, text_spans
 from training.rows import Row
-from training.template import Template, advice, missing
+from training.template import Template, advice, missing, wrongly_masked
 
 FORMATS = ("messages", "sharegpt", "drtulu", "parquet", "text", "dpo")
 _CONDITION = re.compile(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*")
@@ -28,6 +29,7 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "model": lambda row: str(row.metadata.get("model", "")),
     "gate": lambda row: violated(row.apart),
 }
+_COUNTED = ("calls", "tokens", "cites")
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Exported:
 
     files: dict[str, Path] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
-    """By split, and what was left out and why."""
+    """By split."""
     tokens: list[int] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
     """What the chat template would drop."""
@@ -50,6 +52,10 @@ def conditions(stated: Sequence[str]) -> Callable[[Row], bool]:
         match = _CONDITION.fullmatch(text)
         if not match or match[1] not in _FIELDS:
             raise UserError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(_FIELDS)}")
+        if match[1] == "gate" and match[3] not in GATES:
+            raise UserError(f"--where {text}: the gates are {', '.join(GATES)}")
+        if match[1] not in _COUNTED and match[2] not in ("=", "!="):
+            raise UserError(f"--where {text}: {match[1]} is a text; write = or !=")
         checks.append((_FIELDS[match[1]], match[2], match[3]))
     return lambda row: all(_holds(read(row), operator, value) for read, operator, value in checks)
 
@@ -77,16 +83,18 @@ def exported(
     done = Exported()
     made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
     source = _pairs(rows, system, hard) if format_name == "dpo" else _singles(rows, format_name, system)
-    writers = {} if format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
-    handles = {name: path.open("w", encoding="utf-8", errors="replace") for name, path in writers.items()}
-    try:
-        for row, content, told in source:
-            tokens = (count or estimated_tokens)(row.text)
-            spans = content.get("train_spans", [])
-            if template:
-                spans_of_messages = message_spans(told) if format_name != "drtulu" else _in_message(spans, told)
-                lost = missing(row, template.rendered(told), spans_of_messages, told)
-                done.losses += [f"{row.sample_id}: {loss}" for loss in lost[:3]]
+    with ExitStack() as stack:
+        writers = {} if format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
+        for path in writers.values():
+            stack.callback(path.unlink, missing_ok=True)  # what was not put in place is not left behind
+        handles = {
+            name: stack.enter_context(path.open("w", encoding="utf-8", errors="replace"))
+            for name, path in writers.items()
+        }
+        for made_row in source:
+            row = made_row.row
+            done.losses += [f"{row.sample_id}: {loss}" for loss in made_row.losses(template)[:3]] if template else []
+            tokens = sum(map(count or estimated_tokens, made_row.read))
             about = {
                 "sample_id": row.sample_id, "topic": str(row.record.get("topic", "")),
                 "question_type": str(row.record.get("question_type", "")), "tokens": tokens,
@@ -95,77 +103,92 @@ def exported(
             split = split_of(row.question, test_share)
             done.rows[split] += 1
             done.tokens.append(tokens)
-            whole = {**content, **about}
+            whole = {**made_row.content, **about}
             done.sample = done.sample or json.dumps(whole, ensure_ascii=False, indent=1)[:3000]
             if handles:
                 handles[split].write(json.dumps(whole, ensure_ascii=False) + "\n")
             else:
                 made[split].append(whole)
-    finally:
+        if done.losses:
+            examples = "; ".join(done.losses[:3])
+            raise UserError(f"the chat template would lose {examples}. {advice(format_name)}. Nothing was exported")
+        if not done.tokens:
+            pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
+            raise UserError(f"nothing to export: {pairs if format_name == 'dpo' else 'no trajectory is left'}")
         for handle in handles.values():
             handle.close()
-    if done.losses:
-        for path in writers.values():
-            path.unlink()
-        examples = "; ".join(done.losses[:3])
-        raise UserError(f"the chat template would lose {examples}. {advice(format_name)}. Nothing was exported")
-    if not done.tokens:
-        pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
-        raise UserError(f"nothing to export: {pairs if format_name == 'dpo' else 'no trajectory is left'}")
-    for name in made:
-        target = folder / f"{name}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
-        if not done.rows[name]:
-            target.unlink(missing_ok=True)
-            if name in writers:
-                writers[name].unlink()
-            continue
-        if handles:
-            writers[name].replace(target)
-        else:
-            _write_parquet(target, made[name])
-        done.files[name] = target
+        for name in made:
+            target = folder / f"{name}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
+            if not done.rows[name]:
+                target.unlink(missing_ok=True)
+                continue
+            if handles:
+                writers[name].replace(target)
+            else:
+                _write_parquet(target, made[name])
+            done.files[name] = target
     return done
 
 
-def _singles(
-    rows: Iterable[Row], format_name: str, system: str | None
-) -> Iterator[tuple[Row, dict[str, Any], list[Message]]]:
+@dataclass(frozen=True)
+class _Made:
+    """A row as it is exported: its content, the conversations in it, and what of the trajectory is trained on."""
+
+    row: Row
+    content: dict[str, Any]
+    conversations: list[list[Message]]
+    trained: list[str]
+    other: Row | None = None
+
+    @property
+    def read(self) -> list[str]:
+        """All that a training run reads of it."""
+        return [str(said["content"]) for said in self.conversations[0]]
+
+    def losses(self, template: Template) -> list[str]:
+        """What the template drops, and what is masked wrongly."""
+        rows = [self.row, *([self.other] if self.other else [])]
+        found = [
+            loss
+            for row, told in zip(rows, self.conversations, strict=False)
+            for loss in missing(row, template.rendered(told))
+        ]
+        return found + (wrongly_masked(self.row, self.trained) if self.trained else [])
+
+
+def _singles(rows: Iterable[Row], format_name: str, system: str | None) -> Iterator[_Made]:
     for row in rows:
         told = one_message(row, system) if format_name == "drtulu" else messages(row, system)
-        if format_name == "messages":
-            yield row, {"messages": told, "train_spans": message_spans(told)}, told
-        elif format_name == "sharegpt":
-            content = sharegpt(told)
-            spans = [
-                [at, 0, len(turn["value"])] for at, turn in enumerate(content["conversations"]) if turn["from"] == "gpt"
-            ]
-            yield row, {**content, "train_spans": spans}, told
-        elif format_name == "drtulu":
-            yield row, {"conversations": told, "train_spans": text_spans(row.apart.pieces)}, told
+        if format_name in ("messages", "sharegpt"):
+            content: dict[str, Any] = {"messages": told} if format_name == "messages" else sharegpt(told)
+            turns = told if format_name == "messages" else content["conversations"]
+            texts = [str(turn.get("content", turn.get("value"))) for turn in turns]
+            ours = [turn.get("role", turn.get("from")) in ("assistant", "gpt") for turn in turns]
+            spans = [[at, 0, len(text)] for at, text in enumerate(texts) if ours[at]]
+            trained = [texts[at][start:end] for at, start, end in spans]
         else:
-            content = {"question": row.question, "text": row.text, "train_spans": text_spans(row.apart.pieces)}
+            spans = text_spans(row.apart.pieces)
+            trained = [row.text[start:end] for start, end in spans]
+            content = (
+                {"question": row.question, "text": row.text} if format_name != "drtulu" else {"conversations": told}
+            )
             if format_name == "parquet":
                 content["messages"] = [{"role": said["role"], "content": said["content"]} for said in told]
-            yield row, content, told
+        yield _Made(row, {**content, "train_spans": spans}, [told], trained)
 
 
-def _pairs(
-    rows: Iterable[Row], system: str | None, hard: Sequence[str]
-) -> Iterator[tuple[Row, dict[str, Any], list[Message]]]:
+def _pairs(rows: Iterable[Row], system: str | None, hard: Sequence[str]) -> Iterator[_Made]:
     """Accepted beside rejected trajectories of the same question."""
     by_question: dict[str, tuple[list[Row], list[Row]]] = {}
     for row in rows:
         fit = not row.metadata.get("reject_reasons") and not set(violated(row.apart)) & set(hard)
         by_question.setdefault(row.question, ([], []))[0 if fit else 1].append(row)
+    head = 2 if system else 1
     for chosen, rejected in by_question.values():
         for good, bad in zip(chosen, rejected, strict=False):
             told, other = messages(good, system), messages(bad, system)
-            head = 2 if system else 1
-            yield good, {"prompt": told[:head], "chosen": told[head:], "rejected": other[head:]}, told
-
-
-def _in_message(spans: Sequence[Sequence[int]], told: Sequence[Message]) -> list[list[int]]:
-    return [[len(told) - 1, start, end] for start, end in spans]
+            content = {"prompt": told[:head], "chosen": told[head:], "rejected": other[head:]}
+            yield _Made(good, content, [told, other], [], bad)
 
 
 def _holds(value: Any, operator: str, wanted: str) -> bool:

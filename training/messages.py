@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from serializers.segments import Segment
+from serializers.tags import neutralise
 from training.rows import Row
 
 Message = dict[str, Any]
 
 
 def messages(row: Row, system: str | None) -> list[Message]:
-    """System, question, replies and tool outputs in the roles in which they were in the prompt: what the model wrote in
-    one turn is one assistant message, what came back is one in role `tool`.
+    """The conversation as the model saw it: the question made harmless as it was, what the model wrote in a turn as one
+    assistant message, what came back in role `tool`, reminders and nudges with it.
     """
     told: list[Message] = [{"role": "system", "content": system}] if system else []
-    told.append({"role": "user", "content": row.question})
+    told.append({"role": "user", "content": neutralise(row.question)})
     nudges = {int(nudge["at"]): str(nudge["text"]) for nudge in row.metadata.get("nudges") or []}
     reminders: Mapping[str, str] = row.metadata.get("reminders") or {}
     outputs = 0
@@ -32,11 +33,6 @@ def messages(row: Row, system: str | None) -> list[Message]:
         if text := row.text[start:end].strip("\n"):
             told.append({"role": "assistant", "content": text})
     return told
-
-
-def message_spans(told: list[Message]) -> list[list[int]]:
-    """`[message, start, end]` of what the model wrote."""
-    return [[at, 0, len(said["content"])] for at, said in enumerate(told) if said["role"] == "assistant"]
 
 
 def text_spans(pieces: list[Segment]) -> list[list[int]]:
@@ -73,7 +69,7 @@ def sharegpt(told: list[Message]) -> dict[str, Any]:
 def one_message(row: Row, system: str | None) -> list[Message]:
     """The question, and the whole interleaved text as one assistant message, for masking by `<tool_output>`."""
     told = [{"role": "system", "content": system}] if system else []
-    return [*told, {"role": "user", "content": row.question}, {"role": "assistant", "content": row.text}]
+    return [*told, {"role": "user", "content": neutralise(row.question)}, {"role": "assistant", "content": row.text}]
 
 
 def _turns(pieces: list[Segment]) -> list[list[Segment]]:

@@ -18,7 +18,7 @@ def standing(run: Path) -> tuple[str, bool]:
     files, content = read_run(run)
     options = content["options"]
     asked = check_questions(Path(options["questions_file"]), skip_bad_rows=True).asked(options.get("limit"))
-    asked *= options.get("samples_per_question", 1)
+    asked *= options.get("samples_per_question") or 1
     counts = {
         "accepted": _count(files.trajectories), "rejected": _count(files.rejected), "failed": _count(files.failed)
     }  # fmt: skip

@@ -13,6 +13,7 @@ _ADVICE = {
     "result in a message of its own",
     "messages": "the template drops the thoughts before the last user message: export tool results in role tool",
 }
+_NAMES = {"think": "thought", "call_tool": "call", "tool_output": "result"}
 
 
 class Template:
@@ -28,7 +29,11 @@ class Template:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
-        environment.globals["raise_exception"] = _raise
+
+        def refuse(message: Any) -> None:
+            raise TemplateError(str(message))
+
+        environment.globals["raise_exception"] = refuse
         self.path = path
         try:
             self._template = environment.from_string(path.read_text(encoding="utf-8"))
@@ -43,22 +48,36 @@ class Template:
             raise UserError(f"--verify-template {self.path} refuses the messages: {error}") from error
 
 
-def missing(row: Row, rendered: str, spans: Sequence[Sequence[int]], told: Sequence[Message]) -> list[str]:
-    """What of the trajectory is not in the rendered text, in its order, and what the spans mask wrongly."""
+def missing(row: Row, rendered: str) -> list[str]:
+    """What of the trajectory is not in the rendered text, in its order."""
     found, at = [], 0
     for piece in row.apart.pieces:
         body = piece.body.strip()
         place = rendered.find(body, at)
         if place < 0:
-            found.append(f"{_name(piece.kind)} {_shortened(body)}")
+            found.append(f"{_NAMES.get(piece.kind, piece.kind)} {_shortened(body)}")
         else:
             at = place + len(body)
-    trained = [told[message]["content"][start:end] for message, start, end in spans]
-    written = [piece.body.strip() for piece in row.apart.pieces if piece.kind != "tool_output"]
-    shown = [piece.body.strip() for piece in row.apart.pieces if piece.kind == "tool_output"]
-    joined = "\n".join(trained)
-    found += [f"masked although the model wrote it: {_shortened(body)}" for body in written if body not in joined]
-    found += [f"trained on although a tool gave it: {_shortened(body)}" for body in shown if body and body in joined]
+    return found
+
+
+def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
+    """What the spans leave out of what the model wrote, or take in of what it did not; by place, not by letters."""
+    text, found, at = row.text, [], 0
+    marked = bytearray(len(text))
+    for part in trained:
+        place = text.find(part, at)
+        if place < 0:
+            found.append(f"trained on although it is not the trajectory's: {_shortened(part)}")
+            continue
+        at = place + len(part)
+        marked[place:at] = b"\1" * len(part)
+    for piece in row.apart.pieces:
+        covered = marked[piece.start : piece.end]
+        if piece.kind == "tool_output" and any(covered):
+            found.append(f"trained on although a tool gave it: {_shortened(piece.body.strip())}")
+        elif piece.kind != "tool_output" and not all(covered[: len(text[piece.start : piece.end].rstrip())]):
+            found.append(f"masked although the model wrote it: {_shortened(piece.body.strip())}")
     return found
 
 
@@ -67,13 +86,5 @@ def advice(format_name: str) -> str:
     return _ADVICE.get(format_name, "compare what --format messages gives")
 
 
-def _name(kind: str) -> str:
-    return {"think": "thought", "call_tool": "call", "tool_output": "result"}.get(kind, kind)
-
-
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}…")
-
-
-def _raise(message: Any) -> None:
-    raise ValueError(str(message))

@@ -33,6 +33,7 @@ class Extractor:
     async def markdown(self, fetched: Fetched) -> str:
         """The main content. Raises ToolFailed when there is none, or it takes longer than `seconds`."""
         async with self._places:
+            self._idle = [idle for idle in self._idle if idle.returncode is None]
             process = self._idle.pop() if self._idle else await _started()
             try:
                 async with asyncio.timeout(self.seconds):
