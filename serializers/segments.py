@@ -7,7 +7,7 @@ from typing import Literal
 from serializers.tags import TAG
 
 Kind = Literal["think", "call_tool", "tool_output", "answer", "text"]
-_SNIPPET = re.compile(r'<snippet id="?([^">]{1,100})"?>(.*?)(?:</snippet>|(?=<snippet id=)|\Z)', re.DOTALL)
+_SNIPPET = re.compile(r'<snippet id="?([^">]{1,100})"?>')
 _CITE = re.compile(r"""<cite\s{1,8}id\s{0,4}=\s{0,4}["']?([^"'<>]{1,200})["']?\s{0,4}>(.*?)(?:</cite>|\Z)""", re.DOTALL)
 
 
@@ -91,8 +91,12 @@ def snippets(pieces: list[Segment]) -> list[Snippet]:
         if piece.kind != "tool_output" or piece.body.startswith("<webpage>"):  # a page's own words are no snippets
             continue
         offset = piece.start + len("<tool_output>")
-        for place, match in enumerate(_SNIPPET.finditer(piece.body), start=1):
-            shown.append(Snippet(match[1], match[2], piece.call, place, offset + match.start()))
+        begun = list(_SNIPPET.finditer(piece.body))
+        for place, match in enumerate(begun, start=1):
+            following = begun[place].start() if place < len(begun) else len(piece.body)
+            end = piece.body.find("</snippet>", match.end(), following)
+            text = piece.body[match.end() : following if end < 0 else end]
+            shown.append(Snippet(match[1], text, piece.call, place, offset + match.start()))
     return shown
 
 
