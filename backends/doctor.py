@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import aiohttp
 
-from backends.chat_model import resolve_model
 from backends.errors import UserError
 from backends.mcp_tools import map_tools, open_tool_client
+from backends.served_model import resolve_model
 from backends.services import ToolsAddress
 
 

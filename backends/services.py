@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from backends.cassette import ToolsMode, open_cassette
-from backends.chat_model import ChatClient, ModelAddress, open_chat_model, resolve_model
+from backends.chat_model import ChatClient, ModelAddress, open_chat_model
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client
+from backends.served_model import resolve_model
 
 
 def default_mcp_url() -> str:

@@ -181,7 +181,8 @@ def long(folder: Path, count: int) -> None:
             rate = (part[-1].records - part[0].records) / (part[-1].seconds - part[0].seconds)
             print(f"to {part[-1].records:>7,}: {rate:6.1f}/s, {part[-1].resident:.0f} MB resident")
         early = next(sample for sample in samples if sample.records >= 1000)
-        print(f"after 1,000: {early.resident:.0f} MB; at the end: {samples[-1].resident:.0f} MB")
+        last = [sample.resident for sample in samples if sample.resident][-1]
+        print(f"after 1,000: {early.resident:.0f} MB; at the end: {last:.0f} MB")
         began = time.monotonic()
         again = [sys.executable, "-m", "cli", "resume", str(folder / "out")]
         subprocess.run(again, check=True, stdout=subprocess.DEVNULL)

@@ -52,12 +52,12 @@ def _judged(cite: Cite, identity: str, shown: dict[str, list[Snippet]]) -> Citat
     before = [snippet for snippet in where if snippet.start < cite.start]
     snippet = (before or where)[-1 if before else 0]
     numbers = tuple(dict.fromkeys(_NUMBER.findall(cite.claim)))
-    held = set(_NUMBER.findall(snippet.text.replace("·", ".")))
-    missing = tuple(number for number in numbers if not _stands(number, held, snippet.text))
+    held = {_plain(number) for number in _NUMBER.findall(snippet.text)}
+    missing = tuple(number for number in numbers if _plain(number) not in held)
     verdict: Verdict = "grounded" if before else "retrieved_later"
     return Citation(identity, verdict, cite.start, snippet.call, snippet.place, snippet.start, numbers, missing)
 
 
-def _stands(number: str, held: set[str], text: str) -> bool:
-    bare = number.rstrip("%")
-    return number in held or bare in held or f"{bare}%" in held or bare.replace(",", "") in text.replace(",", "")
+def _plain(number: str) -> str:
+    """`4,744`, `0·74` and `12%` as the numbers that they are."""
+    return number.rstrip("%").replace("·", ".").replace(",", "")

@@ -82,7 +82,8 @@ def no_answer(trajectory: Trajectory, _: Thresholds) -> bool:
 def truncated(trajectory: Trajectory, _: Thresholds) -> bool:
     """The last reply was cut off, within a thought or a call, or by what the server says of it."""
     last = trajectory.pieces[-1] if trajectory.pieces else None
-    reasons = trajectory.metadata.get("finish_reasons") or [None]
+    told = trajectory.metadata.get("finish_reasons")
+    reasons = told if isinstance(told, list) and told else [None]
     open_end = last is not None and not last.closed and last.kind in ("think", "call_tool", "tool_output")
     return open_end or reasons[-1] not in ENDED or trajectory.metadata.get("stop_reason") == "truncated"
 

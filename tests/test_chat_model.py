@@ -10,7 +10,7 @@ import pytest
 from langchain_core.messages import BaseMessage, HumanMessage
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, ServedModel, open_chat_model, resolve_model
+from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, open_chat_model
 from backends.errors import (
     ContextOverflow,
     ModelDenied,
@@ -22,6 +22,7 @@ from backends.errors import (
     ModelUnreachable,
     UserError,
 )
+from backends.served_model import ServedModel, resolve_model
 from tests.fakes import ScriptedModel, completion, free_port
 
 PROMPT: list[BaseMessage] = [HumanMessage("hello")]

@@ -295,7 +295,6 @@ async def test_an_answer_may_come_in_pieces_behind_notifications() -> None:
 
 
 def test_a_retry_after_is_read_in_seconds_or_as_a_date() -> None:
-    assert seconds_to_wait("7") == 7
-    assert seconds_to_wait("86400") == 300
+    assert (seconds_to_wait("7"), seconds_to_wait("86400")) == (7, 300)
     assert seconds_to_wait("Fri, 01 Jan 1999 00:00:00 GMT") == 0
     assert [seconds_to_wait(value) for value in (None, "", "soon")] == [None] * 3

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ from training.rows import Row
 from training.template import wrongly_masked
 
 TEMPLATE = Path(__file__).parent / "golden" / "qwen3_history.jinja"
-HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -186,70 +182,6 @@ def test_one_trajectory_is_shown_in_the_terminal_and_a_run_tells_how_it_stands(r
     assert trajgraph("show", "nobody", run).returncode == 2
     told = trajgraph("status", run)
     assert "16 accepted, 0 rejected, 0 failed, 0 pending of 16; nobody is working on it" in told.stdout
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report over three trajectories, one of which would run a script if it could."""
-    folder = tmp_path_factory.mktemp("page")
-    rows = [record(1, sound(1)), replaced(2, 3, f"<think>{HOSTILE}</think>"), replaced(3, 6, "<think></think>")]
-    rows[1]["question"] = HOSTILE
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = trajgraph("report", folder / "rows.jsonl", "--output", folder / "report.html")
-    assert done.returncode == 0, done.stderr
-    return folder / "report.html"
-
-
-def test_a_report_is_one_page_that_asks_no_network_and_holds_no_markup_of_a_trajectory(page: Path) -> None:
-    content = page.read_text(encoding="utf-8")
-    assert "<img" not in content
-    assert content.count("</script>") == content.count("<script")
-    assert not re.search(r'(?:src|href)\s*=\s*"http', content)
-    assert "default-src 'none'" in content
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as player:
-        chromium = player.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
-
-
-def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_script_runs(
-    browser: Any, page: Path
-) -> None:
-    view, said = browser.new_page(), []
-    view.on("console", lambda message: said.append(message.text))
-    view.on("pageerror", lambda error: said.append(str(error)))
-    view.goto(page.as_uri())
-    view.wait_for_selector("body[data-ready]")
-    assert view.locator(".item").count() == 3
-    view.locator(".item").nth(0).click()
-    view.wait_for_selector(".piece.answer")
-    assert view.locator(".piece").count() == 8
-    view.locator("a.cite").nth(1).click()
-    assert view.locator(".snippet.here").inner_text().startswith("3001")
-    view.locator("#search").fill("owned")
-    assert view.locator(".item").count() == 1
-    view.locator(".item").nth(0).click()
-    view.wait_for_function("document.querySelector('#detail h1').textContent.includes('onerror')")
-    assert HOSTILE in view.locator("#detail").inner_text()
-    assert view.title() != "owned"
-    view.locator("#search").fill("")
-    view.locator("#gate").select_option("empty_think")
-    assert view.locator(".item").count() == 1
-    view.locator("#gate").select_option("")
-    view.locator("header h1").click()
-    view.keyboard.press("j")
-    view.wait_for_selector(".item[aria-current=true]", timeout=5000)
-    assert said == []
 
 
 def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from backends.errors import UserError
 from graph.run_files import read_run
 from serializers.gates import Trajectory, taken_apart
+from serializers.record import storable
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def files_of(run: Path, *, rejected: bool = False) -> list[Path]:
 def _record(line: bytes) -> Mapping[str, Any]:
     try:
         record: Any = json.loads(line)
+        if b"\\ud" in line:  # lone surrogates, which nothing can write
+            record = storable(record, 200)
     except (ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -44,7 +44,7 @@ class Template:
         """The text that would be trained on. Raises UserError when the template refuses the messages."""
         try:
             return self._template.render(messages=list(told), add_generation_prompt=False, tools=None)
-        except self._failure as error:
+        except (self._failure, TypeError, ValueError) as error:
             raise UserError(f"--verify-template {self.path} refuses the messages: {error}") from error
 
 
