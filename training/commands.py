@@ -88,14 +88,15 @@ def export(
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
-    from serializers.gates import violated
+    from serializers.gates import Thresholds, violated
     from training.export import card, conditions, exported
     from training.rows import files_of, read_rows
     from training.template import Template
 
     if not 0 <= test_share < 1:
         raise UserError(f"--test-share {test_share}: give a share between 0 and 1")
-    told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [])
+    thresholds = Thresholds(token_limit=token_limit)
+    told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [], thresholds)
     paths = files_of(run, rejected=format_name is Format.dpo)
     seen = dict.fromkeys(("trajectories read", "unreadable", "left out by --where", "fail a hard gate"), 0)
 
@@ -106,7 +107,7 @@ def export(
                 seen["unreadable"] += 1
             elif not keep(row):
                 seen["left out by --where"] += 1
-            elif format_name is not Format.dpo and set(violated(row.apart)) & set(hard):
+            elif format_name is not Format.dpo and set(violated(row.apart, thresholds)) & set(hard):
                 seen["fail a hard gate"] += 1
             else:
                 yield row

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
-from serializers.gates import GATES, estimated_tokens, violated
+from serializers.gates import GATES, Thresholds, estimated_tokens, violated
 from training.messages import Message, messages, one_message, sharegpt, text_spans
 from training.rows import Row
 from training.template import Template, advice, missing, wrongly_masked
@@ -27,7 +27,6 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "cites": lambda row: len(row.apart.cited),
     "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
     "model": lambda row: str(row.metadata.get("model", "")),
-    "gate": lambda row: violated(row.apart),
 }
 _COUNTED = ("calls", "tokens", "cites")
 
@@ -45,18 +44,19 @@ class Exported:
     sample: str = ""
 
 
-def conditions(stated: Sequence[str]) -> Callable[[Row], bool]:
+def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row], bool]:
     """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. Raises UserError for what is none."""
     checks = []
+    fields: dict[str, Callable[[Row], Any]] = {**_FIELDS, "gate": lambda row: violated(row.apart, thresholds)}
     for text in stated:
         match = _CONDITION.fullmatch(text)
-        if not match or match[1] not in _FIELDS:
-            raise UserError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(_FIELDS)}")
+        if not match or match[1] not in fields:
+            raise UserError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(fields)}")
         if match[1] == "gate" and match[3] not in GATES:
             raise UserError(f"--where {text}: the gates are {', '.join(GATES)}")
         if match[1] not in _COUNTED and match[2] not in ("=", "!="):
             raise UserError(f"--where {text}: {match[1]} is a text; write = or !=")
-        checks.append((_FIELDS[match[1]], match[2], match[3]))
+        checks.append((fields[match[1]], match[2], match[3]))
     return lambda row: all(_holds(read(row), operator, value) for read, operator, value in checks)
 
 
@@ -231,6 +231,7 @@ def card(done: Exported, run: Mapping[str, Any], funnel: Mapping[str, Any], form
     fit = sum(tokens <= token_limit for tokens in done.tokens)
     return f"""---
 language: en
+license: other
 task_categories: [question-answering, text-generation]
 tags: [deep-research, tool-use, biomedical, trajectories]
 size_categories: [{_size(rows)}]

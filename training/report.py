@@ -18,6 +18,7 @@ from training.rows import Row
 
 _PAGE = Path(__file__).with_name("report.html")
 _SCRIPT = re.compile(r"<script>\n(.*)</script>", re.DOTALL)
+_TOOL = re.compile(r"""name\s{0,4}=\s{0,4}["']?([\w-]{1,60})""")
 _CHUNK = 40
 """Trajectories that are packed together: unpacked when the first of them is opened."""
 _TITLES = {
@@ -91,7 +92,11 @@ class _Numbers:
         funnel["every gate"] += not failed
         self._counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
         self._counts["gates failed"].update(failed)
-        self._counts["tool errors"].update(map(str, metadata.get("tool_errors") or []))
+        names = {piece.call: _TOOL.search(piece.attributes) for piece in row.apart.of("call_tool")}
+        for piece in row.apart.of("tool_output"):
+            if piece.body.lstrip().startswith("Error:"):
+                name = names.get(piece.call)
+                self._counts["tool errors"][name[1] if name else "unnamed"] += 1
         self._counts["citations"].update(citation.verdict for citation in row.apart.cited)
         self._sizes["calls"][len(row.apart.of("call_tool"))] += 1
         self._sizes["thousand tokens"][estimated_tokens(row.text) // 1000] += 1
