@@ -23,12 +23,11 @@ class Citation:
     start: int
     call: int = 0
     place: int = 0
-    snippet_start: int = -1
     numbers: tuple[str, ...] = ()
     numbers_missing: tuple[str, ...] = ()
 
 
-def citations(text: str, pieces: list[Segment]) -> list[Citation]:
+def citations(pieces: list[Segment]) -> list[Citation]:
     """Every citation of a trajectory, in order; `123, 456` are two."""
     shown: dict[str, list[Snippet]] = {}
     for snippet in snippets(pieces):
@@ -55,7 +54,7 @@ def _judged(cite: Cite, identity: str, shown: dict[str, list[Snippet]]) -> Citat
     held = {_plain(number) for number in _NUMBER.findall(snippet.text)}
     missing = tuple(number for number in numbers if _plain(number) not in held)
     verdict: Verdict = "grounded" if before else "retrieved_later"
-    return Citation(identity, verdict, cite.start, snippet.call, snippet.place, snippet.start, numbers, missing)
+    return Citation(identity, verdict, cite.start, snippet.call, snippet.place, numbers, missing)
 
 
 def _plain(number: str) -> str:

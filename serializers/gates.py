@@ -58,7 +58,7 @@ def taken_apart(record: Mapping[str, Any], tokens: int | None = None) -> Traject
     pieces, strays = segments(text)
     executed = len(calls) if isinstance(calls, list) else None
     about = metadata if isinstance(metadata, Mapping) else {}
-    return Trajectory(text, pieces, strays, citations(text, pieces), executed, about, tokens)
+    return Trajectory(text, pieces, strays, citations(pieces), executed, about, tokens)
 
 
 def violated(trajectory: Trajectory, thresholds: Thresholds | None = None) -> list[str]:

@@ -16,7 +16,6 @@ from training.messages import Message, messages, one_message, sharegpt, text_spa
 from training.rows import Row
 from training.template import Template, advice, missing, wrongly_masked
 
-FORMATS = ("messages", "sharegpt", "drtulu", "parquet", "text", "dpo")
 _CONDITION = re.compile(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*")
 _FIELDS: dict[str, Callable[[Row], Any]] = {
     "sample_id": lambda row: row.sample_id,

@@ -77,14 +77,12 @@ class _Numbers:
     """A run at a glance."""
 
     def __init__(self) -> None:
-        self._rows = 0
         self._counts: dict[str, Counter[str]] = {
             name: Counter() for name in ("funnel", "stop reasons", "gates failed", "tool errors", "citations")
         }
         self._sizes: dict[str, Counter[int]] = {name: Counter() for name in ("calls", "thousand tokens", "seconds")}
 
     def add(self, row: Row, failed: Sequence[str]) -> None:
-        self._rows += 1
         funnel, metadata = self._counts["funnel"], row.metadata
         funnel["trajectories"] += 1
         funnel["whole answer"] += any(piece.closed for piece in row.apart.of("answer"))
