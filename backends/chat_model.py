@@ -2,25 +2,29 @@
 
 `ChatOpenAI` drops the reasoning field and the matched stop string and renames `max_tokens`; its base class with the
 hooks below keeps all three. Reasoning is read from `reasoning` (vLLM) or `reasoning_content` (SGLang, llama.cpp, older
-vLLM) and left in `additional_kwargs["reasoning_content"]`; one HTTP pool serves the whole run.
+vLLM) and left in `additional_kwargs["reasoning_content"]`.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import aiohttp
+import httpx2
 import openai
-from httpx2 import Limits
+import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import SecretStr
+from pydantic import ConfigDict, SecretStr
 
 from backends.errors import ContextOverflow, ModelReplyInvalid
+from backends.first_come import Waiting
 from backends.model_failures import NO_KEY, typed_failure
 
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
@@ -44,7 +48,10 @@ class ModelAddress:
 
 
 class LocalChatModel(BaseChatOpenAI):
-    """An OpenAI-compatible chat model on one's own GPUs."""
+    """An OpenAI-compatible chat model on one's own GPUs. Whole replies come over `pool`, streamed ones by the SDK."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    pool: aiohttp.ClientSession
 
     @property
     def _llm_type(self) -> str:
@@ -76,15 +83,18 @@ class LocalChatModel(BaseChatOpenAI):
         return result
 
     async def _post(self, body: dict[str, Any]) -> Any:
-        """The request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs three times as much,
+        """The request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs four times as much,
         since every message of the history would be validated again at each turn.
         """
-        sdk, pool = self.root_async_client, self.http_async_client
-        assert pool is not None
-        response = await pool.post(f"{sdk.base_url}chat/completions", json=body, headers=sdk.auth_headers)
-        if response.is_error:
-            raise sdk._make_status_error_from_response(response)
-        return response.json()
+        sdk = self.root_async_client
+        url, headers = f"{sdk.base_url}chat/completions", {**sdk.auth_headers, "Content-Type": "application/json"}
+        async with self.pool.post(url, data=_encoded(body), headers=headers) as response:
+            content = await response.read()
+        if response.status < 400:
+            return json.loads(content)
+        request = httpx2.Request("POST", url, headers=sdk.auth_headers)
+        answer = httpx2.Response(response.status, headers=response.headers, content=content, request=request)
+        raise sdk._make_status_error_from_response(answer)
 
     async def reply(self, messages: list[BaseMessage], **asked: Any) -> AIMessage:
         """One reply: by `ainvoke` where somebody listens (Studio, a tracer), else without its callbacks, which cost as
@@ -110,9 +120,16 @@ class LocalChatModel(BaseChatOpenAI):
 
 @asynccontextmanager
 async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIterator[LocalChatModel]:
-    """The client of one run, with one HTTP pool sized for `concurrency`; closed on leaving."""
-    limits = Limits(max_connections=concurrency + 8, max_keepalive_connections=concurrency + 8, keepalive_expiry=60)
-    async with openai.DefaultAioHttpClient(timeout=address.timeout, limits=limits, trust_env=False) as http_client:
+    """The client of one run, with HTTP pools sized for `concurrency`; closed on leaving."""
+    many = concurrency + 8
+    limits = httpx2.Limits(max_connections=many, max_keepalive_connections=many, keepalive_expiry=60)
+    async with (
+        openai.DefaultAioHttpClient(timeout=address.timeout, limits=limits, trust_env=False) as http_client,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=many, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=address.timeout),
+        ) as pool,
+    ):
         yield LocalChatModel(
             model=address.model,
             base_url=address.url,
@@ -122,6 +139,7 @@ async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIt
             max_retries=0,  # the batch retries, from the checkpoint
             stream_usage=True,
             http_async_client=http_client,
+            pool=pool,
         )
 
 
@@ -132,9 +150,15 @@ class ChatClient:
     """Keep the stop string that matched (vLLM's name, SGLang's name); most servers ignore what they do not know."""
 
     def __init__(
-        self, model: LocalChatModel, stop: Sequence[str], max_model_len: int | None = None, continues: bool = False
+        self,
+        model: LocalChatModel,
+        stop: Sequence[str],
+        max_model_len: int | None = None,
+        continues: bool = False,
+        waiting: Waiting = nullcontext,
     ) -> None:
         self._model = model
+        self._waiting = waiting
         self._continues = continues
         self._stop = list(stop)
         self._extras: bool | None = None
@@ -165,13 +189,14 @@ class ChatClient:
         started = time.monotonic()
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
         try:
-            reply = await self._model.reply(
-                [*messages, AIMessage(begun)],
-                stop=self._stop,
-                max_tokens=max_tokens,
-                extra_body=body,
-                **_seeded(seed),
-            )
+            async with self._waiting():
+                reply = await self._model.reply(
+                    [*messages, AIMessage(begun)],
+                    stop=self._stop,
+                    max_tokens=max_tokens,
+                    extra_body=body,
+                    **_seeded(seed),
+                )
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
         except Exception as error:
@@ -203,7 +228,8 @@ class ChatClient:
 
     async def _send(self, messages: list[BaseMessage], max_tokens: int, seed: int | None, extras: bool) -> AIMessage:
         more: dict[str, Any] = {**_seeded(seed), **({"extra_body": self._EXTRAS} if extras else {})}
-        return await self._model.reply(messages, stop=self._stop, max_tokens=max_tokens, **more)
+        async with self._waiting():
+            return await self._model.reply(messages, stop=self._stop, max_tokens=max_tokens, **more)
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
@@ -237,6 +263,13 @@ class ChatClient:
         except Exception:
             return False
         return True
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # half a character, say, in a question
+        return json.dumps(body).encode()
 
 
 def _seeded(seed: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from mcp.types import Tool
 
 from backends.cassette import Cassette
 from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UserError
+from backends.first_come import Waiting
 from backends.mcp_session import KeptSession
 
 _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
@@ -84,8 +85,15 @@ def map_tools(
 class ToolClient:
     """The model's tools, called through one shared session. Make it with `open_tool_client`."""
 
-    def __init__(self, session: "KeptSession | ReplayedSession", concurrency: int, cassette: Cassette | None) -> None:
+    def __init__(
+        self,
+        session: "KeptSession | ReplayedSession",
+        concurrency: int,
+        cassette: Cassette | None,
+        waiting: Waiting = nullcontext,
+    ) -> None:
         self._session = session
+        self._waiting = waiting
         self._cassette = cassette
         self._slots = asyncio.Semaphore(concurrency)
         self.routes: dict[str, ToolRoute] = {}
@@ -116,7 +124,7 @@ class ToolClient:
         return await self._session.probe()
 
     async def _ask(self, server_name: str, arguments: dict[str, Any]) -> Any:
-        async with self._slots:
+        async with self._waiting(), self._slots:
             return read_result(await self._session.call(server_name, arguments))
 
 
@@ -137,11 +145,17 @@ class ReplayedSession:
 
 @asynccontextmanager
 async def open_tool_client(
-    url: str, *, concurrency: int, timeout: float = 120.0, token: str | None = None, cassette: Cassette | None = None
+    url: str,
+    *,
+    concurrency: int,
+    timeout: float = 120.0,
+    token: str | None = None,
+    cassette: Cassette | None = None,
+    waiting: Waiting = nullcontext,
 ) -> AsyncIterator[ToolClient]:
     """A connected client (its `routes` still to be set from its `served`). Raises UserError when nothing answers."""
     if cassette and cassette.mode == "replay":
-        yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette)
+        yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette, waiting)
         return
     session = KeptSession(url, concurrency=concurrency, timeout=timeout, token=token)
     try:
@@ -156,7 +170,7 @@ async def open_tool_client(
             ) from error
         if cassette and cassette.mode != "live":
             cassette.keep_tools(session.served)
-        yield ToolClient(session, concurrency, cassette)
+        yield ToolClient(session, concurrency, cassette, waiting)
     finally:
         await session.close()
 

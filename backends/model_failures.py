@@ -39,8 +39,8 @@ def typed_failure(error: Exception) -> Exception:
     if isinstance(error, openai.APIStatusError):
         return _typed_status(error)
     # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
-    cause = _first_cause(error)
-    timed_out = isinstance(error, openai.APITimeoutError | httpx2.TimeoutException)
+    cause = error if isinstance(error, TimeoutError) else _first_cause(error)
+    timed_out = isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError)
     if timed_out and isinstance(cause, TimeoutError):
         return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
     if isinstance(error, openai.APIConnectionError | httpx2.TransportError) or isinstance(

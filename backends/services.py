@@ -11,6 +11,7 @@ from typing import Any
 
 from backends.cassette import ToolsMode, open_cassette
 from backends.chat_model import ChatClient, ModelAddress, open_chat_model
+from backends.first_come import Waiting
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client
 from backends.served_model import resolve_model
 
@@ -57,17 +58,24 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    model: ModelAddress, tools: ToolsAddress, *, stop: Sequence[str], concurrency: int
+    model: ModelAddress, tools: ToolsAddress, *, stop: Sequence[str], concurrency: int, waiting: Waiting = nullcontext
 ) -> AsyncIterator[Services]:
-    """Both clients, connected and checked. Raises UserError before any completion is asked for."""
+    """Both clients, connected and checked; each waits for its server within `waiting()`. Raises UserError before any
+    completion is asked for.
+    """
     served = await resolve_model(model.url, model.model, model.api_key)
     with open_cassette(tools.cassette, tools.mode) if tools.cassette else nullcontext() as cassette:
         async with (
             open_chat_model(replace(model, model=served.name), concurrency=concurrency) as chat,
             open_tool_client(
-                tools.url, concurrency=concurrency, timeout=tools.timeout, token=tools.token, cassette=cassette
+                tools.url,
+                concurrency=concurrency,
+                timeout=tools.timeout,
+                token=tools.token,
+                cassette=cassette,
+                waiting=waiting,
             ) as client,
         ):
             client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
             max_model_len = model.max_model_len or served.max_model_len
-            yield Services(ChatClient(chat, stop, max_model_len, served.continues), client)
+            yield Services(ChatClient(chat, stop, max_model_len, served.continues, waiting), client)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -57,6 +58,7 @@ class Attempts:
     stop: Stop
     say: Callable[[str], None]
     away: Away = never_away
+    turn: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
     waits: tuple[float, ...] = (2.0, 4.0, 6.0)
 
     async def settle(self, thread: str, question: str, seed: int | None = None) -> tuple[State, int]:
@@ -77,7 +79,8 @@ class Attempts:
             stood_at = standing
             inputs: Any = {"question": question} if standing is None else None
             try:
-                state = await self.graph.ainvoke(inputs, config, durability="sync", control=self.stop.control)
+                async with self.turn:
+                    state = await self.graph.ainvoke(inputs, config, durability="async", control=self.stop.control)
                 return cast(State, state), failures + 1
             except (GraphDrained, sqlite3.Error):
                 raise

@@ -8,6 +8,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
+from graph.group_saver import GroupSaver
 from graph.settings import Limits, ToolRole
 from graph.state import QuestionInput, State
 from nodes.context_budget import Chat
@@ -15,7 +16,7 @@ from nodes.execute_mcp import CallTool, execute_mcp
 from nodes.finalize import finalize
 from nodes.parse_tool import parse_tool
 from nodes.prompts import system_prompt
-from nodes.reason import reason
+from nodes.reason import nothing_to_store, reason
 
 TrajectoryGraph = CompiledStateGraph[State, None, QuestionInput, State]
 
@@ -35,7 +36,9 @@ def build_graph(
     """
     builder = StateGraph(State, input_schema=QuestionInput)
     prompt = system if system is not None else system_prompt(limits)
-    builder.add_node("reason", partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role))
+    stored = checkpointer.stored if isinstance(checkpointer, GroupSaver) else nothing_to_store
+    ask = partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role, stored=stored)
+    builder.add_node("reason", ask)
     builder.add_node("parse_tool", partial(parse_tool, limits=limits))
     builder.add_node("execute_mcp", partial(execute_mcp, call_tool=call_tool, limits=limits))
     builder.add_node("finalize", finalize)

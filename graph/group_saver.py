@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import sqlite3
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,14 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     get_checkpoint_id,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from graph.write_queue import WriteQueue
 
 _PUT = (
     "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, "
@@ -36,28 +36,27 @@ _FORGET = (
     "DELETE FROM checkpoints WHERE thread_id IN (VALUES {rows})",
     "DELETE FROM writes WHERE thread_id IN (VALUES {rows})",
 )
-_STATEMENTS = (_PUT, _REPLACE, _KEEP, *_FORGET)
-_TOGETHER = (64, 16, 4, 1)
-"""Rows a statement: few sizes, so that each is prepared once. A statement gives way to the event loop only once."""
-Rows = list[tuple[Any, ...]]
+_STATEMENTS = (*_FORGET, _PUT, _REPLACE, _KEEP)
+"""In the order in which a transaction has them: what is queued for a thread that was let go belongs to a new start."""
+_REPLY = "reply"
+"""The channel whose writes are paid for."""
 
 
 class GroupSaver(AsyncSqliteSaver):
-    """Each write still returns only when it is committed; what comes in meanwhile goes into the next transaction.
+    """Writes are queued; a graph waits, before it pays for a reply, until its last one is `stored`; readers wait too.
 
-    One commit and a few thread hops for many steps, instead of both for each. A thread must be this saver's alone while
-    it is open (other processes may have theirs in the same file): one that it has neither found nor written is known to
-    have no checkpoint, without a look.
+    A thread must be this saver's alone while it is open (other processes may have theirs in the same file): one that it
+    has neither found nor written is known to have no checkpoint, without a look. LangGraph may copy a saver: all that
+    changes here lies in objects that the copies share.
     """
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, serde: SerializerProtocol) -> None:
         super().__init__(connection, serde=serde)
         self.threads: set[str] = set()
         """The threads that have a checkpoint."""
-        self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._waiting: list[tuple[str, Rows, asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._queue = WriteQueue(path, _STATEMENTS)
+        self._replies: dict[str, asyncio.Future[None]] = {}
+        """When the last reply of each thread is committed."""
 
     async def setup(self) -> None:
         """Make the tables where there are none, and look which threads there are."""
@@ -68,20 +67,43 @@ class GroupSaver(AsyncSqliteSaver):
             self.threads.update([row[0] async for row in rows])
 
     async def close(self) -> None:
-        """Wait for the last transaction and close the connection that writes."""
-        while self._writing and not self._writing.done():
-            await asyncio.wait({self._writing})
-        try:
-            await self._in_thread(self._disconnect)
-        finally:
-            self._thread.shutdown()
+        """Commit what waits and close the connection that writes."""
+        await self._queue.close()
+
+    async def stored(self, thread: str | None = None) -> None:
+        """Wait until the thread's last reply is on disk, or, without a thread, all that was written."""
+        if thread is None:
+            await self._queue.stored()
+        elif reply := self._replies.get(thread):
+            await self._queue.stored(reply)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, else the thread's last."""
         await self.setup()
         if get_checkpoint_id(config) is None and str(config["configurable"]["thread_id"]) not in self.threads:
             return None
+        await self.stored()
         return await super().aget_tuple(config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """The checkpoints that fit, newest first."""
+        await self.stored()
+        async for found in super().alist(config, filter=filter, before=before, limit=limit):
+            yield found
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the channels are made of again: the last snapshot of each, and the writes since."""
+        await self.stored()
+        return await super().aget_delta_channel_history(config=config, channels=channels)
 
     async def aput(
         self,
@@ -90,13 +112,13 @@ class GroupSaver(AsyncSqliteSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a checkpoint; returns the config that names it."""
+        """Queue a checkpoint; returns the config that names it."""
         place = config["configurable"]
         thread, namespace = str(place["thread_id"]), place["checkpoint_ns"]
         about = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore")
         kind, content = self.serde.dumps_typed(checkpoint)
         row = (thread, namespace, checkpoint["id"], place.get("checkpoint_id"), kind, content, about)
-        await self._committed(_PUT, [row])
+        self._queue.put(_PUT, [row])
         self.threads.add(thread)
         named = {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}
         return {"configurable": named}
@@ -104,60 +126,24 @@ class GroupSaver(AsyncSqliteSaver):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Store what a node wrote, before the step that it belongs to ends."""
+        """Queue what a node wrote."""
         place = config["configurable"]
         key = (str(place["thread_id"]), str(place["checkpoint_ns"]), str(place["checkpoint_id"]), task_id, task_path)
         rows = [
             (*key, WRITES_IDX_MAP.get(channel, at), channel, *self.serde.dumps_typed(value))
             for at, (channel, value) in enumerate(writes)
         ]
+        if not rows:
+            return
         special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        await self._committed(_REPLACE if special else _KEEP, rows)
+        group = self._queue.put(_REPLACE if special else _KEEP, rows)
+        if any(channel == _REPLY and value for channel, value in writes):
+            self._replies[key[0]] = group
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Let a thread go; its pages are used again."""
-        await asyncio.gather(*(self._committed(statement, [(thread_id,)]) for statement in _FORGET))
+        """Let a thread go: what waits of it is never written, its pages are used again."""
+        self._queue.drop(thread_id)
+        for statement in _FORGET:
+            self._queue.put(statement, [(thread_id,)])
         self.threads.discard(thread_id)
-
-    async def _committed(self, statement: str, rows: Rows) -> None:
-        await self.setup()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((statement, rows, done))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
-        await done
-
-    async def _write(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            error: Exception | None = None
-            try:
-                await self._in_thread(self._transact, [(statement, rows) for statement, rows, _ in group])
-            except Exception as failure:
-                error = failure
-            for _, _, done in group:
-                if not done.done():
-                    done.set_exception(error) if error else done.set_result(None)
-
-    async def _in_thread(self, act: Callable[..., None], *given: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, act, *given)
-
-    def _transact(self, group: list[tuple[str, Rows]]) -> None:
-        with self._writer as writer:  # commits, or rolls back
-            for statement in _STATEMENTS:
-                rows = [row for wanted, some in group if wanted == statement for row in some]
-                for size in _TOGETHER:
-                    while len(rows) >= size:
-                        taken, rows = rows[:size], rows[size:]
-                        places = ", ".join([f"({', '.join('?' * len(taken[0]))})"] * size)
-                        writer.execute(statement.format(rows=places), [value for row in taken for value in row])
-
-    @cached_property
-    def _writer(self) -> sqlite3.Connection:
-        writer = sqlite3.connect(self._path, timeout=60)
-        writer.execute("PRAGMA synchronous=NORMAL")
-        return writer
-
-    def _disconnect(self) -> None:
-        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all is in the one file again
-        self._writer.close()
+        self._replies.pop(thread_id, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.chat_model import ModelAddress
+from backends.first_come import FirstCome
 from backends.services import Services, ToolsAddress, default_mcp_url, open_services
 from graph.attempts import Attempts, Away, Stop
 from graph.batch import Batch, BatchSettings, say
@@ -16,11 +17,12 @@ from graph.checkpoints import open_checkpoints
 from graph.downtime import Downtimes
 from graph.group_saver import GroupSaver
 from graph.options import GenerateOptions
-from graph.outcomes import Settle, Settler
+from graph.outcomes import Outcome, Settle, Settler
 from graph.questions import check_questions
 from graph.run_files import RunFiles, check_writable, claimed_run, read_run
 from graph.settings import RunSettings
 from graph.workers import WorkerPool, meet_foreman, open_workers
+from serializers.record import QuestionRow
 from serializers.tags import STOP_STRINGS
 
 
@@ -52,7 +54,8 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     )
     stop = Stop()
     async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(_services(options, api_key))
+        turn = FirstCome()
+        services = await stack.enter_async_context(_services(options, api_key, turn))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         files = stack.enter_context(
             claimed_run(options, settings, questions.asked(options.limit) * options.samples_per_question, run)
@@ -67,7 +70,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
             opened = open_workers(files.run, options.workers, downtimes, stop, say, api_key)
             settle = pool = await stack.enter_async_context(opened)
         else:
-            settle = _settler(options, prompt, services, saver, settings, files, stop, say, downtimes.away)
+            settle = _settler(options, prompt, services, saver, settings, files, stop, say, downtimes.away, turn)
         stats = await Batch(settle, saver, files, questions, settings, how, stop).run()
     if stop.event.is_set() and stats["pending"]:
         return Ended(stats, files, 1 if downtimes.gave_up or (pool and pool.lost) else 130)
@@ -78,18 +81,25 @@ async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
     options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman = await meet_foreman()
+    foreman, turn = await meet_foreman(), FirstCome()
     async with (
-        _services(options, os.environ.get("OPENAI_API_KEY")) as services,
+        _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints) as saver,
     ):
         prompt = str(content["prompt"])
         stop, tell, away = foreman.stop, foreman.say, foreman.away
-        await foreman.serve(_settler(options, prompt, services, saver, settings, files, stop, tell, away))
+        settle = _settler(options, prompt, services, saver, settings, files, stop, tell, away, turn)
+
+        async def stored_too(identity: str, row: QuestionRow) -> Outcome:
+            outcome = await settle(identity, row)
+            await saver.stored()  # the first process lets the thread go: nothing of it may follow
+            return outcome
+
+        await foreman.serve(stored_too)
     return 0
 
 
-def _services(options: GenerateOptions, api_key: str | None) -> AbstractAsyncContextManager[Services]:
+def _services(options: GenerateOptions, api_key: str | None, turn: FirstCome) -> AbstractAsyncContextManager[Services]:
     """Both services, to be connected."""
     model = ModelAddress(
         options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
@@ -99,17 +109,17 @@ def _services(options: GenerateOptions, api_key: str | None) -> AbstractAsyncCon
         str(options.mcp_url), options.tools, options.tool_map, options.tool_timeout, options.cassette,
         options.tools_mode,
     )  # fmt: skip
-    return open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency)
+    return open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency, waiting=turn.away)
 
 
 def _settler(
     options: GenerateOptions, prompt: str, services: Services, saver: GroupSaver, settings: RunSettings,
-    files: RunFiles, stop: Stop, tell: Callable[[str], None], away: Away,
+    files: RunFiles, stop: Stop, tell: Callable[[str], None], away: Away, turn: FirstCome,
 ) -> Settler:  # fmt: skip
     """The graph around live services, ready to settle questions in this process."""
     graph = build_graph(
         services.chat, services.tools.call, limits=options.limits, system=prompt, tool_role=options.tool_role,
         checkpointer=saver,
     )  # fmt: skip
-    attempts = Attempts(graph, saver, options.limits, stop, tell, away)
+    attempts = Attempts(graph, saver, options.limits, stop, tell, away, turn)
     return Settler(attempts, settings, files.run_id, seeded=options.samples.most > 1)

@@ -1,6 +1,7 @@
 """reason: the prompt goes to the model, its raw reply comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
@@ -13,6 +14,13 @@ from graph.state import State
 from nodes.context_budget import Chat, fit_context
 from nodes.prompts import prompt_messages, whole_text
 
+Stored = Callable[[str], Awaitable[None]]
+"""Waits until the last reply of a thread is on disk."""
+
+
+async def nothing_to_store(thread: str) -> None:
+    """Where the graph keeps no checkpoints, or another keeps them."""
+
 
 async def reason(
     state: State,
@@ -22,15 +30,18 @@ async def reason(
     system: str,
     limits: Limits,
     tool_role: ToolRole,
+    stored: Stored = nothing_to_store,
     refused: bool = False,
 ) -> dict[str, Any]:
-    """Ask for the next turn, within the model's context. `config` may name the `seed` of this sample.
+    """Ask for the next turn, within the model's context, once the last one is `stored`. `config` may name the `seed` of
+    this sample.
 
     A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
     its budget. A prompt that was `refused` as too long is asked once more, with what fits by a stricter count.
     """
-    cut_off = state.get("reply")
-    seed = config.get("configurable", {}).get("seed")
+    place = config.get("configurable", {})
+    await stored(place.get("thread_id", ""))
+    cut_off, seed = state.get("reply"), place.get("seed")
     budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
     messages = state.get("messages", [])
 
@@ -49,7 +60,8 @@ async def reason(
         chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
         if refused or chat.max_model_len is None:
             return {"reply": None, "stop_reason": "context_overflow"}
-        return await reason(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
+        asked_again = partial(reason, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
+        return await asked_again(state, config)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)

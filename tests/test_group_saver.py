@@ -1,4 +1,4 @@
-"""The saver of a run: the writes of all graphs in flight share transactions, and each returns only when it is stored."""
+"""The saver of a run: the writes of all graphs in flight share transactions; a reply is stored before the next is paid."""
 
 import asyncio
 import sqlite3
@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.graph import END, START, StateGraph
 
+from graph.build import build_graph
 from graph.checkpoints import open_checkpoints
+from graph.settings import Limits
 from graph.state import State, merge_messages
 
 
@@ -47,34 +49,87 @@ async def test_what_many_graphs_write_at_once_is_read_back_by_the_next_process(t
             assert stored["messages"] == state["messages"]
 
 
-async def test_a_write_is_on_disk_when_it_returns(tmp_path: Path) -> None:
+def on_disk(path: Path, table: str = "checkpoints") -> int:
+    with sqlite3.connect(path) as other:
+        return int(other.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+async def test_what_is_waited_for_is_on_disk_and_what_is_let_go_is_not(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints.sqlite"
     async with open_checkpoints(path) as saver:
         await talking(1, saver).ainvoke({"question": "x"}, place("one"))
-        with sqlite3.connect(path) as other:
-            assert other.execute("SELECT count(*) FROM checkpoints").fetchone()[0] == 3
+        await saver.stored()
+        assert on_disk(path) == 3
         await saver.adelete_thread("one")
-        with sqlite3.connect(path) as other:
-            assert other.execute("SELECT count(*) FROM checkpoints").fetchone()[0] == 0
-            assert other.execute("SELECT count(*) FROM writes").fetchone()[0] == 0
         assert await saver.aget_tuple(place("one")) is None
+        await saver.stored()
+        assert (on_disk(path), on_disk(path, "writes")) == (0, 0)
 
 
-async def test_a_transaction_that_fails_fails_everyone_in_it_and_the_next_one_goes_through(tmp_path: Path) -> None:
+async def test_a_thread_that_starts_again_keeps_what_it_wrote_after_it_was_let_go(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints.sqlite"
     async with open_checkpoints(path) as saver:
-        graph = talking(2, saver)
-        await graph.ainvoke({"question": "before"}, place("before"))
-        await saver.conn.execute("ALTER TABLE checkpoints RENAME TO elsewhere")
-        results = await asyncio.gather(
-            *(graph.ainvoke({"question": "x"}, place(f"t{n}"), durability="sync") for n in range(5)),
-            return_exceptions=True,
+        graph = talking(1, saver)
+        await graph.ainvoke({"question": "first"}, place("one"))
+        await saver.stored()
+        await saver.adelete_thread("one")
+        await graph.ainvoke({"question": "second"}, place("one"))
+        await saver.stored()
+        assert on_disk(path) == 3
+        assert (await graph.aget_state(place("one"))).values["question"] == "second"
+
+
+class Asked:
+    """A model that looks, each time it is asked, which replies are on disk."""
+
+    max_model_len: int | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen = path, list[int]()
+
+    async def ask(self, messages: Any, max_tokens: int, seed: int | None) -> AIMessage:
+        with sqlite3.connect(self.path) as other:
+            found = "SELECT count(*) FROM writes WHERE channel = 'reply' AND type = 'msgpack' AND length(value) > 50"
+            self.seen.append(int(other.execute(found).fetchone()[0]))
+        turn = len(self.seen)
+        text = f'<think>Next.</think><call_tool name="pubmed_search">words {turn}</call_tool>'
+        return AIMessage(
+            text if turn < 4 else "<think>Done.</think><answer>All is said.</answer>",
+            response_metadata={"finish_reason": "stop", "seconds": 0.0},
         )
-        assert all(isinstance(result, sqlite3.OperationalError) for result in results)
-        await saver.conn.execute("ALTER TABLE elsewhere RENAME TO checkpoints")
-        state = await graph.ainvoke({"question": "after"}, place("after"))
-        assert len(state["messages"]) == 2
-        assert saver.threads == {"before", "after"}
+
+    async def continue_reply(self, messages: Any, begun: str, max_tokens: int, seed: int | None) -> None:
+        raise AssertionError("nothing is cut off here")
+
+    async def count_tokens(self, messages: Any) -> None:
+        return None
+
+
+async def test_every_earlier_reply_is_on_disk_when_the_next_one_is_asked_for(tmp_path: Path) -> None:
+    async def call_tool(name: str, query: str, parameters: Any) -> tuple[Any, bool]:
+        return {"query": query}, False
+
+    async with open_checkpoints(tmp_path / "checkpoints.sqlite") as saver:
+        chat = Asked(tmp_path / "checkpoints.sqlite")
+        graph = build_graph(chat, call_tool, limits=Limits(), checkpointer=saver)
+        state = await graph.ainvoke({"question": "x"}, place("one"), durability="async")
+    assert state["final_answer"] == "All is said."
+    assert chat.seen == [0, 1, 2, 3]
+
+
+async def test_after_a_transaction_that_failed_nothing_more_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints.sqlite"
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        async with open_checkpoints(path) as saver:
+            graph = talking(2, saver)
+            await graph.ainvoke({"question": "before"}, place("before"))
+            await saver.stored()
+            await saver.conn.execute("ALTER TABLE checkpoints RENAME TO elsewhere")
+            await graph.ainvoke({"question": "x"}, place("lost"))
+            with pytest.raises(sqlite3.OperationalError, match="no such table"):
+                await saver.stored()
+            with pytest.raises(sqlite3.OperationalError, match="no such table"):
+                await graph.ainvoke({"question": "x"}, place("refused"))
 
 
 async def test_what_a_thread_takes_on_disk_grows_with_its_turns_not_with_their_square(tmp_path: Path) -> None:

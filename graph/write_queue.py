@@ -1,0 +1,104 @@
+"""Rows on their way to a SQLite file: queued by many, committed together."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+_GATHERED = 0.05
+"""Seconds in which rows are gathered while nobody waits for one."""
+_TOGETHER = (64, 16, 4, 1)
+"""Rows a statement: few sizes, so that each is prepared once. A statement gives way to the event loop only once."""
+Rows = list[tuple[Any, ...]]
+
+
+class WriteQueue:
+    """One commit and a few thread hops for many rows, when somebody waits for one of them, or a moment later.
+
+    `statements` have a `{rows}` for their values; a transaction has them in that order. One that fails is the end:
+    everything after it raises its error.
+    """
+
+    def __init__(self, path: Path, statements: Sequence[str]) -> None:
+        self._path = path
+        self._statements = statements
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._waiting: list[tuple[str, Rows]] = []
+        self._group: asyncio.Future[None] | None = None
+        """Done when what waits now is committed."""
+        self._committing: asyncio.Future[None] | None = None
+        self._wanted = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+
+    def put(self, statement: str, rows: Rows) -> "asyncio.Future[None]":
+        """Queue rows for a statement. What comes back is done when their transaction has ended, well or not."""
+        if self._error:
+            raise self._error
+        self._waiting.append((statement, rows))
+        self._group = self._group or asyncio.get_running_loop().create_future()
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        return self._group
+
+    def drop(self, key: str) -> None:
+        """Take back what waits in rows that begin with `key`."""
+        self._waiting = [(statement, rows) for statement, rows in self._waiting if rows[0][0] != key]
+
+    async def stored(self, group: "asyncio.Future[None] | None" = None) -> None:
+        """Wait until rows are on disk: those of `group`, else all. Raises the error of a transaction that failed."""
+        group = group or self._group or self._committing
+        if group:
+            if group is self._group:
+                self._wanted.set()
+            await asyncio.wait({group})
+        if self._error:
+            raise self._error
+
+    async def close(self) -> None:
+        """Commit what waits, bring it all into the one file, and let that go."""
+        try:
+            await self.stored()
+            await self._in_thread(self._disconnect)
+        finally:
+            self._thread.shutdown()
+
+    async def _write(self) -> None:
+        while self._group:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), _GATHERED)
+            self._wanted.clear()
+            rows, self._waiting = self._waiting, []
+            self._committing, self._group = self._group, None
+            try:
+                await self._in_thread(self._transact, rows)
+            except Exception as failure:
+                self._error = failure
+            self._committing.set_result(None)
+
+    async def _in_thread(self, act: Callable[..., None], *given: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, act, *given)
+
+    def _transact(self, waiting: list[tuple[str, Rows]]) -> None:
+        with self._writer as writer:  # commits, or rolls back
+            for statement in self._statements:
+                rows = [row for wanted, some in waiting if wanted == statement for row in some]
+                for size in _TOGETHER:
+                    while len(rows) >= size:
+                        taken, rows = rows[:size], rows[size:]
+                        places = ", ".join([f"({', '.join('?' * len(taken[0]))})"] * size)
+                        writer.execute(statement.format(rows=places), [value for row in taken for value in row])
+
+    @cached_property
+    def _writer(self) -> sqlite3.Connection:
+        writer = sqlite3.connect(self._path, timeout=60)
+        writer.execute("PRAGMA synchronous=NORMAL")
+        return writer
+
+    def _disconnect(self) -> None:
+        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._writer.close()
