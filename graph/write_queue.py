@@ -13,6 +13,8 @@ _GATHERED = 0.05
 """Seconds in which rows are gathered while nobody waits for one."""
 _TOGETHER = (64, 16, 4, 1)
 """Rows a statement: few sizes, so that each is prepared once. A statement gives way to the event loop only once."""
+_LOG = 500
+"""Pages of 4 kB after which SQLite's log is brought into the file, and to which it is cut back."""
 Rows = list[tuple[Any, ...]]
 
 
@@ -96,7 +98,9 @@ class WriteQueue:
     @cached_property
     def _writer(self) -> sqlite3.Connection:
         writer = sqlite3.connect(self._path, timeout=60)
-        writer.execute("PRAGMA synchronous=NORMAL")
+        log = (f"wal_autocheckpoint={_LOG}", f"journal_size_limit={_LOG * 4096}")
+        for setting in ("synchronous=NORMAL", "secure_delete=OFF", *log):
+            writer.execute(f"PRAGMA {setting}")
         return writer
 
     def _disconnect(self) -> None:
