@@ -9,7 +9,10 @@ TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
 """The tools the prompt teaches, under the names the model uses."""
 
 
-HARD = ("unclosed_answer", "no_answer", "truncated", "forged_tool_output", "unbalanced_tags", "call_limit_passed")
+HARD = (
+    "unclosed_answer", "no_answer", "answer_not_last", "truncated", "forged_tool_output", "unanswered_call",
+    "unbalanced_tags", "call_limit_passed",
+)  # fmt: skip
 """The checks of a finished trajectory (see `serializers/gates.py`) that no training set should fail."""
 
 _HASHED = {

@@ -9,13 +9,15 @@ from serializers.segments import Cite, Segment, Snippet, cites, snippets
 Verdict = Literal["grounded", "never_retrieved", "retrieved_later"]
 _SPLIT = re.compile(r"[,;]\s*")
 _BARE = re.compile(r"(?:PMID)?[:\s]*", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,·]\d+)*%?")
+_NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z]-)\d+(?:[.,·]\d+)*%?")
 
 
 @dataclass(frozen=True)
 class Citation:
-    """One cited id: the snippet that shows it (`call`, `place`, from 1; 0 where there is none) and the numbers of the
-    claim that do not stand in that snippet.
+    """One cited id: the snippet that shows it (`call`, `place`, from 1; 0 where there is none), the numbers of the
+    cited sentence and of the claim, and those of them that do not stand there. `start` is where its `<cite>` begins.
+
+    What is cited together is looked through together: a number may stand in any of the snippets behind its sentence.
     """
 
     identity: str
@@ -28,15 +30,27 @@ class Citation:
 
 
 def citations(pieces: list[Segment]) -> list[Citation]:
-    """Every citation of a trajectory, in order; `123, 456` are two."""
+    """Every citation of a trajectory, in order; `123, 456` are two, and one that names nothing is one too."""
     shown: dict[str, list[Snippet]] = {}
     for snippet in snippets(pieces):
         shown.setdefault(_bare(snippet.identity), []).append(snippet)
-    return [_judged(cite, identity, shown) for cite in cites(pieces) for identity in _identities(cite)]
+    resolved = [
+        (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in _identities(cite)])
+        for cite in cites(pieces)
+    ]
+    behind: dict[int, set[str]] = {}
+    for cite, targets in resolved:
+        behind.setdefault(cite.group, set()).update(*(_numbers(found.text) for _, _, found in targets if found))
+    return [
+        _counted(cite, *target, {number for _, _, snippet in targets if snippet for number in _numbers(snippet.text)},
+                 behind[cite.group])
+        for cite, targets in resolved
+        for target in targets
+    ]  # fmt: skip
 
 
 def _identities(cite: Cite) -> list[str]:
-    return [_bare(part) for part in _SPLIT.split(cite.identity) if part.strip()]
+    return [_bare(part) for part in _SPLIT.split(cite.identity) if part.strip()] or [""]
 
 
 def _bare(identity: str) -> str:
@@ -44,17 +58,28 @@ def _bare(identity: str) -> str:
     return _BARE.sub("", stripped, count=1) if stripped.upper().startswith("PMID") else stripped
 
 
-def _judged(cite: Cite, identity: str, shown: dict[str, list[Snippet]]) -> Citation:
-    where = shown.get(identity, [])
-    if not where:
-        return Citation(identity, "never_retrieved", cite.start)
-    before = [snippet for snippet in where if snippet.start < cite.start]
-    snippet = (before or where)[-1 if before else 0]
-    numbers = tuple(dict.fromkeys(_NUMBER.findall(cite.claim)))
-    held = {_plain(number) for number in _NUMBER.findall(snippet.text)}
-    missing = tuple(number for number in numbers if _plain(number) not in held)
-    verdict: Verdict = "grounded" if before else "retrieved_later"
-    return Citation(identity, verdict, cite.start, snippet.call, snippet.place, numbers, missing)
+def _resolved(identity: str, start: int, shown: dict[str, list[Snippet]]) -> tuple[Verdict, Snippet | None]:
+    """The last snippet of this id before the citation, else the first after it."""
+    where = shown.get(identity, []) if identity else []
+    before = [snippet for snippet in where if snippet.start < start]
+    if before:
+        return "grounded", before[-1]
+    return ("retrieved_later", where[0]) if where else ("never_retrieved", None)
+
+
+def _counted(
+    cite: Cite, identity: str, verdict: Verdict, snippet: Snippet | None, held: set[str], behind: set[str]
+) -> Citation:
+    if snippet is None:
+        return Citation(identity, verdict, cite.start)
+    said = dict.fromkeys(_NUMBER.findall(cite.sentence), behind)
+    said |= dict.fromkeys(_NUMBER.findall(cite.claim), held)
+    missing = tuple(number for number, among in said.items() if _plain(number) not in among)
+    return Citation(identity, verdict, cite.start, snippet.call, snippet.place, tuple(said), missing)
+
+
+def _numbers(text: str) -> set[str]:
+    return set(map(_plain, _NUMBER.findall(text)))
 
 
 def _plain(number: str) -> str:

@@ -10,11 +10,15 @@ from typing import Any
 
 from graph.settings import HARD as HARD
 from serializers.citations import Citation, citations
+from serializers.language import is_english
 from serializers.segments import Segment, segments
 
 ENDED = ("stop", "eos_token", "stop_sequence", "tool_calls", None)
 """Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
-_FOREIGN = re.compile(r"[\u0400-\u04ff\u0600-\u06ff\u0900-\u097f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+Fault = bool | list[Segment]
+"""The pieces at fault, or True where it is the trajectory as a whole; nothing where all is well."""
+_ERROR = re.compile(r"\s*(?:error\s*:|\{\s*\"error\"\s*:)", re.IGNORECASE)
+_ATTRIBUTE = re.compile(r"""([\w-]{1,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _BYTES_A_TOKEN = 3.6
 
 
@@ -26,8 +30,6 @@ class Thresholds:
     tool_error_share: float = 0.5
     """Share of tool outputs that may be errors."""
     token_limit: int = 16_384
-    foreign_letters: int = 5
-    """Letters of other scripts (Greek aside) that the model may write."""
 
 
 @dataclass(frozen=True)
@@ -61,102 +63,143 @@ def taken_apart(record: Mapping[str, Any], tokens: int | None = None) -> Traject
     return Trajectory(text, pieces, strays, citations(pieces), executed, about, tokens)
 
 
-def violated(trajectory: Trajectory, thresholds: Thresholds | None = None) -> list[str]:
-    """The names of the gates that a trajectory does not pass, in the order of `GATES`."""
+def faults(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict[str, list[Segment]]:
+    """The gates that a trajectory does not pass, in the order of `GATES`, each with the pieces at fault (none where it
+    is the whole).
+    """
     limits = thresholds or Thresholds()
-    return [name for name, fails in GATES.items() if fails(trajectory, limits)]
+    found = {name: find(trajectory, limits) for name, find in GATES.items()}
+    return {name: fault if isinstance(fault, list) else [] for name, fault in found.items() if fault}
 
 
-def unclosed_answer(trajectory: Trajectory, _: Thresholds) -> bool:
+def violated(trajectory: Trajectory, thresholds: Thresholds | None = None) -> list[str]:
+    """The names of the gates that a trajectory does not pass."""
+    return list(faults(trajectory, thresholds))
+
+
+def is_error(output: Segment) -> bool:
+    """Whether a tool output says that the call failed."""
+    return bool(_ERROR.match(output.body))
+
+
+def unclosed_answer(trajectory: Trajectory, _: Thresholds) -> Fault:
     """The answer was begun and not closed."""
-    answers = trajectory.of("answer")
-    return bool(answers) and not answers[-1].closed
+    return [answer for answer in trajectory.of("answer")[-1:] if not answer.closed]
 
 
-def no_answer(trajectory: Trajectory, _: Thresholds) -> bool:
+def no_answer(trajectory: Trajectory, _: Thresholds) -> Fault:
     """There is no answer, or nothing in it."""
     answers = trajectory.of("answer")
-    return not answers or (answers[-1].closed and not answers[-1].body.strip())
+    return not answers or [answer for answer in answers[-1:] if answer.closed and _empty(answer)]
 
 
-def truncated(trajectory: Trajectory, _: Thresholds) -> bool:
+def answer_not_last(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """Something follows the answer."""
+    answered = (at for at, piece in enumerate(trajectory.pieces) if piece.kind == "answer" and piece.closed)
+    first = next(answered, None)
+    return first is not None and trajectory.pieces[first + 1 :]
+
+
+def truncated(trajectory: Trajectory, _: Thresholds) -> Fault:
     """The last reply was cut off, within a thought or a call, or by what the server says of it."""
-    last = trajectory.pieces[-1] if trajectory.pieces else None
+    last = trajectory.pieces[-1:]
+    if last and not last[0].closed and last[0].kind in ("think", "call_tool", "tool_output"):
+        return last
     told = trajectory.metadata.get("finish_reasons")
     reasons = told if isinstance(told, list) and told else [None]
-    open_end = last is not None and not last.closed and last.kind in ("think", "call_tool", "tool_output")
-    return open_end or reasons[-1] not in ENDED or trajectory.metadata.get("stop_reason") == "truncated"
+    return reasons[-1] not in ENDED or trajectory.metadata.get("stop_reason") == "truncated"
 
 
-def forged_tool_output(trajectory: Trajectory, _: Thresholds) -> bool:
-    """A tool output that follows no call, or that no tool gave."""
-    outputs, before = trajectory.of("tool_output"), "text"
-    for piece in trajectory.pieces:
-        if piece.kind == "tool_output" and before != "call_tool":
-            return True
-        before = piece.kind if piece.kind != "text" else before
-    return trajectory.executed is not None and len(outputs) > trajectory.executed
+def forged_tool_output(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """A tool output that answers no call, or that no tool gave."""
+    outputs = trajectory.of("tool_output")
+    forged = [output for output in outputs if not output.call]
+    return forged or (trajectory.executed is not None and len(outputs) > trajectory.executed)
 
 
-def unbalanced_tags(trajectory: Trajectory, _: Thresholds) -> bool:
+def unanswered_call(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """A call without a result, after which the model went on."""
+    answered = {output.call for output in trajectory.of("tool_output")}
+    spoken = [piece.start for piece in trajectory.of("think", "answer")]
+    return [
+        call
+        for call in trajectory.of("call_tool")
+        if call.closed and call.call not in answered and any(call.end <= start for start in spoken)
+    ]
+
+
+def unbalanced_tags(trajectory: Trajectory, _: Thresholds) -> Fault:
     """A tag that is closed and not opened, or left open in the middle."""
-    return bool(trajectory.strays) or any(
-        not piece.closed
+    left_open = [
+        piece
         for piece in trajectory.pieces[:-1]
-        if piece.kind != "answer" or piece.end < len(trajectory.text)
-    )
+        if not piece.closed and piece.kind != "text" and (piece.kind != "answer" or piece.end < len(trajectory.text))
+    ]
+    return left_open or bool(trajectory.strays)
 
 
-def no_tool_use(trajectory: Trajectory, _: Thresholds) -> bool:
+def no_tool_use(trajectory: Trajectory, _: Thresholds) -> Fault:
     """Answered without reading anything."""
     return bool(trajectory.of("answer")) and not trajectory.of("tool_output", "call_tool")
 
 
-def tool_error_share(trajectory: Trajectory, limits: Thresholds) -> bool:
+def tool_error_share(trajectory: Trajectory, limits: Thresholds) -> Fault:
     """Too many of the tool outputs are errors."""
     outputs = trajectory.of("tool_output")
-    errors = sum(piece.body.lstrip().startswith("Error:") for piece in outputs)
-    return bool(errors) and errors / len(outputs) > limits.tool_error_share
+    errors = list(filter(is_error, outputs))
+    return errors if errors and len(errors) / len(outputs) > limits.tool_error_share else False
 
 
-def duplicate_call(trajectory: Trajectory, _: Thresholds) -> bool:
-    """The same call twice."""
-    calls = [(" ".join(piece.attributes.split()), " ".join(piece.body.split())) for piece in trajectory.of("call_tool")]
-    return len(set(calls)) < len(calls)
+def duplicate_call(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """The same call twice, in whatever letters, order of attributes and number of results."""
+    seen: set[tuple[object, ...]] = set()
+    again = []
+    for call in trajectory.of("call_tool"):
+        given = {name.lower(): value.strip("\"'") for name, value in _ATTRIBUTE.findall(call.attributes)}
+        given.pop("limit", None)
+        asked = (*sorted(given.items()), " ".join(call.body.casefold().split()))
+        if asked in seen:
+            again.append(call)
+        seen.add(asked)
+    return again
 
 
-def call_limit_passed(trajectory: Trajectory, limits: Thresholds) -> bool:
+def call_limit_passed(trajectory: Trajectory, limits: Thresholds) -> Fault:
     """More calls than the rule allows: the run's own, where the record names it."""
-    limit = trajectory.metadata.get("max_tool_calls")
-    calls = max(len(trajectory.of("call_tool")), trajectory.executed or 0)
-    return calls > (limit if isinstance(limit, int) else limits.max_tool_calls)
+    told = trajectory.metadata.get("max_tool_calls")
+    limit = told if isinstance(told, int) else limits.max_tool_calls
+    return trajectory.of("call_tool")[max(limit, 0) :] or (trajectory.executed or 0) > limit
 
 
-def empty_think(trajectory: Trajectory, _: Thresholds) -> bool:
+def empty_think(trajectory: Trajectory, _: Thresholds) -> Fault:
     """A thought with nothing in it."""
-    return any(not piece.body.strip() for piece in trajectory.of("think"))
+    return list(filter(_empty, trajectory.of("think")))
 
 
-def thought_missing(trajectory: Trajectory, _: Thresholds) -> bool:
+def thought_missing(trajectory: Trajectory, _: Thresholds) -> Fault:
     """It searches and answers without one thought."""
     return bool(trajectory.pieces) and not trajectory.of("think")
 
 
-def ungrounded_citation(trajectory: Trajectory, _: Thresholds) -> bool:
-    """A citation of something that had not been shown."""
-    return any(citation.verdict != "grounded" for citation in trajectory.cited)
+def ungrounded_citation(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """A citation of something that had not been shown, or of nothing."""
+    starts = [citation.start for citation in trajectory.cited if citation.verdict != "grounded"]
+    return [piece for piece in trajectory.pieces if any(piece.start <= start < piece.end for start in starts)]
 
 
-def over_token_limit(trajectory: Trajectory, limits: Thresholds) -> bool:
+def over_token_limit(trajectory: Trajectory, limits: Thresholds) -> Fault:
     """Longer than a training run takes in: as counted, else by an estimate of 3.6 bytes a token."""
     tokens = trajectory.tokens if trajectory.tokens is not None else estimated_tokens(trajectory.text)
     return tokens > limits.token_limit
 
 
-def language(trajectory: Trajectory, limits: Thresholds) -> bool:
-    """The model wrote in another script than English's."""
-    written = (piece.body for piece in trajectory.pieces if piece.kind != "tool_output")
-    return sum(len(_FOREIGN.findall(text)) for text in written) > limits.foreign_letters
+def language(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """The model wrote in another language than English."""
+    return [piece for piece in trajectory.pieces if piece.kind != "tool_output" and not is_english(piece.body)]
+
+
+def _empty(piece: Segment) -> bool:
+    return not any(map(str.isalnum, piece.body))
 
 
 def estimated_tokens(text: str) -> int:
@@ -164,9 +207,10 @@ def estimated_tokens(text: str) -> int:
     return int(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
 
 
-_ALL: Sequence[Callable[[Trajectory, Thresholds], bool]] = (
-    unclosed_answer, no_answer, truncated, forged_tool_output, unbalanced_tags, no_tool_use, tool_error_share,
-    duplicate_call, call_limit_passed, empty_think, thought_missing, ungrounded_citation, over_token_limit, language,
+_ALL: Sequence[Callable[[Trajectory, Thresholds], Fault]] = (
+    unclosed_answer, no_answer, answer_not_last, truncated, forged_tool_output, unanswered_call, unbalanced_tags,
+    no_tool_use, tool_error_share, duplicate_call, call_limit_passed, empty_think, thought_missing,
+    ungrounded_citation, over_token_limit, language,
 )  # fmt: skip
-GATES: Mapping[str, Callable[[Trajectory, Thresholds], bool]] = {gate.__name__: gate for gate in _ALL}
+GATES: Mapping[str, Callable[[Trajectory, Thresholds], Fault]] = {gate.__name__: gate for gate in _ALL}
 """By name; the docstring of each says what it finds."""

@@ -8,12 +8,16 @@ from serializers.tags import TAG
 
 Kind = Literal["think", "call_tool", "tool_output", "answer", "text"]
 _SNIPPET = re.compile(r'<snippet id="?([^">]{1,100})"?>')
-_CITE = re.compile(r"""<cite\s{1,8}id\s{0,4}=\s{0,4}["']?([^"'<>]{1,200})["']?\s{0,4}>(.*?)(?:</cite>|\Z)""", re.DOTALL)
+_CITE = re.compile(r"<cite\b([^<>]{0,2000})>(.*?)(?=(</cite\s{0,8}>)|<cite\b|\Z)", re.DOTALL | re.IGNORECASE)
+_ID = re.compile(r"""\bid\s{0,4}=\s{0,4}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One piece: `text[start:end]` with its tags, `body` without. `call` numbers the calls and their outputs from 1."""
+    """One piece: `text[start:end]` with its tags, `body` without. `call` numbers the calls from 1, and each output as
+    the call that it answers: the first that waits, or 0 where none does.
+    """
 
     kind: Kind
     start: int
@@ -37,11 +41,16 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Cite:
-    """A citation: the id, what is claimed, and where in the text."""
+    """A citation, `text[start:end]` with its tags: the id (empty where it names none), what is claimed in it, and the
+    sentence that it stands behind. Citations that follow each other share their sentence, and its number in the piece.
+    """
 
     identity: str
     claim: str
     start: int
+    end: int
+    sentence: str
+    group: int
 
 
 def segments(text: str) -> tuple[list[Segment], list[str]]:
@@ -51,14 +60,19 @@ def segments(text: str) -> tuple[list[Segment], list[str]]:
     found: list[Segment] = []
     strays: list[str] = []
     opened: re.Match[str] | None = None
-    at = calls = 0
+    at = calls = answered = 0
 
     def close(end: int, after: int, closed: bool) -> None:
-        nonlocal at, calls
+        nonlocal at, calls, answered
         assert opened
         kind: Kind = opened["name"]  # type: ignore[assignment]
-        calls += kind == "call_tool"
-        number = calls if kind in ("call_tool", "tool_output") else 0
+        number = 0
+        if kind == "call_tool":
+            number = calls = calls + 1
+        elif kind != "tool_output":
+            answered = calls  # the model went on: no output belongs to an earlier call any more
+        elif answered < calls:
+            number = answered = answered + 1
         body, attributes = text[opened.end() : end], opened["attributes"] or ""
         found.append(Segment(kind, opened.start(), after, body, closed, number, attributes))
         at = after
@@ -101,11 +115,26 @@ def snippets(pieces: list[Segment]) -> list[Snippet]:
 
 
 def cites(pieces: list[Segment]) -> list[Cite]:
-    """Every citation of the model's own, in thoughts and answer."""
-    found = []
+    """Every citation of the model's own, in thoughts and answer, however it is spelled."""
+    found: list[Cite] = []
+    group = 0
     for piece in pieces:
         if piece.kind in ("tool_output", "call_tool"):
             continue
-        offset = piece.end - len(piece.body) - (len(f"</{piece.kind}>") if piece.closed and piece.kind != "text" else 0)
-        found += [Cite(match[1].strip(), match[2], offset + match.start()) for match in _CITE.finditer(piece.body)]
+        offset, at, sentence = body_start(piece), 0, ""
+        for match in _CITE.finditer(piece.body):
+            before = piece.body[at : match.start()]
+            if any(map(str.isalnum, before)) or at == 0:
+                group += 1
+                sentence = next(filter(str.strip, reversed(_SENTENCE_END.split(before))), "").strip()
+            at = match.end(3) if match[3] else match.end()
+            named = _ID.search(match[1])
+            identity = next(filter(None, named.groups()), "").strip() if named else ""
+            found.append(Cite(identity, match[2], offset + match.start(), offset + at, sentence, group))
     return found
+
+
+def body_start(piece: Segment) -> int:
+    """Where a piece's body begins in the text."""
+    closing = len(f"</{piece.kind}>") if piece.closed and piece.kind != "text" else 0
+    return piece.end - closing - len(piece.body)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.gates import GATES, taken_apart, violated
+from graph.settings import HARD
+from serializers.gates import GATES, faults, taken_apart, violated
 from serializers.segments import segments
 from tests.fakes import trajgraph
 
@@ -70,12 +71,23 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: record(n, sound(n)[:7]),
         lambda n: record(n, sound(n)[:6]),
         lambda n: replaced(n, 7, "<answer>  </answer>"),
+        lambda n: replaced(n, 7, "<answer>...</answer>"),
     ],
     "truncated": [
         lambda n: record(n, sound(n), finish_reasons=["stop", "stop", "length"]),
         lambda n: record(n, sound(n), finish_reasons=["content_filter"]),
         lambda n: record(n, sound(n), stop_reason="truncated"),
-        lambda n: record(n, [*sound(n), "<think>And now I"]),
+    ],
+    "answer_not_last": [
+        lambda n: record(n, [*sound(n), "<answer>It helps, again.</answer>"]),
+        lambda n: record(n, [*sound(n), think("I could look further.")]),
+        lambda n: record(n, [*sound(n), call(f"more {n}"), output(4000 + n)]),
+        lambda n: record(n, [*sound(n), "That is all."]),
+    ],
+    "unanswered_call": [
+        lambda n: record(n, [*sound(n)[:5], *sound(n)[6:7], "<answer>It helps.</answer>"]),
+        lambda n: record(n, [call(f"heart {n}"), *sound(n)]),
+        lambda n: record(n, [*sound(n)[:2], call(f"both {n}"), *sound(n)[2:]]),
     ],
     "forged_tool_output": [
         lambda n: record(n, [*sound(n)[:3], output(9000 + n), *sound(n)[3:]]),
@@ -96,12 +108,15 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: record(n, [*sound(n)[:2], "<tool_output>Error: busy</tool_output>", think("Again."), call(f"x {n}"),
                              "<tool_output>Error: busy</tool_output>", think("Hm."), call(f"y {n}"), output(1000 + n),
                              think("Enough."), "<answer>Yes.</answer>"]),
-        lambda n: record(n, [think("I."), call(f"x {n}"), "<tool_output>Error: None</tool_output>", think("So."),
-                             "<answer>The search failed.</answer>"]),
+        *[lambda n, said=said: record(n, [think("I."), call(f"x {n}"), f"<tool_output>{said}</tool_output>",
+                                          think("So."), "<answer>The search failed.</answer>"])
+          for said in ("Error: None", "\n error : busy", '{"error": "timed out"}')],
     ],
     "duplicate_call": [
         lambda n: replaced(n, 4, call(f"dapagliflozin {n}")),
         lambda n: replaced(n, 4, call(f"dapagliflozin  {n} ")),
+        lambda n: replaced(n, 4, call(f"DAPAGLIFLOZIN {n}", limit=9)),
+        lambda n: replaced(n, 4, f"<call_tool limit='5' name='pubmed_search'>dapagliflozin {n}</call_tool>"),
     ],
     "call_limit_passed": [
         lambda n: record(n, [piece for k in range(6) for piece in (think("On."), call(f"q {n} {k}"), output(k))]
@@ -111,6 +126,7 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
     "empty_think": [
         lambda n: replaced(n, 3, "<think></think>"),
         lambda n: replaced(n, 6, "<think>\n \n</think>"),
+        lambda n: replaced(n, 6, "<think>\u200b</think>"),
     ],
     "thought_missing": [
         lambda n: record(n, [piece for piece in sound(n) if "think" not in piece]),
@@ -119,6 +135,10 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: replaced(n, 7, f'<answer>Yes. <cite id="{7000 + n}">0.74</cite></answer>'),
         lambda n: replaced(n, 3, think(f'See <cite id="{3000 + n}">this</cite>.')),
         lambda n: replaced(n, 7, f'<answer>Yes. <cite id="{1000 + n}, {8000 + n}">both</cite></answer>'),
+        *[lambda n, tag=tag: replaced(n, 7, f"<answer>Yes. {tag}0.74</cite></answer>")
+          for tag in ("<cite>", '<cite id="">', '<cite url="x" id="12">', "<CITE ID=12>", '<cite url="https://x.org">',
+                      f'<cite id="{"9" * 300}">')],
+        lambda n: replaced(n, 7, "<answer>Yes. <cite id=12>0.74</answer>"),
     ],
     "over_token_limit": [
         lambda n: replaced(n, 2, output(1000 + n, *range(10_000, 10_400))),
@@ -128,6 +148,11 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: replaced(n, 0, think("我需要先找到这个试验的主要结果。")),
         lambda n: replaced(n, 6, think("Этого достаточно для ответа.")),
         lambda n: replaced(n, 7, "<answer>はい、効果があります。</answer>"),
+        *[lambda n, said=said: replaced(n, 6, think(said)) for said in (
+            "好的", "เพียงพอแล้ว", "זה מספיק", "Αυτό αρκεί για την απάντηση.",
+            "Das ist genug, ich kann nun mit der Antwort beginnen.",
+            "Los resultados son muy claros para una respuesta.",
+            "Les résultats sont clairs pour cette question, je peux répondre.")],
     ],
 }  # fmt: skip
 
@@ -164,6 +189,33 @@ def test_a_citation_leads_to_its_call_and_place_and_says_which_numbers_are_not_t
     assert (third.identity, third.verdict, third.call) == ("9", "never_retrieved", 0)
 
 
+def test_the_numbers_of_a_cited_sentence_are_looked_for_in_what_is_cited_behind_it() -> None:
+    pieces = sound(5)
+    pieces[7] = (
+        "<answer>Nothing is cited for 12%. The ratio was 0.74 in 4,744 patients, not 0.99. "
+        '<cite id="1005">hazard ratio</cite>, <cite id="3005">P of 0.002</cite>\nTwice 8 [<cite id="2005">x</cite>].</answer>'
+    )
+    first, second, third = taken_apart(record(5, pieces)).cited
+    assert (first.numbers, first.numbers_missing) == (("0.74", "4,744", "0.99"), ("0.99",))
+    assert second.numbers_missing == ("0.99", "0.002")
+    assert third.numbers_missing == ("8",)
+
+
+def test_results_of_parallel_calls_belong_to_them_in_their_order() -> None:
+    whole = sound(1)
+    pieces = [whole[0], whole[1], call("other words"), whole[2], output(5001), *whole[3:]]
+    row = record(1, pieces)
+    assert violated(taken_apart(row)) == []
+    assert [piece.call for piece in taken_apart(row).of("tool_output")] == [1, 2, 3]
+
+
+def test_a_gate_names_the_pieces_at_fault() -> None:
+    found = faults(taken_apart(replaced(1, 3, "<think></think>")))
+    assert [(name, [piece.body for piece in pieces]) for name, pieces in found.items()] == [("empty_think", [""])]
+    again = faults(taken_apart(replaced(1, 4, call("dapagliflozin 1"))))["duplicate_call"]
+    assert [piece.call for piece in again] == [2]
+
+
 @given(st.text(alphabet='<>/ thinkcal_oupswer"=x\n', max_size=300))
 def test_any_text_is_taken_apart_without_loss(text: str) -> None:
     pieces, _ = segments(text)
@@ -193,14 +245,14 @@ def test_an_audit_counts_each_gate_and_its_exit_code_tells_of_hard_ones(rows_fil
     assert counts["unreadable"] == 2
     assert counts["gates"] == dict.fromkeys(GATES, COUNT)
     assert counts["clean"] == COUNT
-    assert counts["unfit"] == 6 * COUNT + 2
+    assert counts["unfit"] == len(HARD) * COUNT + 2
     again = trajgraph("audit", tmp_path / "clean.jsonl")
     assert again.returncode == 0
     assert trajgraph("audit", rows_file, "--hard-gates", "nonsense").returncode == 2
 
 
 def test_an_audit_explains_one_sample(rows_file: Path) -> None:
-    told = trajgraph("audit", rows_file, "--explain", "qwen3_traj_01200")
-    assert "ungrounded_citation: A citation of something that had not been shown." in told.stdout
+    told = trajgraph("audit", rows_file, "--explain", "qwen3_traj_01400")
+    assert "ungrounded_citation: A citation of something that had not been shown, or of nothing." in told.stdout
     assert "never_retrieved, nowhere" in told.stdout
     assert trajgraph("audit", rows_file, "--explain", "nobody").returncode == 2

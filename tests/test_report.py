@@ -77,4 +77,25 @@ def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_sc
     view.locator("header h1").click()
     view.keyboard.press("j")
     view.wait_for_selector(".item[aria-current=true]", timeout=5000)
+    assert view.locator(".piece.wrong").count() == 0
+    view.locator("#search").fill("hazard 2001")
+    assert view.locator(".item").count() == 0
+    view.keyboard.press("Enter")
+    view.wait_for_function("document.querySelectorAll('.item').length === 1")
+    assert "in their texts too" in view.locator("#count").inner_text()
+    view.locator("#search").fill("")
+    view.locator("#gate").select_option("empty_think")
+    view.locator(".item").click()
+    view.wait_for_selector(".piece.think.wrong")
+    assert view.locator(".piece.wrong h3 .tag").all_inner_texts() == ["empty_think"]
     assert said == []
+
+
+def test_the_same_file_twice_stands_side_by_side(page: Path) -> None:
+    rows = page.with_name("rows.jsonl")
+    done = trajgraph("report", rows, rows, "--output", page.with_name("two.html"))
+    assert done.stdout.strip().endswith("6 trajectories")
+    told = re.search(r'id="index">(.*?)</script>', page.with_name("two.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert told
+    index = json.loads(told[1])
+    assert [row["f"] for row in index["rows"]] == [0, 0, 0, 1, 1, 1]

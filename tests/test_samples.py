@@ -89,3 +89,13 @@ async def test_a_failed_sample_is_failed_and_not_pending_too(
     scripted_model.script = two_turns
     again = await generate(folder, scripted_model, tools_url, how)
     assert [stats(again)[name] for name in ("accepted", "failed", "pending", "samples")] == [6, 0, 0, 6]
+
+
+def test_a_run_that_samples_until_enough_are_accepted_tells_how_many_questions_have_enough(
+    folder: Path, model_url: str, tools_url: str
+) -> None:
+    command = ["generate", "--questions-file", folder / "questions.jsonl", "--output", folder / "out", "--limit", "3"]
+    command += ["--local-model-url", model_url, "--mcp-url", tools_url]
+    assert trajgraph(*command, "--accept", "1", "--max-samples", "4").returncode == 0
+    told = trajgraph("status", folder / "out")
+    assert "3 accepted, 0 rejected, 0 failed; 3 of 3 questions have enough; nobody" in told.stdout, told.stdout

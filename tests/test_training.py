@@ -218,7 +218,7 @@ def test_a_template_that_refuses_or_drops_leaves_no_file_behind(
     run: Path, tmp_path: Path, template: str, said: str
 ) -> None:
     (tmp_path / "t.jinja").write_text(template)
-    for format_name in ("messages", "text", "sharegpt"):
+    for format_name in ("messages", "parquet", "sharegpt"):
         done = trajgraph("export", run, "--format", format_name, "--output", tmp_path / "set",
                          "--verify-template", tmp_path / "t.jinja")  # fmt: skip
         assert done.returncode == 2
@@ -240,3 +240,44 @@ def test_a_page_that_looks_like_a_snippet_grounds_no_citation() -> None:
     pieces[2] = '<tool_output><webpage><snippet id="99">Title: x</snippet></webpage></tool_output>'
     pieces[7] = '<answer>Yes. <cite id="99">x</cite></answer>'
     assert [citation.verdict for citation in Row(Path("x"), 1, record(1, pieces)).apart.cited] == ["never_retrieved"]
+
+
+ODD: list[Any] = ["x", 5, None, [], {"a": 1}, float("nan"), float("inf"), [None, 5, {"at": "x"}, {"at": True, "text": 5}]]
+
+
+def test_odd_metadata_stops_neither_an_audit_nor_an_export_nor_a_page(tmp_path: Path) -> None:
+    names = ("nudges", "reminders", "reject_reasons", "tool_errors", "model_seconds", "finish_reasons", "stop_reason",
+             "gates", "citations", "max_tool_calls")  # fmt: skip
+    rows = [record(1, sound(1), None, **{name: value}) for name in names for value in ODD]
+    rows += [{**record(2, sound(2)), "question": value, "topic": value} for value in ODD]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+        + '{"sample_id": "\\ud800", "metadata": {"model_seconds": 1e999}}\n'
+    )
+    for command in (
+        ("audit", path, "--write-clean", tmp_path / "clean.jsonl"), ("audit", path, "--explain", "qwen3_traj_00001"),
+        ("report", path, "--output", tmp_path / "page.html"), ("show", "qwen3_traj_00001", path),
+        *(("export", path, "--format", name, "--hard-gates", "", "--output", tmp_path / name)
+          for name in ("messages", "sharegpt", "drtulu", "parquet", "text")),
+    ):  # fmt: skip
+        done = trajgraph(*command)
+        assert done.returncode in (0, 1), (command, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_an_audit_tells_of_an_empty_file_too_and_counts_tokens_as_it_is_told(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record(1, sound(1))) + "\n")
+    count = len(record(1, sound(1))["trajectory"]["interleaved_text"].split())
+    for limit, over in ((count, 0), (count - 1, 1)):
+        told = trajgraph("audit", tmp_path / "empty.jsonl", tmp_path / "rows.jsonl", "--json", "--token-limit", str(limit),
+                         "--tokenizer", tmp_path / "tokenizer.json")  # fmt: skip
+        empty, full, total = json.loads(told.stdout)
+        assert (empty["rows"], full["rows"], total["rows"]) == (0, 1, 1)
+        assert full["gates"]["over_token_limit"] == over

@@ -1,13 +1,13 @@
 """The audit: how many trajectories of a file pass which gate, and what is wrong with one of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serializers.gates import GATES, Thresholds, violated
-from training.rows import Row
+from serializers.gates import GATES, Thresholds, faults, is_error, violated
+from training.rows import Row, read_rows
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Audit:
         self.unfit += bool(set(failed) & set(hard)) or not row.record
         outputs = row.apart.of("tool_output")
         self.outputs += len(outputs)
-        self.errors += sum(piece.body.lstrip().startswith("Error:") for piece in outputs)
+        self.errors += sum(map(is_error, outputs))
         self.whole_answers += any(piece.closed for piece in row.apart.of("answer"))
         self.gates.update(failed)
         self.citations.update(citation.verdict for citation in row.apart.cited)
@@ -51,17 +51,21 @@ class Audit:
 
 
 def audit(
-    rows: Iterable[Row], thresholds: Thresholds, hard: Sequence[str], keep: Any = None
-) -> tuple[dict[Path, Audit], Audit]:
+    paths: Sequence[Path],
+    thresholds: Thresholds,
+    hard: Sequence[str],
+    keep: Callable[[Row], object] | None = None,
+    count: Callable[[str], int] | None = None,
+) -> tuple[list[Audit], Audit]:
     """Counts by file, and in total; `keep(row)` is called for each row that fails no hard gate."""
-    files: dict[Path, Audit] = {}
-    total = Audit("total")
-    for row in rows:
-        failed = violated(row.apart, thresholds) if row.record else []
-        for counts in (files.setdefault(row.path, Audit(row.path.name)), total):
+    files, total = [Audit(path.name) for path in paths], Audit("total")
+    for path, counts in zip(paths, files, strict=True):
+        for row in read_rows(path, count):
+            failed = violated(row.apart, thresholds) if row.record else []
             counts.add(row, failed, hard)
-        if keep and row.record and not set(failed) & set(hard):
-            keep(row)
+            total.add(row, failed, hard)
+            if keep and row.record and not set(failed) & set(hard):
+                keep(row)
     return files, total
 
 
@@ -92,14 +96,15 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
 
 def explained(row: Row, thresholds: Thresholds) -> str:
     """What is wrong with one trajectory, gate by gate, and where each of its citations leads."""
-    failed = violated(row.apart, thresholds)
+    failed = faults(row.apart, thresholds)
     lines = [f"{row.sample_id} ({row.path.name}, line {row.line}): {row.question}"]
-    for name in failed:
-        lines.append(f"  {name}: {GATES[name].__doc__}")
+    for name, pieces in failed.items():
+        where = ", ".join(f"{piece.kind}{f' {piece.call}' if piece.call else ''}" for piece in pieces)
+        lines.append(f"  {name}: {GATES[name].__doc__}{f' ({where})' if where else ''}")
     if not failed:
         lines.append("  passes every gate")
     for citation in row.apart.cited:
         where = f"call {citation.call}, place {citation.place}" if citation.call or citation.place else "nowhere"
         missing = f"; numbers not in it: {', '.join(citation.numbers_missing)}" if citation.numbers_missing else ""
-        lines.append(f"  cites {citation.identity}: {citation.verdict}, {where}{missing}")
+        lines.append(f"  cites {citation.identity or 'nothing'}: {citation.verdict}, {where}{missing}")
     return "\n".join(lines)

@@ -31,6 +31,8 @@ Run = Annotated[Path, typer.Argument(help="A …_run.json, its folder, or any JS
 Hard = Annotated[str | None, option("Gates that make a row unfit; else those of README.", "Gates")]
 TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates")]
 ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates")]
+Tokenizer = Annotated[Path | None, option("A tokenizer.json to count tokens with.", "Tokens")]
+TokenizeUrl = Annotated[str | None, option("A server's /tokenize to count tokens with.", "Tokens")]
 MaxCalls = Annotated[int, option("Calls that are allowed, where a row does not say.", "Gates")]
 
 
@@ -44,6 +46,8 @@ def audit(
     max_tool_calls: MaxCalls = 5,
     tool_error_share: ErrorShare = 0.5,
     token_limit: TokenLimit = 16_384,
+    tokenizer: Tokenizer = None,
+    tokenize_url: TokenizeUrl = None,
 ) -> None:
     """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
     from serializers.gates import Thresholds
@@ -53,8 +57,9 @@ def audit(
 
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
     paths = [path for given in files for path in _files(given)]
-    rows = chain.from_iterable(map(read_rows, paths))
+    count = _counter(tokenizer, tokenize_url)
     if explain:
+        rows = chain.from_iterable(read_rows(path, count) for path in paths)
         found = [explained(row, thresholds) for row in rows if row.sample_id == explain]
         if not found:
             raise UserError(f"--explain {explain}: no such sample in {', '.join(map(str, paths))}")
@@ -64,12 +69,16 @@ def audit(
         new = write_clean.with_name(f".{write_clean.name}.new")  # the clean file may be the one that is read
         with new.open("w", encoding="utf-8", errors="replace") as clean:
             by_file, total = counted(
-                rows, thresholds, hard, lambda row: clean.write(json.dumps(row.record, ensure_ascii=False) + "\n")
+                paths,
+                thresholds,
+                hard,
+                lambda row: clean.write(json.dumps(row.record, ensure_ascii=False) + "\n"),
+                count,
             )
         new.replace(write_clean)
     else:
-        by_file, total = counted(rows, thresholds, hard)
-    audits = [*by_file.values(), *([total] if len(by_file) > 1 else [])]
+        by_file, total = counted(paths, thresholds, hard, count=count)
+    audits = [*by_file, *([total] if len(by_file) > 1 else [])]
     typer.echo(json.dumps([one.content() for one in audits], indent=1) if as_json else table(audits, hard))
     raise typer.Exit(1 if total.unfit else 0)
 
@@ -82,26 +91,28 @@ def export(
     where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
     test_share: Annotated[float, option("Share of questions kept for testing.")] = 0.0,
     token_limit: TokenLimit = 16_384,
-    tokenizer: Annotated[Path | None, option("A tokenizer.json to count tokens with.", "Tokens")] = None,
-    tokenize_url: Annotated[str | None, option("A server's /tokenize to count tokens with.", "Tokens")] = None,
+    tokenizer: Tokenizer = None,
+    tokenize_url: TokenizeUrl = None,
     verify_template: Annotated[Path | None, option("A Jinja chat template that every row must survive.")] = None,
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
-    from serializers.gates import Thresholds, violated
-    from training.export import card, conditions, exported
+    from serializers.gates import Thresholds, estimated_tokens, violated
+    from training.card import card, check_folder
+    from training.export import Making, conditions, exported
     from training.rows import files_of, read_rows
     from training.template import Template
 
     if not 0 <= test_share < 1:
         raise UserError(f"--test-share {test_share}: give a share between 0 and 1")
-    thresholds = Thresholds(token_limit=token_limit)
+    check_folder(output)
+    thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
     told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [], thresholds)
     paths = files_of(run, rejected=format_name is Format.dpo)
     seen = dict.fromkeys(("trajectories read", "unreadable", "left out by --where", "fail a hard gate"), 0)
 
     def chosen() -> Iterator[Any]:
-        for row in chain.from_iterable(map(read_rows, paths)):
+        for row in chain.from_iterable(read_rows(path, count) for path in paths):
             seen["trajectories read"] += 1
             if not row.record:
                 seen["unreadable"] += 1
@@ -112,15 +123,14 @@ def export(
             else:
                 yield row
 
-    done = exported(
-        chosen(), output, format_name.value, system=told.get("prompt"), test_share=test_share, token_limit=token_limit,
-        count=_counter(tokenizer, tokenize_url), template=Template(verify_template) if verify_template else None,
-        hard=hard,
+    settings = told.get("settings", {"source": run.name})
+    making = Making(
+        format_name.value, told.get("prompt"), settings.get("tool_role", "tool"), thresholds, hard, test_share,
+        count or estimated_tokens,
     )  # fmt: skip
+    done = exported(chosen(), output, making, Template(verify_template) if verify_template else None)
     funnel = {**told.get("funnel", {}), **seen, **done.rows}
-    (output / "README.md").write_text(
-        card(done, told.get("settings", {"source": run.name}), funnel, format_name.value, token_limit), encoding="utf-8"
-    )
+    (output / "README.md").write_text(card(done, settings, funnel, format_name.value, token_limit), encoding="utf-8")
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} rows")
     if verify_template:
@@ -136,12 +146,11 @@ def report(
     """Write one page to look at: the run at a glance, a list to search, each trajectory as a timeline."""
     from serializers.gates import Thresholds
     from training.report import write_report
-    from training.rows import files_of, read_rows
+    from training.rows import files_of
 
     shown = []
     for run in runs:
-        paths = files_of(run, rejected=True)
-        shown.append((run.stem if run.is_file() else run.name, paths, chain.from_iterable(map(read_rows, paths))))
+        shown.append((run.stem if run.is_file() else run.resolve().name, files_of(run, rejected=True)))
     with output.open("w", encoding="utf-8", errors="replace") as page:
         count = write_report(page, shown, Thresholds())
     typer.echo(f"{output}: {count:,} trajectories")

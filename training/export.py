@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
+from graph.settings import ToolRole
 from serializers.gates import GATES, Thresholds, estimated_tokens, violated
-from training.messages import Message, messages, one_message, sharegpt, text_spans
+from training.messages import (
+    Message,
+    from_sharegpt,
+    message_spans,
+    messages,
+    one_message,
+    sharegpt,
+    text_spans,
+    trained_on,
+)
 from training.rows import Row
-from training.template import Template, advice, missing, wrongly_masked
+from training.template import Loss, Template, losses, wrongly_masked
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*")
 _FIELDS: dict[str, Callable[[Row], Any]] = {
@@ -22,7 +32,7 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "topic": lambda row: str(row.record.get("topic", "")),
     "question_type": lambda row: str(row.record.get("question_type", "")),
     "calls": lambda row: len(row.apart.of("call_tool")),
-    "tokens": lambda row: row.apart.tokens or estimated_tokens(row.text),
+    "tokens": lambda row: row.tokens,
     "cites": lambda row: len(row.apart.cited),
     "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
     "model": lambda row: str(row.metadata.get("model", "")),
@@ -38,9 +48,9 @@ class Exported:
     rows: Counter[str] = field(default_factory=Counter)
     """By split."""
     tokens: list[int] = field(default_factory=list)
-    losses: list[str] = field(default_factory=list)
-    """What the chat template would drop."""
-    sample: str = ""
+    gates: Counter[str] = field(default_factory=Counter)
+    """The rows that fail each of the gates."""
+    sample: dict[str, Any] = field(default_factory=dict)
 
 
 def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row], bool]:
@@ -65,129 +75,143 @@ def split_of(question: str, test_share: float) -> str:
     return "test" if place < test_share else "train"
 
 
-def exported(
-    rows: Iterable[Row],
-    folder: Path,
-    format_name: str,
-    *,
-    system: str | None,
-    test_share: float,
-    token_limit: int,
-    count: Callable[[str], int] | None,
-    template: Template | None,
-    hard: Sequence[str],
-) -> Exported:
+@dataclass(frozen=True)
+class Making:
+    """How rows are made: `system` and `tool_role` are the run's own; what fails a `hard` gate is the worse of two."""
+
+    format_name: str
+    system: str | None = None
+    tool_role: ToolRole = "tool"
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    hard: Sequence[str] = ()
+    test_share: float = 0.0
+    count: Callable[[str], int] = estimated_tokens
+
+
+def exported(rows: Iterable[Row], folder: Path, making: Making, template: Template | None = None) -> Exported:
     """Write `train` and `test` into a folder. With a template, nothing is left behind unless every row survives it."""
+    if template and making.format_name == "text":
+        raise UserError("--verify-template: --format text is trained on as it is, no template is applied to it")
     folder.mkdir(parents=True, exist_ok=True)
-    done = Exported()
+    done, lost = Exported(), list[str]()
+    mends: dict[str, None] = {}
     made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
-    source = _pairs(rows, system, hard) if format_name == "dpo" else _singles(rows, format_name, system)
     with ExitStack() as stack:
-        writers = {} if format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
+        writers = {} if making.format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
         for path in writers.values():
             stack.callback(path.unlink, missing_ok=True)  # what was not put in place is not left behind
         handles = {
             name: stack.enter_context(path.open("w", encoding="utf-8", errors="replace"))
             for name, path in writers.items()
         }
-        for made_row in source:
-            row = made_row.row
-            done.losses += [f"{row.sample_id}: {loss}" for loss in made_row.losses(template)[:3]] if template else []
-            tokens = sum(map(count or estimated_tokens, made_row.read))
-            about = {
-                "sample_id": row.sample_id, "topic": str(row.record.get("topic", "")),
-                "question_type": str(row.record.get("question_type", "")), "tokens": tokens,
-                f"fits_{token_limit}": tokens <= token_limit,
-            }  # fmt: skip
-            split = split_of(row.question, test_share)
+        for one in _pairs(rows, making) if making.format_name == "dpo" else _singles(rows, making):
+            for loss in one.losses(template)[:3] if template else ():
+                lost.append(f"{one.row.sample_id}: {loss.what}")
+                mends[loss.mend] = None
+            split, whole = split_of(one.row.question, making.test_share), one.whole(making)
             done.rows[split] += 1
-            done.tokens.append(tokens)
-            whole = {**made_row.content, **about}
-            done.sample = done.sample or json.dumps(whole, ensure_ascii=False, indent=1)[:3000]
+            done.tokens.append(whole["tokens"])
+            done.gates.update(violated(one.row.apart, making.thresholds))
+            done.sample = done.sample or whole
             if handles:
                 handles[split].write(json.dumps(whole, ensure_ascii=False) + "\n")
             else:
                 made[split].append(whole)
-        if done.losses:
-            examples = "; ".join(done.losses[:3])
-            raise UserError(f"the chat template would lose {examples}. {advice(format_name)}. Nothing was exported")
+        if lost:
+            raise UserError(
+                f"the chat template would lose {'; '.join(lost[:3])}. Mend: {'; '.join(mends)}. Nothing was exported"
+            )
         if not done.tokens:
             pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
-            raise UserError(f"nothing to export: {pairs if format_name == 'dpo' else 'no trajectory is left'}")
+            raise UserError(f"nothing to export: {pairs if making.format_name == 'dpo' else 'no trajectory is left'}")
         for handle in handles.values():
             handle.close()
         for name in made:
-            target = folder / f"{name}.{'parquet' if format_name == 'parquet' else 'jsonl'}"
-            if not done.rows[name]:
-                target.unlink(missing_ok=True)
-                continue
-            if handles:
-                writers[name].replace(target)
-            else:
-                _write_parquet(target, made[name])
-            done.files[name] = target
+            for stale in (folder / f"{name}.jsonl", folder / f"{name}.parquet"):
+                stale.unlink(missing_ok=True)
+            if done.rows[name]:
+                done.files[name] = folder / f"{name}.{'jsonl' if handles else 'parquet'}"
+                writers[name].replace(done.files[name]) if handles else _write_parquet(done.files[name], made[name])
     return done
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A row as it is exported: its content, the conversations in it, and what of the trajectory is trained on."""
+    """A row as it is exported: its content, the conversations in it (one of each of `rows`), what is trained on."""
 
-    row: Row
+    rows: Sequence[Row]
     content: dict[str, Any]
-    conversations: list[list[Message]]
-    trained: list[str]
-    other: Row | None = None
+    conversations: Sequence[list[Message]]
+    trained: Sequence[Sequence[str]]
+    in_one: bool = False
+    """Whether the whole trajectory is one message."""
 
     @property
-    def read(self) -> list[str]:
-        """All that a training run reads of it."""
-        return [str(said["content"]) for said in self.conversations[0]]
+    def row(self) -> Row:
+        """The row itself; of a pair, the better one."""
+        return self.rows[0]
 
-    def losses(self, template: Template) -> list[str]:
-        """What the template drops, and what is masked wrongly."""
-        rows = [self.row, *([self.other] if self.other else [])]
-        found = [
-            loss
-            for row, told in zip(rows, self.conversations, strict=False)
-            for loss in missing(row, template.rendered(told))
-        ]
-        return found + (wrongly_masked(self.row, self.trained) if self.trained else [])
+    def whole(self, making: Making) -> dict[str, Any]:
+        """With what is said of it; of a pair, the tokens of its longer side."""
+        tokens = max(sum(making.count(str(said["content"])) for said in told) for told in self.conversations)
+        limit = making.thresholds.token_limit
+        return {
+            **self.content, "sample_id": self.row.sample_id, "topic": str(self.row.record.get("topic", "")),
+            "question_type": str(self.row.record.get("question_type", "")), "tokens": tokens,
+            f"fits_{limit}": tokens <= limit,
+        }  # fmt: skip
+
+    def losses(self, template: Template) -> list[Loss]:
+        """What the template drops or adds, and what is masked wrongly."""
+        found: list[Loss] = []
+        for row, told, trained in zip(self.rows, self.conversations, self.trained, strict=True):
+            found += losses(row, told, template, whole=self.in_one)
+            found += [
+                Loss(f"the mask ({wrong})", "this is a fault of trajgraph's") for wrong in wrongly_masked(row, trained)
+            ]
+        return found
 
 
-def _singles(rows: Iterable[Row], format_name: str, system: str | None) -> Iterator[_Made]:
+def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
     for row in rows:
-        told = one_message(row, system) if format_name == "drtulu" else messages(row, system)
-        if format_name in ("messages", "sharegpt"):
-            content: dict[str, Any] = {"messages": told} if format_name == "messages" else sharegpt(told)
-            turns = told if format_name == "messages" else content["conversations"]
-            texts = [str(turn.get("content", turn.get("value"))) for turn in turns]
-            ours = [turn.get("role", turn.get("from")) in ("assistant", "gpt") for turn in turns]
-            spans = [[at, 0, len(text)] for at, text in enumerate(texts) if ours[at]]
-            trained = [texts[at][start:end] for at, start, end in spans]
+        told = messages(row, making.system, making.tool_role)
+        content: dict[str, Any]
+        if making.format_name == "messages":
+            content = {"messages": told, "train_spans": message_spans(told)}
+        elif making.format_name == "sharegpt":
+            content = sharegpt(told)
+            told = from_sharegpt(content)
+            content["train_spans"] = message_spans(told[1:] if content["system"] else told)
         else:
             spans = text_spans(row.apart.pieces)
             trained = [row.text[start:end] for start, end in spans]
-            content = (
-                {"question": row.question, "text": row.text} if format_name != "drtulu" else {"conversations": told}
-            )
-            if format_name == "parquet":
-                content["messages"] = [{"role": said["role"], "content": said["content"]} for said in told]
-        yield _Made(row, {**content, "train_spans": spans}, [told], trained)
+            if making.format_name == "drtulu":
+                told = one_message(row, making.system)
+                content = {"conversations": told}
+            else:
+                content = {"question": row.question, "text": row.text}
+            if making.format_name == "parquet":
+                content["messages"] = [{"tool_call_id": None, **said} for said in told]
+            yield _Made([row], {**content, "train_spans": spans}, [told], [trained], making.format_name == "drtulu")
+            continue
+        yield _Made([row], content, [told], [trained_on(told)])
 
 
-def _pairs(rows: Iterable[Row], system: str | None, hard: Sequence[str]) -> Iterator[_Made]:
+def _pairs(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
     """Accepted beside rejected trajectories of the same question."""
     by_question: dict[str, tuple[list[Row], list[Row]]] = {}
     for row in rows:
-        fit = not row.metadata.get("reject_reasons") and not set(violated(row.apart)) & set(hard)
+        fit = not row.reject_reasons and not set(violated(row.apart, making.thresholds)) & set(making.hard)
         by_question.setdefault(row.question, ([], []))[0 if fit else 1].append(row)
-    head = 2 if system else 1
-    for chosen, rejected in by_question.values():
-        for good, bad in zip(chosen, rejected, strict=False):
-            told, other = messages(good, system), messages(bad, system)
-            content = {"prompt": told[:head], "chosen": told[head:], "rejected": other[head:]}
-            yield _Made(good, content, [told, other], [], bad)
+    head = 2 if making.system else 1
+    for sides in by_question.values():
+        for pair in zip(*sides, strict=False):
+            good, bad = told = [messages(row, making.system, making.tool_role) for row in pair]
+            content = {
+                "prompt": good[:head], "chosen": good[head:], "rejected": bad[head:],
+                "chosen_train_spans": message_spans(good[head:]), "rejected_train_spans": message_spans(bad[head:]),
+            }  # fmt: skip
+            yield _Made(pair, content, told, [trained_on(side) for side in told])
 
 
 def _holds(value: Any, operator: str, wanted: str) -> bool:
@@ -215,63 +239,3 @@ def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:
     new = path.with_name(f".{path.name}.new")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), new)
     new.replace(path)
-
-
-def card(done: Exported, run: Mapping[str, Any], funnel: Mapping[str, Any], format_name: str, token_limit: int) -> str:
-    """A dataset card: what is in it, how it was made, what was left out."""
-    configs = "\n".join(f"  - split: {name}\n    path: {path.name}" for name, path in done.files.items())
-    settings = "\n".join(f"| {name} | {_cell(value)} |" for name, value in run.items())
-    counts = "\n".join(f"| {name} | {_cell(value)} |" for name, value in funnel.items())
-    sizes = Counter(min(tokens // 2048, 15) for tokens in done.tokens)
-    histogram = "\n".join(
-        f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
-    )
-    rows = sum(done.rows[name] for name in ("train", "test"))
-    fit = sum(tokens <= token_limit for tokens in done.tokens)
-    return f"""---
-language: en
-license: other
-task_categories: [question-answering, text-generation]
-tags: [deep-research, tool-use, biomedical, trajectories]
-size_categories: [{_size(rows)}]
-configs:
-- config_name: default
-  data_files:
-{configs}
----
-# Deep-research trajectories
-
-{rows:,} trajectories in the format `{format_name}`: a model thinks, calls tools, reads what comes back, and answers
-with citations. {fit:,} of them fit into {token_limit:,} tokens. `train_spans` are the characters that the model wrote;
-tool outputs are not to be trained on.
-
-| generated with | |
-| --- | --- |
-{settings}
-
-| from questions to rows | |
-| --- | --- |
-{counts}
-
-| tokens | rows |
-| --- | --- |
-{histogram}
-
-Sources: titles and abstracts are PubMed's (National Library of Medicine; abstracts may be under copyright of their
-publishers), pages and search results are their owners'. Check their terms before you pass this on.
-
-```json
-{done.sample}
-```
-"""
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _size(rows: int) -> str:
-    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
-        if rows < limit:
-            return name
-    return "n>1M"

@@ -3,33 +3,41 @@
 from collections.abc import Mapping
 from typing import Any
 
+from graph.settings import ToolRole
 from serializers.segments import Segment
 from serializers.tags import neutralise
 from training.rows import Row
 
 Message = dict[str, Any]
+SENDERS = {"user": "human", "assistant": "gpt", "tool": "observation"}
+"""LLaMA-Factory's names for the roles."""
 
 
-def messages(row: Row, system: str | None) -> list[Message]:
+def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list[Message]:
     """The conversation as the model saw it: the question made harmless as it was, what the model wrote in a turn as one
-    assistant message, what came back in role `tool`, reminders and nudges with it.
+    assistant message, what came back in the run's `tool_role`, reminders and nudges with it.
+
+    The calls stand in the text, as the model wrote them: `tool_calls` beside it would have a template write them twice.
     """
     told: list[Message] = [{"role": "system", "content": system}] if system else []
     told.append({"role": "user", "content": neutralise(row.question)})
-    nudges = {int(nudge["at"]): str(nudge["text"]) for nudge in row.metadata.get("nudges") or []}
-    reminders: Mapping[str, str] = row.metadata.get("reminders") or {}
     outputs = 0
+
+    def from_outside(identity: str, text: str) -> None:
+        told.append({"role": tool_role, **({"tool_call_id": identity} if tool_role == "tool" else {}), "content": text})
+
     for pieces in _turns(row.apart.pieces):
         start, end = pieces[0].start, pieces[-1].end
         if pieces[0].kind == "tool_output":
             outputs += 1
-            content = "\n".join(filter(None, [row.text[start:end], reminders.get(str(outputs))]))
-            told.append({"role": "tool", "tool_call_id": f"call-{outputs}", "content": content})
+            reminder = row.reminders.get(str(outputs))
+            from_outside(f"call-{outputs}", "\n".join(filter(None, [row.text[start:end], reminder])))
             continue
-        for at in sorted(at for at in nudges if start < at <= end):  # the model was asked again in between
-            told.append({"role": "assistant", "content": row.text[start:at].strip("\n")})
-            told.append({"role": "tool", "tool_call_id": f"nudge-{at}", "content": nudges[at]})
-            start = at
+        for at, nudge in sorted(row.nudges):
+            if start < at <= end:  # the model was asked again in between
+                told.append({"role": "assistant", "content": row.text[start:at].strip("\n")})
+                from_outside(f"nudge-{at}", nudge)
+                start = at
         if text := row.text[start:end].strip("\n"):
             told.append({"role": "assistant", "content": text})
     return told
@@ -48,22 +56,40 @@ def text_spans(pieces: list[Segment]) -> list[list[int]]:
     return spans
 
 
+def message_spans(told: list[Message]) -> list[list[int]]:
+    """`[message, start, end]` of what the model wrote in a conversation: its own messages, whole."""
+    return [[at, 0, len(said["content"])] for at, said in enumerate(told) if said["role"] == "assistant"]
+
+
+def trained_on(told: list[Message]) -> list[str]:
+    """The texts that `message_spans` cut out."""
+    return [told[at]["content"][start:end] for at, start, end in message_spans(told)]
+
+
 def sharegpt(told: list[Message]) -> dict[str, Any]:
-    """LLaMA-Factory's: `human`, `gpt`, `observation` in turn, the system prompt beside. What comes twice in a row from
-    the same side is one message.
+    """LLaMA-Factory's: `human` or `observation`, then `gpt`, in turn and in pairs; the system prompt beside. What comes
+    twice in a row from the same side is one message, and what no reply follows is left out: it trains nothing.
     """
-    names = {"user": "human", "assistant": "gpt", "tool": "observation"}
     turns: list[dict[str, str]] = []
     for said in told:
         if said["role"] == "system":
             continue
-        sender = names[said["role"]]
-        if turns and turns[-1]["from"] == sender:
+        sender = SENDERS[said["role"]]
+        if turns and (turns[-1]["from"] == "gpt") == (sender == "gpt"):
             turns[-1]["value"] += f"\n{said['content']}"
         else:
             turns.append({"from": sender, "value": said["content"]})
+    if turns and turns[-1]["from"] != "gpt":
+        turns.pop()
     system = told[0]["content"] if told and told[0]["role"] == "system" else ""
     return {"conversations": turns, "system": system, "tools": ""}
+
+
+def from_sharegpt(row: Mapping[str, Any]) -> list[Message]:
+    """The same conversation under the roles that a chat template knows."""
+    roles = {sender: role for role, sender in SENDERS.items()}
+    told = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    return [*told, *({"role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"])]
 
 
 def one_message(row: Row, system: str | None) -> list[Message]:

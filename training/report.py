@@ -7,14 +7,14 @@ import html
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from serializers.citations import Citation
-from serializers.gates import GATES, Thresholds, estimated_tokens, violated
-from serializers.segments import Segment, cites, snippets
-from training.rows import Row
+from serializers.gates import GATES, Thresholds, faults, is_error
+from serializers.segments import Segment, body_start, cites, snippets
+from training.rows import Row, read_rows
 
 _PAGE = Path(__file__).with_name("report.html")
 _SCRIPT = re.compile(r"<script>\n(.*)</script>", re.DOTALL)
@@ -30,12 +30,9 @@ _TITLES = {
 }
 
 
-def write_report(
-    target: IO[str], runs: Sequence[tuple[str, Sequence[Path], Iterable[Row]]], thresholds: Thresholds
-) -> int:
-    """Write the page for runs (name, files, rows); returns how many trajectories are in it."""
-    files = [path for _, paths, _ in runs for path in paths]
-    index: dict[str, Any] = {"runs": [], "rows": [], "gates": list(GATES), "files": [path.name for path in files]}
+def write_report(target: IO[str], runs: Sequence[tuple[str, Sequence[Path]]], thresholds: Thresholds) -> int:
+    """Write the page for runs (name, files); returns how many trajectories are in it."""
+    index: dict[str, Any] = {"runs": [], "rows": [], "gates": list(GATES), "files": []}
     blocks: list[str] = []
     packed: list[Any] = []
 
@@ -45,18 +42,20 @@ def write_report(
             blocks.append(_block(f"chunk-{len(blocks)}", base64.b64encode(content).decode()))
             packed.clear()
 
-    for name, _, rows in runs:
+    for name, paths in runs:
         numbers = _Numbers()
-        for row in rows:
-            failed = violated(row.apart, thresholds) if row.record else []
-            numbers.add(row, failed)
-            index["rows"].append(
-                {"i": row.sample_id, "q": row.question, "f": files.index(row.path), "g": failed,
-                 "c": [len(blocks), len(packed)]}
-            )  # fmt: skip
-            packed.append({"facts": _facts(row), "pieces": list(_pieces(row))})
-            if len(packed) == _CHUNK:
-                pack()
+        for path in paths:
+            for row in read_rows(path):
+                failed = faults(row.apart, thresholds) if row.record else {}
+                numbers.add(row, list(failed))
+                index["rows"].append(
+                    {"i": row.sample_id, "q": row.question, "f": len(index["files"]), "g": list(failed),
+                     "c": [len(blocks), len(packed)]}
+                )  # fmt: skip
+                packed.append({"facts": _facts(row), "pieces": list(_pieces(row, failed))})
+                if len(packed) == _CHUNK:
+                    pack()
+            index["files"].append(path.name)
         pack()
         index["runs"].append({"name": name, "charts": numbers.charts()})
     index["about"] = f"{len(index['rows']):,} trajectories"
@@ -64,7 +63,7 @@ def write_report(
     script = _SCRIPT.search(page)
     assert script
     digest = base64.b64encode(hashlib.sha256(f"\n{script[1]}".encode()).digest()).decode()
-    title = html.escape(" and ".join(name for name, _, _ in runs))
+    title = html.escape(" and ".join(name for name, _ in runs))
     data = _block("index", json.dumps(index, ensure_ascii=False).replace("<", "\\u003c"))
     before, after = page.replace("@HASH@", digest).replace("@TITLE@", title).split("@DATA@")
     target.write(before + data)
@@ -86,21 +85,20 @@ class _Numbers:
         funnel, metadata = self._counts["funnel"], row.metadata
         funnel["trajectories"] += 1
         funnel["whole answer"] += any(piece.closed for piece in row.apart.of("answer"))
-        funnel["accepted"] += not metadata.get("reject_reasons", failed)
+        funnel["accepted"] += not (failed if row.reject_reasons is None else row.reject_reasons)
         funnel["every gate"] += not failed
         self._counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
         self._counts["gates failed"].update(failed)
         names = {piece.call: _TOOL.search(piece.attributes) for piece in row.apart.of("call_tool")}
         for piece in row.apart.of("tool_output"):
-            if piece.body.lstrip().startswith("Error:"):
+            if is_error(piece):
                 name = names.get(piece.call)
                 self._counts["tool errors"][name[1] if name else "unnamed"] += 1
         self._counts["citations"].update(citation.verdict for citation in row.apart.cited)
         self._sizes["calls"][len(row.apart.of("call_tool"))] += 1
-        self._sizes["thousand tokens"][estimated_tokens(row.text) // 1000] += 1
-        seconds = metadata.get("model_seconds")
-        if isinstance(seconds, int | float):
-            self._sizes["seconds"][int(seconds) // 10 * 10] += 1
+        self._sizes["thousand tokens"][row.tokens // 1000] += 1
+        if row.seconds is not None:
+            self._sizes["seconds"][int(row.seconds) // 10 * 10] += 1
 
     def charts(self) -> list[list[Any]]:
         """`[title, [[label, value]…]]`."""
@@ -117,14 +115,16 @@ class _Numbers:
 
 def _facts(row: Row) -> str:
     metadata: Mapping[str, Any] = row.metadata
-    facts = [f"{len(row.apart.of('call_tool'))} calls", f"about {estimated_tokens(row.text):,} tokens"]
+    facts = [f"{len(row.apart.of('call_tool'))} calls", f"about {row.tokens:,} tokens"]
     facts += [f"ended by {metadata['stop_reason']}"] if metadata.get("stop_reason") else []
-    facts += [f"rejected: {', '.join(map(str, metadata['reject_reasons']))}"] if metadata.get("reject_reasons") else []
+    facts += [f"rejected: {', '.join(row.reject_reasons)}"] if row.reject_reasons else []
     return " · ".join(facts)
 
 
-def _pieces(row: Row) -> Iterator[dict[str, Any]]:
-    """The timeline: each piece with its kind, title, call number and parts (text, snippets, citations)."""
+def _pieces(row: Row, failed: Mapping[str, Sequence[Segment]]) -> Iterator[dict[str, Any]]:
+    """The timeline: each piece with its kind, title, call number, parts (text, snippets, citations), and the gates that
+    it fails.
+    """
     by_start: dict[int, list[Citation]] = {}
     for citation in row.apart.cited:
         by_start.setdefault(citation.start, []).append(citation)
@@ -134,7 +134,8 @@ def _pieces(row: Row) -> Iterator[dict[str, Any]]:
             f"{_TITLES[piece.kind]}{number}{'' if piece.closed else ', left open'} {piece.attributes.strip()}".strip()
         )
         parts = _result(piece) if piece.kind == "tool_output" else _written(piece, by_start)
-        yield {"k": piece.kind, "t": title, "n": piece.call, "p": parts}
+        wrong = [name for name, pieces in failed.items() if any(one is piece for one in pieces)]
+        yield {"k": piece.kind, "t": title, "n": piece.call, "p": parts, **({"g": wrong} if wrong else {})}
 
 
 def _result(piece: Segment) -> list[Any]:
@@ -151,20 +152,17 @@ def _result(piece: Segment) -> list[Any]:
 
 def _written(piece: Segment, by_start: Mapping[int, list[Citation]]) -> list[Any]:
     parts: list[Any] = []
-    closing = len(f"</{piece.kind}>") if piece.closed and piece.kind != "text" else 0
-    offset, at = piece.end - closing - len(piece.body), 0
+    offset, at = body_start(piece), 0
     for cite in cites([piece]):
-        start = cite.start - offset
-        parts.append(piece.body[at:start])
+        parts.append(piece.body[at : cite.start - offset])
+        at = cite.end - offset
         for number, citation in enumerate(by_start.get(cite.start, [])):
             where = f"call {citation.call}, place {citation.place}" if citation.place else "no snippet shows it"
             missing = f"; not in it: {', '.join(citation.numbers_missing)}" if citation.numbers_missing else ""
             parts.append(
-                {"i": citation.identity, "x": cite.claim if number == 0 else "", "v": citation.verdict,
+                {"i": citation.identity or "no id", "x": cite.claim if number == 0 else "", "v": citation.verdict,
                  "h": f"{citation.verdict}: {where}{missing}", "to": f"s-{citation.call}-{citation.place}"}
             )  # fmt: skip
-        end = piece.body.find("</cite>", start)
-        at = end + len("</cite>") if end >= 0 else len(piece.body)
     return [*parts, piece.body[at:]]
 
 

@@ -1,7 +1,8 @@
 """Trajectories from any file: a run's, the earlier scripts', repaired or broken ones; read one by one."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from backends.errors import UserError
 from graph.run_files import read_run
-from serializers.gates import Trajectory, taken_apart
+from serializers.gates import Trajectory, estimated_tokens, taken_apart
 from serializers.record import storable
 
 
@@ -20,6 +21,8 @@ class Row:
     path: Path
     line: int
     record: Mapping[str, Any]
+    count: Callable[[str], int] | None = None
+    """Counts the tokens of a text; where there is none, they are estimated."""
 
     @property
     def sample_id(self) -> str:
@@ -49,19 +52,49 @@ class Row:
         found = self.record.get("metadata")
         return found if isinstance(found, Mapping) else {}
 
+    @property
+    def nudges(self) -> list[tuple[int, str]]:
+        """Where in the text the model was asked again, and with which words."""
+        found = self.metadata.get("nudges")
+        told = [nudge for nudge in found if isinstance(nudge, Mapping)] if isinstance(found, list) else []
+        return [(nudge["at"], str(nudge.get("text"))) for nudge in told if type(nudge.get("at")) is int]
+
+    @property
+    def reminders(self) -> Mapping[str, str]:
+        """What stood behind a tool output for the model, by the output's number."""
+        found = self.metadata.get("reminders")
+        return {str(at): str(text) for at, text in found.items()} if isinstance(found, Mapping) else {}
+
+    @property
+    def reject_reasons(self) -> list[str] | None:
+        """Why the run rejected it; None where it does not say."""
+        found = self.metadata.get("reject_reasons")
+        return [str(reason) for reason in found] if isinstance(found, list) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that the model took."""
+        found = self.metadata.get("model_seconds")
+        return found if isinstance(found, int | float) and 0 <= found < math.inf else None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the text: counted, else estimated."""
+        return estimated_tokens(self.text) if self.apart.tokens is None else self.apart.tokens
+
     @cached_property
     def apart(self) -> Trajectory:
         """The trajectory taken apart."""
-        return taken_apart(self.record)
+        return taken_apart(self.record, self.count(self.text) if self.count else None)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
     """Every line that is not blank. Raises UserError when the file cannot be read."""
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield Row(path, number, _record(line))
+                    yield Row(path, number, _record(line), count)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
 

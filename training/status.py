@@ -2,11 +2,14 @@
 
 import re
 import time
+from collections import Counter
 from pathlib import Path
 
 from graph.lines import sample_ids
+from graph.options import GenerateOptions
 from graph.questions import check_questions
 from graph.run_files import RunFiles, read_run, working_process
+from serializers.record import sample_of
 
 _TAIL = 5_000_000
 _WRITTEN = re.compile(rb'"generation_time": "(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
@@ -16,33 +19,41 @@ _TIME = "%Y-%m-%dT%H:%M:%S"
 def standing(run: Path) -> tuple[str, bool]:
     """One line, and whether a process is at work."""
     files, content = read_run(run)
-    options = content["options"]
-    asked = check_questions(Path(options["questions_file"]), skip_bad_rows=True).asked(options.get("limit"))
-    asked *= options.get("samples_per_question") or 1
-    counts = {
-        "accepted": _count(files.trajectories), "rejected": _count(files.rejected), "failed": _count(files.failed)
-    }  # fmt: skip
-    pending = max(asked - sum(counts.values()), 0)
+    options = GenerateOptions.restored(content["options"])
+    questions = check_questions(options.questions_file, skip_bad_rows=True).asked(options.limit)
+    accepted, rejected = _by_question(files.trajectories), _by_question(files.rejected)
+    failed = _by_question(files.failed)
+    listed = f"{accepted.total():,} accepted, {rejected.total():,} rejected, {failed.total():,} failed"
+    samples = options.samples
+    if samples.accept:
+        tried = accepted + rejected
+        enough = sum(accepted[place] >= samples.accept or tried[place] >= samples.most for place in tried)
+        pending = questions - enough
+        line = f"{files.stem}: {listed}; {enough:,} of {questions:,} questions have enough"
+    else:
+        asked = questions * samples.most
+        pending = max(asked - accepted.total() - rejected.total() - failed.total(), 0)
+        line = f"{files.stem}: {listed}, {pending:,} pending of {asked:,}"
     process = working_process(files)
-    listed = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-    line = f"{files.stem}: {listed}, {pending:,} pending of {asked:,}"
     if process is None:
         return f"{line}; nobody is working on it", False
-    return f"{line}; process {process} is at work{_pace(files, pending)}", True
+    return f"{line}; process {process} is at work{_pace(files, None if samples.accept else pending)}", True
 
 
-def _count(path: Path) -> int:
-    return sum(1 for _ in sample_ids(path)) if path.exists() else 0
+def _by_question(path: Path) -> Counter[int]:
+    """How many samples of each question, by its place, are in a file."""
+    return Counter(sample_of(identity)[0] for identity in sample_ids(path)) if path.exists() else Counter()
 
 
-def _pace(files: RunFiles, pending: int) -> str:
-    """From the times in the last records."""
-    if not files.trajectories.exists():
-        return ""
-    with files.trajectories.open("rb") as lines:
-        lines.seek(max(files.trajectories.stat().st_size - _TAIL, 0))
-        times = [time.mktime(time.strptime(text.decode(), _TIME)) for text in _WRITTEN.findall(lines.read())]
+def _pace(files: RunFiles, pending: int | None) -> str:
+    """From the times in the last records; what is left is known only where each of them ends a question."""
+    times: list[float] = []
+    for path in (files.trajectories, files.rejected):
+        if path.exists():
+            with path.open("rb") as lines:
+                lines.seek(max(path.stat().st_size - _TAIL, 0))
+                times += [time.mktime(time.strptime(text.decode(), _TIME)) for text in _WRITTEN.findall(lines.read())]
     if len(times) < 2:
         return ""
-    rate = (len(times) - 1) / max(times[-1] - times[0], 1.0)
-    return f", {rate:.1f}/s, about {pending / rate / 60:.0f} min left"
+    rate = (len(times) - 1) / max(max(times) - min(times), 1.0)
+    return f", {rate:.1f}/s" + ("" if pending is None else f", about {pending / rate / 60:.0f} min left")

@@ -1,0 +1,113 @@
+"""The card of an exported data set: what is in it, how it was made, what was left out."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backends.errors import UserError
+from training.export import Exported
+
+_MARK = "<!-- written by trajgraph export -->"
+_MEANINGS = {
+    "messages": "the conversation: `role`, `content`, and `tool_call_id` of what a tool gave",
+    "conversations": "the conversation, under the names of its format",
+    "system": "the system prompt",
+    "tools": "empty: the system prompt describes them",
+    "prompt": "system prompt and question", "chosen": "a conversation that passes the hard gates",
+    "rejected": "one of the same question that does not", "question": "the question",
+    "text": "the interleaved text: thoughts, calls, results, answer",
+    "train_spans": "what the model wrote: `[start, end]` in the text, or `[message, start, end]`",
+    "chosen_train_spans": "the same in `chosen`", "rejected_train_spans": "the same in `rejected`",
+    "sample_id": "the trajectory", "topic": "of the question", "question_type": "of the question",
+    "tokens": "of the whole conversation",
+}  # fmt: skip
+_LONGEST = 400
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError when a README.md lies in the folder that no export wrote."""
+    card = folder / "README.md"
+    if card.exists() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{card} is not an export's: give --output a folder of its own")
+
+
+def card(done: Exported, run: Mapping[str, Any], funnel: Mapping[str, Any], format_name: str, token_limit: int) -> str:
+    """The text of `README.md`."""
+    configs = "\n".join(f"  - split: {name}\n    path: {path.name}" for name, path in done.files.items())
+    settings = _table(run)
+    counts = _table({**funnel, **{f"of these, fail {name}": count for name, count in done.gates.items()}})
+    columns = _table({f"`{name}`": _MEANINGS.get(name, "whether they fit") for name in done.sample})
+    sizes = Counter(min(tokens // 2048, 15) for tokens in done.tokens)
+    histogram = "\n".join(
+        f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
+    )
+    rows = sum(done.rows[name] for name in ("train", "test"))
+    fit = sum(tokens <= token_limit for tokens in done.tokens)
+    sample = json.dumps(_shortened(done.sample), ensure_ascii=False, indent=1)
+    return f"""---
+language: en
+license: other
+task_categories: [question-answering, text-generation]
+tags: [deep-research, tool-use, biomedical, trajectories]
+size_categories: [{_size(rows)}]
+configs:
+- config_name: default
+  data_files:
+{configs}
+---
+{_MARK}
+# Deep-research trajectories
+
+{rows:,} trajectories in the format `{format_name}`: a model thinks, calls tools, reads what comes back, and answers
+with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs are not to be trained on.
+
+| column | |
+| --- | --- |
+{columns}
+
+| generated with | |
+| --- | --- |
+{settings}
+
+| from questions to rows | |
+| --- | --- |
+{counts}
+
+| tokens | rows |
+| --- | --- |
+{histogram}
+
+Sources: titles and abstracts are PubMed's (National Library of Medicine; abstracts may be under copyright of their
+publishers), pages and search results are their owners'. Check their terms before you pass this on.
+
+One row, its texts shortened:
+
+```json
+{sample}
+```
+"""
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"| {name} | {_cell(value)} |" for name, value in values.items())
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+    if isinstance(value, dict):
+        return {name: _shortened(item) for name, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _size(rows: int) -> str:
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if rows < limit:
+            return name
+    return "n>1M"
