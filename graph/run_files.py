@@ -201,6 +201,9 @@ def claimed_run(
                     )
                 earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
                 update = {"settings": asdict(settings), "options": options.stored(), "earlier_settings": earlier}
+                if content["settings"].get("prompt_sha256") != settings.prompt_sha256:
+                    told = {content["settings"].get("prompt_sha256"): content.get("prompt")}
+                    update["earlier_prompts"] = {**content.get("earlier_prompts", {}), **told}
                 update["prompt"] = options.prompt()
                 write_whole(files.run, json.dumps({**content, **update}, ensure_ascii=False, indent=1))
         yield files

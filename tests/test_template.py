@@ -169,3 +169,17 @@ def test_a_card_has_the_schema_the_gates_and_a_row_that_is_json(rows: Path, tmp_
     assert "| of these, fail empty_think | 1 |" in card
     sample = json.loads(card.split("```json")[1].split("```")[0])
     assert sample.keys() == read_jsonl(tmp_path / "set" / "train.jsonl")[0].keys()
+
+
+def test_each_row_has_the_prompt_that_it_was_made_under(folder: Path, model_url: str, tools_url: str) -> None:
+    command = ["generate", "--questions-file", folder / "questions.jsonl", "--output", folder / "out"]
+    command += ["--local-model-url", model_url, "--mcp-url", tools_url, "--allow-changed-settings"]
+    for number, prompt in enumerate(("Be brief.", "Be thorough."), start=1):
+        (folder / "prompt.txt").write_text(prompt)
+        done = trajgraph(*command, "--limit", str(number), "--system-prompt-file", folder / "prompt.txt")
+        assert done.returncode == 0, done.stderr
+    made = export(folder / "out", folder / "set", "messages")
+    assert {row["sample_id"][-1]: row["messages"][0]["content"] for row in made} == {
+        "1": "Be brief.",
+        "2": "Be thorough.",
+    }

@@ -242,7 +242,16 @@ def test_a_page_that_looks_like_a_snippet_grounds_no_citation() -> None:
     assert [citation.verdict for citation in Row(Path("x"), 1, record(1, pieces)).apart.cited] == ["never_retrieved"]
 
 
-ODD: list[Any] = ["x", 5, None, [], {"a": 1}, float("nan"), float("inf"), [None, 5, {"at": "x"}, {"at": True, "text": 5}]]
+ODD: list[Any] = [
+    "x",
+    5,
+    None,
+    [],
+    {"a": 1},
+    float("nan"),
+    float("inf"),
+    [None, 5, {"at": "x"}, {"at": True, "text": 5}],
+]
 
 
 def test_odd_metadata_stops_neither_an_audit_nor_an_export_nor_a_page(tmp_path: Path) -> None:

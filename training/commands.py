@@ -125,9 +125,15 @@ def export(
 
     settings = told.get("settings", {"source": run.name})
     making = Making(
-        format_name.value, told.get("prompt"), settings.get("tool_role", "tool"), thresholds, hard, test_share,
+        format_name.value,
+        told.get("prompt"),
+        told.get("earlier_prompts", {}),
+        settings.get("tool_role", "tool"),
+        thresholds,
+        hard,
+        test_share,
         count or estimated_tokens,
-    )  # fmt: skip
+    )
     done = exported(chosen(), output, making, Template(verify_template) if verify_template else None)
     funnel = {**told.get("funnel", {}), **seen, **done.rows}
     (output / "README.md").write_text(card(done, settings, funnel, format_name.value, token_limit), encoding="utf-8")

@@ -77,15 +77,21 @@ def split_of(question: str, test_share: float) -> str:
 
 @dataclass(frozen=True)
 class Making:
-    """How rows are made: `system` and `tool_role` are the run's own; what fails a `hard` gate is the worse of two."""
+    """How rows are made: prompts and `tool_role` are the run's own; what fails a `hard` gate is the worse of two."""
 
     format_name: str
-    system: str | None = None
+    prompt: str | None = None
+    earlier_prompts: Mapping[str, str] = field(default_factory=dict)
+    """By their hash: what the run's first records were made under, where it was changed since."""
     tool_role: ToolRole = "tool"
     thresholds: Thresholds = field(default_factory=Thresholds)
     hard: Sequence[str] = ()
     test_share: float = 0.0
     count: Callable[[str], int] = estimated_tokens
+
+    def system(self, row: Row) -> str | None:
+        """The system prompt that a trajectory was made under."""
+        return self.earlier_prompts.get(str(row.metadata.get("prompt_sha256")), self.prompt)
 
 
 def exported(rows: Iterable[Row], folder: Path, making: Making, template: Template | None = None) -> Exported:
@@ -174,7 +180,7 @@ class _Made:
 
 def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
     for row in rows:
-        told = messages(row, making.system, making.tool_role)
+        told = messages(row, making.system(row), making.tool_role)
         content: dict[str, Any]
         if making.format_name == "messages":
             content = {"messages": told, "train_spans": message_spans(told)}
@@ -186,7 +192,7 @@ def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
             spans = text_spans(row.apart.pieces)
             trained = [row.text[start:end] for start, end in spans]
             if making.format_name == "drtulu":
-                told = one_message(row, making.system)
+                told = one_message(row, making.system(row))
                 content = {"conversations": told}
             else:
                 content = {"question": row.question, "text": row.text}
@@ -203,10 +209,11 @@ def _pairs(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
     for row in rows:
         fit = not row.reject_reasons and not set(violated(row.apart, making.thresholds)) & set(making.hard)
         by_question.setdefault(row.question, ([], []))[0 if fit else 1].append(row)
-    head = 2 if making.system else 1
     for sides in by_question.values():
         for pair in zip(*sides, strict=False):
-            good, bad = told = [messages(row, making.system, making.tool_role) for row in pair]
+            system = making.system(pair[0])
+            good, bad = told = [messages(row, system, making.tool_role) for row in pair]
+            head = 2 if system else 1
             content = {
                 "prompt": good[:head], "chosen": good[head:], "rejected": bad[head:],
                 "chosen_train_spans": message_spans(good[head:]), "rejected_train_spans": message_spans(bad[head:]),
