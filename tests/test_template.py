@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from backends.errors import UserError
 from tests.fakes import read_jsonl, trajgraph
 from tests.test_gates import call, output, record, sound, think
 from tests.test_training import TEMPLATE, export
+from training.export import Making, exported
+from training.rows import read_rows
+from training.template import Template
 
 HEADED = "{% for m in messages %}<|im_start|>ROLE\nCONTENT<|im_end|>\n{% endfor %}"
 
@@ -30,11 +33,15 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def verify(rows: Path, source: str, format_name: str = "messages") -> Any:
+def verify(rows: Path, source: str, format_name: str = "messages") -> str:
+    """What an export with a template says against it; nothing when every row survives."""
     path = rows.with_name("template.jinja")
     path.write_text(source)
-    folder = rows.with_name("set")
-    return trajgraph("export", rows, "--format", format_name, "--output", folder, "--verify-template", path)
+    try:
+        exported(read_rows(rows), rows.with_name("set"), Making(format_name), Template(path))
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt", "parquet", "drtulu"])
@@ -42,8 +49,7 @@ def verify(rows: Path, source: str, format_name: str = "messages") -> Any:
 def test_a_template_that_writes_every_message_whole_under_its_own_header_is_survived(
     rows: Path, source: str, format_name: str
 ) -> None:
-    done = verify(rows, source, format_name)
-    assert done.returncode == 0, done.stderr
+    assert verify(rows, source, format_name) == ""
 
 
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt", "parquet"])
@@ -69,19 +75,16 @@ def test_a_template_that_writes_every_message_whole_under_its_own_header_is_surv
 def test_what_a_template_loses_adds_or_masks_wrongly_is_named_with_the_mend(
     rows: Path, source: str, said: str, format_name: str
 ) -> None:
-    done = verify(rows, source, format_name)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Mend: train with a template" in done.stderr
+    told = verify(rows, source, format_name)
+    assert said in told
+    assert "Mend: train with a template" in told
     assert not list(rows.with_name("set").glob("*.*"))
 
 
 def test_an_answer_without_a_thought_gains_an_empty_one_in_qwen3s_template(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(record(1, [*sound(1)[:6], sound(1)[7]])))
-    done = verify(rows, TEMPLATE.read_text())
-    assert done.returncode == 2
-    assert "adds <think>, which the model never wrote" in done.stderr
+    assert "adds <think>, which the model never wrote" in verify(rows, TEMPLATE.read_text())
 
 
 def test_a_run_whose_results_are_user_messages_is_told_which_setting_keeps_its_thoughts(
@@ -98,16 +101,14 @@ def test_a_run_whose_results_are_user_messages_is_told_which_setting_keeps_its_t
 
 
 def test_a_text_is_trained_on_as_it_is_and_no_template_is_asked(rows: Path) -> None:
-    done = verify(rows, template(), "text")
-    assert done.returncode == 2
-    assert "no template is applied" in done.stderr
+    assert "no template is applied" in verify(rows, template(), "text")
 
 
 def test_what_trainers_offer_to_a_template_is_there(rows: Path) -> None:
     source = (
         "{% if strftime_now('%Y') | int < 2000 %}{{ raise_exception('the clock is wrong') }}{% endif %}" + template()
     )
-    assert verify(rows, source).returncode == 0
+    assert verify(rows, source) == ""
 
 
 def test_sharegpt_rows_alternate_and_come_in_pairs_whatever_the_trajectory(tmp_path: Path) -> None:
