@@ -43,9 +43,8 @@ def typed_failure(error: Exception) -> Exception:
     timed_out = isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError)
     if timed_out and isinstance(cause, TimeoutError):
         return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
-    if isinstance(error, openai.APIConnectionError | httpx2.TransportError) or isinstance(
-        cause, aiohttp.ClientError | OSError
-    ):
+    lost = (openai.APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError)
+    if isinstance(error, lost) or isinstance(cause, aiohttp.ClientError | OSError):
         return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
     if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError):
         return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")

@@ -139,9 +139,22 @@ async def test_a_server_that_is_down_is_unreachable_and_one_that_is_silent_times
         await ask(ScriptedModel(url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1"), timeout=0.3)
 
 
-async def test_a_connection_that_breaks_in_the_middle_is_unreachable() -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"HTTP/1.1 200 OK\r\nContent-", b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"ch",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnothing\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nflat",
+        b"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/v1\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 1000\r\n\r\n{",
+    ],
+)  # fmt: skip
+async def test_a_connection_that_breaks_in_the_middle_is_unreachable(sent: bytes) -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
         writer.close()
         await writer.wait_closed()
 

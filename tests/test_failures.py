@@ -97,6 +97,10 @@ async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_re
         addressed = ScriptedModel(url=f"{model_base}/v1")
         batch = await generate(folder, addressed, f"{tools_base}/mcp", QUICK, model_timeout=1, tool_timeout=1)
         assert sum(counts(batch)) == 40
+        known = {"ModelUnreachable", "ModelOverloaded", "ModelTimeout", "ModelReplyInvalid", "ToolUnreachable", "ToolTimeout",
+                 "ToolOverloaded", "ToolReplyInvalid"}  # fmt: skip
+        failed = read_jsonl(batch.files.failed) if batch.files.failed.exists() else []
+        assert {row["error"] for row in failed} <= known, failed
         assert stats(batch)["pending"] == 0
     assert len(model.counts) >= 7
     assert len(tools.counts) >= 7
