@@ -29,6 +29,7 @@ from backends.model_failures import NO_KEY, typed_failure
 
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
+_TOLD = ("content-type", "retry-after")  # of a refusal: its body has been decoded already
 _PROBE_TIMEOUT = 5.0
 _PROBE_REPLY_TIMEOUT = 20.0
 
@@ -93,7 +94,8 @@ class LocalChatModel(BaseChatOpenAI):
         if response.status < 400:
             return json.loads(content)
         request = httpx2.Request("POST", url, headers=sdk.auth_headers)
-        answer = httpx2.Response(response.status, headers=response.headers, content=content, request=request)
+        told = {name: value for name in _TOLD if (value := response.headers.get(name, "")).isascii() and value}
+        answer = httpx2.Response(response.status, headers=told, content=content, request=request)
         raise sdk._make_status_error_from_response(answer)
 
     async def reply(self, messages: list[BaseMessage], **asked: Any) -> AIMessage:
@@ -169,7 +171,6 @@ class ChatClient:
 
     async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None = None) -> AIMessage:
         """One reply, with `seconds` in its `response_metadata`. Raises a `ModelError` that says what went wrong."""
-        started = time.monotonic()
         reply = await self._invoke(messages, max_tokens, seed)
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
@@ -177,7 +178,6 @@ class ChatClient:
         silent = not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content")
         if silent and finish_reason != "length":
             raise ModelReplyInvalid(f"empty reply from the model server (finish_reason: {finish_reason})")
-        reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 
     async def continue_reply(
@@ -186,16 +186,11 @@ class ChatClient:
         """What follows `begun`, a reply that was cut off; None where the server cannot take it up."""
         if not self._continues:
             return None
-        started = time.monotonic()
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
         try:
             async with self._waiting():
-                reply = await self._model.reply(
-                    [*messages, AIMessage(begun)],
-                    stop=self._stop,
-                    max_tokens=max_tokens,
-                    extra_body=body,
-                    **_seeded(seed),
+                reply = await self._timed(
+                    [*messages, AIMessage(begun)], max_tokens=max_tokens, extra_body=body, **_seeded(seed)
                 )
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
@@ -205,7 +200,6 @@ class ChatClient:
             raise ModelReplyInvalid(_ABORTED)
         if not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content"):
             return None
-        reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 
     async def _invoke(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
@@ -229,7 +223,13 @@ class ChatClient:
     async def _send(self, messages: list[BaseMessage], max_tokens: int, seed: int | None, extras: bool) -> AIMessage:
         more: dict[str, Any] = {**_seeded(seed), **({"extra_body": self._EXTRAS} if extras else {})}
         async with self._waiting():
-            return await self._model.reply(messages, stop=self._stop, max_tokens=max_tokens, **more)
+            return await self._timed(messages, max_tokens=max_tokens, **more)
+
+    async def _timed(self, messages: list[BaseMessage], **asked: Any) -> AIMessage:
+        started = time.monotonic()
+        reply = await self._model.reply(messages, stop=self._stop, **asked)
+        reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
+        return reply
 
     async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
@@ -242,7 +242,8 @@ class ChatClient:
             if key in ("model", "messages")
         }
         try:
-            counted = await client.post(str(client.base_url.join("../tokenize")), body=body, cast_to=object)
+            async with self._waiting():
+                counted = await client.post(str(client.base_url.join("../tokenize")), body=body, cast_to=object)
             return int(counted["count"])
         except (openai.APIStatusError, KeyError, TypeError, ValueError):
             self._tokenizes = False

@@ -113,18 +113,19 @@ class ToolClient:
         if route is None:
             raise ToolFailed(f"there is no tool {name!r}; use one of {', '.join(self.routes)}")
         arguments = route.arguments(query, parameters)
-        if self._cassette is None:
-            return await self._ask(route.server_name, arguments), False
-        return await self._cassette.result(
-            route.server_name, arguments, lambda: self._ask(route.server_name, arguments)
-        )
+        async with self._waiting():  # for the server, or for another who asks the same
+            if self._cassette is None:
+                return await self._ask(route.server_name, arguments), False
+            return await self._cassette.result(
+                route.server_name, arguments, lambda: self._ask(route.server_name, arguments)
+            )
 
     async def probe(self) -> bool:
         """Whether the tool server answers."""
         return await self._session.probe()
 
     async def _ask(self, server_name: str, arguments: dict[str, Any]) -> Any:
-        async with self._waiting(), self._slots:
+        async with self._slots:
             return read_result(await self._session.call(server_name, arguments))
 
 

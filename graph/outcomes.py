@@ -55,6 +55,7 @@ class Settler:
             "attempts": attempts,
             **({"seed": seed} if self.seeded else {}),
             "max_tool_calls": self.settings.max_tool_calls,
+            "tool_role": self.settings.tool_role,
             "run_id": self.run_id,
             "thread_id": thread,
             "prompt_sha256": self.settings.prompt_sha256,

@@ -15,6 +15,10 @@ HARD = (
 )  # fmt: skip
 """The checks of a finished trajectory (see `serializers/gates.py`) that no training set should fail."""
 
+_EARLIER_HARD = [
+    ["unclosed_answer", "no_answer", "truncated", "forged_tool_output", "unbalanced_tags", "call_limit_passed"]
+]
+"""What `HARD` was before: a run that was begun under it is continued under the new one."""
 _HASHED = {
     "questions_sha256": "another content of the questions file",
     "prompt_sha256": "another system prompt",
@@ -77,4 +81,5 @@ class RunSettings:
             f"{_HASHED[name]} ({name})" if name in _HASHED else f"{name}: {other.get(name)!r} -> {mine[name]!r}"
             for name in names
             if other.get(name) != mine[name]
+            and not (name == "hard_gates" and other.get(name) in _EARLIER_HARD and self.hard_gates == HARD)
         ]

@@ -29,7 +29,8 @@ class WriteQueue:
         self._path = path
         self._statements = statements
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._waiting: list[tuple[str, Rows]] = []
+        self._waiting: dict[str, list[tuple[str, Rows]]] = {}
+        """By the key with which rows begin."""
         self._group: asyncio.Future[None] | None = None
         """Done when what waits now is committed."""
         self._committing: asyncio.Future[None] | None = None
@@ -41,7 +42,7 @@ class WriteQueue:
         """Queue rows for a statement. What comes back is done when their transaction has ended, well or not."""
         if self._error:
             raise self._error
-        self._waiting.append((statement, rows))
+        self._waiting.setdefault(rows[0][0], []).append((statement, rows))
         self._group = self._group or asyncio.get_running_loop().create_future()
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
@@ -49,7 +50,7 @@ class WriteQueue:
 
     def drop(self, key: str) -> None:
         """Take back what waits in rows that begin with `key`."""
-        self._waiting = [(statement, rows) for statement, rows in self._waiting if rows[0][0] != key]
+        self._waiting.pop(key, None)
 
     async def stored(self, group: "asyncio.Future[None] | None" = None) -> None:
         """Wait until rows are on disk: those of `group`, else all. Raises the error of a transaction that failed."""
@@ -74,10 +75,11 @@ class WriteQueue:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), _GATHERED)
             self._wanted.clear()
-            rows, self._waiting = self._waiting, []
-            self._committing, self._group = self._group, None
+            waiting = [queued for of_one in self._waiting.values() for queued in of_one]
+            self._waiting, self._committing, self._group = {}, self._group, None
             try:
-                await self._in_thread(self._transact, rows)
+                if self._error is None:  # what came while a transaction failed would stand on rows that are not there
+                    await self._in_thread(self._transact, waiting)
             except Exception as failure:
                 self._error = failure
             self._committing.set_result(None)
@@ -88,7 +90,7 @@ class WriteQueue:
     def _transact(self, waiting: list[tuple[str, Rows]]) -> None:
         with self._writer as writer:  # commits, or rolls back
             for statement in self._statements:
-                rows = [row for wanted, some in waiting if wanted == statement for row in some]
+                rows = [row for wanted, queued in waiting if wanted == statement for row in queued]
                 for size in _TOGETHER:
                     while len(rows) >= size:
                         taken, rows = rows[:size], rows[size:]

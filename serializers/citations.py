@@ -7,7 +7,7 @@ from typing import Literal
 from serializers.segments import Cite, Segment, Snippet, cites, snippets
 
 Verdict = Literal["grounded", "never_retrieved", "retrieved_later"]
-_SPLIT = re.compile(r"[,;]\s*")
+_SPLIT = re.compile(r"\s*[,;|]\s*|(?<=\d)\s+(?=\d|PMID)", re.IGNORECASE)
 _BARE = re.compile(r"(?:PMID)?[:\s]*", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z]-)\d+(?:[.,·]\d+)*%?")
 
@@ -38,23 +38,23 @@ def citations(pieces: list[Segment]) -> list[Citation]:
         (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in _identities(cite)])
         for cite in cites(pieces)
     ]
+    numbers = {id(snippet): _numbers(snippet.text) for _, targets in resolved for _, _, snippet in targets if snippet}
     behind: dict[int, set[str]] = {}
+    found = []
     for cite, targets in resolved:
-        behind.setdefault(cite.group, set()).update(*(_numbers(found.text) for _, _, found in targets if found))
-    return [
-        _counted(cite, *target, {number for _, _, snippet in targets if snippet for number in _numbers(snippet.text)},
-                 behind[cite.group])
-        for cite, targets in resolved
-        for target in targets
-    ]  # fmt: skip
+        held = set[str]().union(*(numbers[id(snippet)] for _, _, snippet in targets if snippet))
+        behind.setdefault(cite.group, set()).update(held)
+        found += [(cite, target, held) for target in targets]
+    return [_counted(cite, *target, held, behind[cite.group]) for cite, target, held in found]
 
 
 def _identities(cite: Cite) -> list[str]:
-    return [_bare(part) for part in _SPLIT.split(cite.identity) if part.strip()] or [""]
+    named = dict.fromkeys(_bare(part) for part in _SPLIT.split(cite.identity) if part.strip())
+    return list(named) or [""]
 
 
 def _bare(identity: str) -> str:
-    stripped = identity.strip()
+    stripped = identity.strip(" []()")
     return _BARE.sub("", stripped, count=1) if stripped.upper().startswith("PMID") else stripped
 
 
@@ -83,5 +83,6 @@ def _numbers(text: str) -> set[str]:
 
 
 def _plain(number: str) -> str:
-    """`4,744`, `0·74` and `12%` as the numbers that they are."""
-    return number.rstrip("%").replace("·", ".").replace(",", "")
+    """`4,744`, `0·74`, `0.740` and `12%` as the numbers that they are."""
+    plain = number.rstrip("%").replace("·", ".").replace(",", "")
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain

@@ -13,11 +13,15 @@ from serializers.citations import Citation, citations
 from serializers.language import is_english
 from serializers.segments import Segment, segments
 
-ENDED = ("stop", "eos_token", "stop_sequence", "tool_calls", None)
+ENDED = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call", "", None)
 """Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
 Fault = bool | list[Segment]
 """The pieces at fault, or True where it is the trajectory as a whole; nothing where all is well."""
-_ERROR = re.compile(r"\s*(?:error\s*:|\{\s*\"error\"\s*:)", re.IGNORECASE)
+_ERROR = re.compile(
+    r"\s*(?:\[?error(?:\]|\s*:|\s+(?:executing|calling|fetching|while|\d))|\{\s*\"error\"\s*:(?!\s*(?:null|false|\"\"))"
+    r"|(?:[\w-]{1,20}\s){0,3}failed\s*:|failed to\s|HTTP (?:error )?[45]\d\d\b|Traceback \()|\s*\Z",
+    re.IGNORECASE,
+)
 _ATTRIBUTE = re.compile(r"""([\w-]{1,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _BYTES_A_TOKEN = 3.6
 
@@ -78,7 +82,7 @@ def violated(trajectory: Trajectory, thresholds: Thresholds | None = None) -> li
 
 
 def is_error(output: Segment) -> bool:
-    """Whether a tool output says that the call failed."""
+    """Whether a tool output says that the call failed, or nothing."""
     return bool(_ERROR.match(output.body))
 
 
@@ -195,7 +199,11 @@ def over_token_limit(trajectory: Trajectory, limits: Thresholds) -> Fault:
 
 def language(trajectory: Trajectory, _: Thresholds) -> Fault:
     """The model wrote in another language than English."""
-    return [piece for piece in trajectory.pieces if piece.kind != "tool_output" and not is_english(piece.body)]
+    return [
+        piece
+        for piece in trajectory.pieces
+        if piece.kind != "tool_output" and not is_english(piece.body, prose=piece.kind != "call_tool")
+    ]
 
 
 def _empty(piece: Segment) -> bool:

@@ -1,13 +1,14 @@
 """Is a text English? By its letters and its commonest words; nothing is guessed of a text that is too short to tell."""
 
 import re
+import unicodedata
 
 _WORD = re.compile(r"[^\W\d_]+")
 _OTHER_SCRIPT = re.compile(
     r"[^\W\d_A-Za-z\u00aa-\u02ff\u0370-\u03ff\u1d00-\u1fff\u2071-\u218b\uff21-\uff5a\U0001d400-\U0001d7ff]"
 )
 """A letter of neither the Latin nor the Greek script, nor of the phonetic and mathematical ones made of them."""
-_GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{3,}")
+_GREEK_WORD = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]{4,}")
 _ENGLISH = frozenset(
     "a about an and are as at be been but by can do for from has have i if in is it its may more my need next no not "
     "of on or should so than that the their there these they this to up was we were what which will with would "
@@ -19,24 +20,40 @@ _OTHERS = tuple(
         "aber als auch auf aus bei das dass dem durch ein eine einen einer es für ich im ist mit muss nach nicht noch "
         "nun oder sich sie sind suche um und wie wird zu zum zur über",
         "con del desde donde entre es esta este las los más muy para pero por que según sin sobre son sus una",
-        "au aux avec ces cette dans elle est et il je mais ou par pas plus pour que qui sont sur une",
+        "au aux avec ces cette dans elle est il je mais ou par pas plus pour que qui sont sur une",
         "che con della delle gli lo nel nella più quale sono su una",
         "ao com como das dos em foi mais na nas nos não os para pela por que são um uma",
         "aan bij dat deze een het ik maar moet naar niet ook op te tot uit voor worden zijn",
+        "att av den det ett för från han hon inte jag kan med men och på som till var är",
+        "af at den der det en er for fra har ikke jeg kan med men og på som til var være",
+        "ale badania czy dla jako jest jego które mogą może nie oraz po przez są się ten to tym według został za że",
+        "bir bu da daha gibi için ile olan olarak ve veya çok",
+        "cho các có của không là này những trong và với được",
+        "adalah dalam dan dari dengan ini itu karena lebih oleh pada tidak untuk yang",
     )
 )
 """Without the words that English prose has in its Latin phrases and in names: de novo, in vitro, van der."""
 _FOREIGN_WORDS = 3
-"""Commonest words of another language, more than of English, that make a text that language's."""
+"""Different words of a language's commonest, found more often than English ones, that make a text that language's."""
 
 
-def is_english(text: str) -> bool:
-    """Whether a text is English, as far as can be told; names, symbols and single Greek letters tell nothing."""
-    if not text.isascii() and (len(_OTHER_SCRIPT.findall(text)) > 1 or len(_GREEK_WORD.findall(text)) > 1):
-        return False
-    words = _WORD.findall(text.lower())
+def is_english(text: str, *, prose: bool = True) -> bool:
+    """Whether a text is English, as far as can be told; names, symbols, acronyms and single Greek letters tell nothing.
+    What is no `prose` (keywords) is judged by its letters alone.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)  # ligatures and circled digits are what they stand for
+        foreign = len(_OTHER_SCRIPT.findall(text))
+        if foreign > 30 or (foreign > 1 and foreign > 0.1 * sum(map(str.isalpha, text))):
+            return False
+        if len(set(_GREEK_WORD.findall(text))) > 1:
+            return False
+    if not prose:
+        return True
+    words = [word.lower() for word in _WORD.findall(text) if len(word) == 1 or not word.isupper()]
     english = sum(word in _ENGLISH for word in words)
-    return not any(
-        found >= _FOREIGN_WORDS and found > english
-        for found in (sum(word in common for word in words) for common in _OTHERS)
-    )
+    for common in _OTHERS:
+        found = [word for word in words if word in common and word not in _ENGLISH]
+        if len(set(found)) >= _FOREIGN_WORDS and len(found) > english:
+            return False
+    return True

@@ -55,11 +55,13 @@ class Cite:
 
 def segments(text: str) -> tuple[list[Segment], list[str]]:
     """The pieces in order, and the names of stray closing tags. Never raises; what is left open ends where the next
-    piece begins. Within a tool output only its own end counts: what stands in it is foreign.
+    piece begins. Within a tool output only its own end counts: what stands in it is foreign. Within a thought that ends
+    before the next thought or output begins, tags are only talked about.
     """
     found: list[Segment] = []
     strays: list[str] = []
     opened: re.Match[str] | None = None
+    talk = False
     at = calls = answered = 0
 
     def close(end: int, after: int, closed: bool) -> None:
@@ -77,12 +79,15 @@ def segments(text: str) -> tuple[list[Segment], list[str]]:
         found.append(Segment(kind, opened.start(), after, body, closed, number, attributes))
         at = after
 
-    for tag in TAG.finditer(text):
+    tags = list(TAG.finditer(text))
+    for number, tag in enumerate(tags):
         if opened and opened["name"] == "tool_output" and not (tag["close"] and tag["name"] == "tool_output"):
+            continue
+        if talk and tag["name"] != "think":
             continue
         if opened and tag["close"] and tag["name"] == opened["name"]:
             close(tag.start(), tag.end(), True)
-            opened = None
+            opened, talk = None, False
         elif tag["close"]:
             strays.append(tag["name"])
         else:
@@ -90,12 +95,19 @@ def segments(text: str) -> tuple[list[Segment], list[str]]:
                 close(tag.start(), tag.start(), False)
             elif text[at : tag.start()].strip():
                 found.append(Segment("text", at, tag.start(), text[at : tag.start()]))
-            opened = tag
+            opened, talk = tag, tag["name"] == "think" and _closes(tags, number)
     if opened:
         close(len(text), len(text), False)
     elif text[at:].strip():
         found.append(Segment("text", at, len(text), text[at:]))
     return found, strays
+
+
+def _closes(tags: list[re.Match[str]], number: int) -> bool:
+    """Whether the thought that a tag opens ends before anything else can have begun."""
+    following = (tag for tag in tags[number + 1 : number + 50] if tag["name"] in ("think", "tool_output"))
+    next_one = next(following, None)
+    return next_one is not None and next_one["name"] == "think" and bool(next_one["close"])
 
 
 def snippets(pieces: list[Segment]) -> list[Snippet]:

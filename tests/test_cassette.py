@@ -48,6 +48,13 @@ def test_a_recorded_run_is_played_back_with_the_tool_server_gone_and_is_the_same
     assert failure["attempts"] == 1
 
 
+def test_more_who_ask_the_same_than_may_compute_at_once_all_get_it(tmp_path: Path) -> None:
+    write_questions(tmp_path / "questions.jsonl", ["What did DAPA-HF show in heart failure?"] * 60)
+    with demo_model() as model, offline_tools() as tools:
+        done = generate(tmp_path, model, tools, "out", "--concurrency", "60")
+    assert done.stdout.startswith("60 questions: 60 accepted"), done.stderr
+
+
 def tape(folder: Path, mode: Any = "auto") -> Any:
     return open_cassette(folder / "tape", mode)
 

@@ -1,6 +1,7 @@
 """What the model client keeps, and how failures of the server are told apart."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,6 +89,15 @@ async def test_a_server_that_refuses_unknown_fields_is_asked_without_them(
     assert ["no_stop_trim" in request for request in scripted_model.requests] == [True, False, False]
 
 
+def packed(response: Response) -> Response:
+    """The same, compressed, under a header that is no ASCII."""
+    body = gzip.compress(bytes(response.body))
+    kept = {name: response.headers[name] for name in ("content-type", "retry-after") if name in response.headers}
+    whole = Response(body, response.status_code, headers={**kept, "content-encoding": "gzip"})
+    whole.raw_headers.append((b"x-said", "模型".encode()))
+    return whole
+
+
 def error(status: int, message: str, **headers: str) -> Response:
     return JSONResponse({"error": {"message": message}}, status, headers=headers)
 
@@ -100,6 +110,9 @@ FAILURES: list[tuple[Response, type[ModelError]]] = [
     (error(401, "who are you"), ModelDenied),
     (error(404, "no such model"), ModelDenied),
     (error(400, "This model's maximum context length is 4096 tokens."), ContextOverflow),
+    (packed(error(400, "This model's maximum context length is 4096 tokens.")), ContextOverflow),
+    (packed(error(401, "who are you")), ModelDenied),
+    (packed(error(429, "slow down", **{"retry-after": "7"})), ModelOverloaded),
     (
         JSONResponse({"object": "error", "message": "The input (6008 tokens) is longer than the model's"}, 400),
         ContextOverflow,

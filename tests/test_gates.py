@@ -1,7 +1,7 @@
 """Gates: each finds every one of its own defects, and none of the others'; citations lead to their very snippet."""
 
-import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
                              think("Enough."), "<answer>Yes.</answer>"]),
         *[lambda n, said=said: record(n, [think("I."), call(f"x {n}"), f"<tool_output>{said}</tool_output>",
                                           think("So."), "<answer>The search failed.</answer>"])
-          for said in ("Error: None", "\n error : busy", '{"error": "timed out"}')],
+          for said in ("Error: None", "\n error : busy", '{"error": "timed out"}', "Error executing tool x: y", "HTTP 503",
+                       "Search failed: 429", "Failed to fetch the page", "[Error] timeout", "  ")],
     ],
     "duplicate_call": [
         lambda n: replaced(n, 4, call(f"dapagliflozin {n}")),
@@ -216,12 +217,44 @@ def test_a_gate_names_the_pieces_at_fault() -> None:
     assert [piece.call for piece in again] == [2]
 
 
-@given(st.text(alphabet='<>/ thinkcal_oupswer"=x\n', max_size=300))
-def test_any_text_is_taken_apart_without_loss(text: str) -> None:
-    pieces, _ = segments(text)
-    for piece, following in itertools.pairwise(pieces):
-        assert piece.end <= following.start
-    assert violated(taken_apart({"trajectory": {"interleaved_text": text}})) is not None
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<call_tool name='x'>", "</call_tool>", "<tool_output>",
+                                 "</tool_output>", "<answer>", "</answer>", "<cite id='1'>", "</cite>", "a b. 3", "\n"]), max_size=30))  # fmt: skip
+def test_any_text_is_taken_apart_without_loss(parts: list[str]) -> None:
+    text = "".join(parts)
+    pieces, strays = segments(text)
+    at, between = 0, ""
+    for piece in pieces:
+        assert piece.start >= at
+        assert piece.body in text[piece.start : piece.end]
+        between += text[at : piece.start]
+        at = piece.end
+    assert not re.sub("|".join(f"</{name}>" for name in set(strays)) or r"\Z", "", between + text[at:]).strip()
+    violated(taken_apart({"trajectory": {"interleaved_text": text}}))
+
+
+def test_a_thought_may_talk_about_tags() -> None:
+    for said in ("The answer goes inside <answer></answer>.", "It ends with </answer>.", "A <call_tool> is next."):
+        assert violated(taken_apart(replaced(1, 0, think(said)))) == []
+
+
+def test_english_with_foreign_names_acronyms_and_symbols_is_english() -> None:
+    for said in (
+        "Zhang Wei (张伟) et al. reported a hazard ratio of 0.74 in the trial.", "The αβγ-ENaC and αβγ subunits matter.",
+        "ALS tofersen SOD1 ALS VALOR ALS", "Smith et al plus Jones et al semaglutide", "① first ② second, the ﬁrst eﬀect.",
+        "De novo, in vitro and in vivo, by van der Berg and de la Torre.", "Is NOS or iNOS expressed? NOS, NOS1, NOS2.",
+    ):  # fmt: skip
+        assert violated(taken_apart(replaced(1, 6, think(said)))) == [], said
+    row = replaced(1, 4, call("placenta accreta spectrum PAS MRI PAS het FH het"))
+    assert violated(taken_apart(row)) == []
+
+
+def test_an_id_may_be_written_in_many_ways_and_counts_once() -> None:
+    for written in ("[1001]", "1001 3001", "1001|3001", "PMID: 1001; PMID 3001", "1001, 1001, 1001"):
+        pieces = [*sound(1)[:7], f'<answer>It helps. <cite id="{written}">hazard ratio 0.740</cite></answer>']
+        cited = taken_apart(record(1, pieces)).cited
+        assert {citation.verdict for citation in cited} == {"grounded"}, written
+        assert len(cited) == len({citation.identity for citation in cited})
+        assert not any(citation.numbers_missing for citation in cited)
 
 
 @pytest.mark.parametrize("row", [{}, {"trajectory": None}, {"trajectory": {"interleaved_text": 5}, "metadata": []},

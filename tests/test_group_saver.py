@@ -15,6 +15,7 @@ from graph.build import build_graph
 from graph.checkpoints import open_checkpoints
 from graph.settings import Limits
 from graph.state import State, merge_messages
+from graph.write_queue import WriteQueue
 
 
 def talking(turns: int, saver: Any) -> Any:
@@ -130,6 +131,32 @@ async def test_after_a_transaction_that_failed_nothing_more_is_taken(tmp_path: P
                 await saver.stored()
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
                 await graph.ainvoke({"question": "x"}, place("refused"))
+
+
+async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path: Path) -> None:
+    """It would stand on rows that are not there."""
+    path, statements = tmp_path / "x.sqlite", ("INSERT INTO first VALUES {rows}", "INSERT INTO second VALUES {rows}")
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE first (key); CREATE TABLE second (key);")
+        queue = WriteQueue(path, statements)
+        other.execute("BEGIN IMMEDIATE")
+        failing = queue.put(statements[0], [("a",)])
+        waiting = asyncio.create_task(queue.stored(failing))
+        await asyncio.sleep(0.3)  # the transaction has begun, and waits for the other's
+        following = queue.put(statements[1], [("b",)])
+        other.execute("DROP TABLE first")
+        other.execute("COMMIT")
+        for wait in (waiting, queue.stored(following), queue.close()):
+            with pytest.raises(sqlite3.OperationalError, match="no such table"):
+                await wait
+        assert other.execute("SELECT count(*) FROM second").fetchone() == (0,)
+
+
+async def test_many_threads_are_let_go_without_a_look_at_all_that_waits(tmp_path: Path) -> None:
+    async with open_checkpoints(tmp_path / "checkpoints.sqlite") as saver:
+        for number in range(20_000):
+            await saver.adelete_thread(f"thread-{number}")
+        await saver.stored()
 
 
 async def test_what_a_thread_takes_on_disk_grows_with_its_turns_not_with_their_square(tmp_path: Path) -> None:

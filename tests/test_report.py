@@ -53,6 +53,8 @@ def browser() -> Iterator[Any]:
 def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_script_runs(
     browser: Any, page: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     view, said = browser.new_page(), []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))
@@ -67,7 +69,7 @@ def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_sc
     view.locator("#search").fill("owned")
     assert view.locator(".item").count() == 1
     view.locator(".item").nth(0).click()
-    view.wait_for_function("document.querySelector('#detail h1').textContent.includes('onerror')")
+    expect(view.locator("#detail h1")).to_contain_text("onerror")
     assert HOSTILE in view.locator("#detail").inner_text()
     assert view.title() != "owned"
     view.locator("#search").fill("")
@@ -81,7 +83,7 @@ def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_sc
     view.locator("#search").fill("hazard 2001")
     assert view.locator(".item").count() == 0
     view.keyboard.press("Enter")
-    view.wait_for_function("document.querySelectorAll('.item').length === 1")
+    expect(view.locator(".item")).to_have_count(1)
     assert "in their texts too" in view.locator("#count").inner_text()
     view.locator("#search").fill("")
     view.locator("#gate").select_option("empty_think")
@@ -89,6 +91,37 @@ def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_sc
     view.wait_for_selector(".piece.think.wrong")
     assert view.locator(".piece.wrong h3 .tag").all_inner_texts() == ["empty_think"]
     assert said == []
+
+
+def test_a_citation_leads_to_the_head_of_a_long_snippet(browser: Any, tmp_path: Path) -> None:
+    pieces = sound(1)
+    pieces[2] = pieces[2].replace("The hazard", "Background and methods at length. " * 300 + "The hazard")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record(1, pieces)) + "\n")
+    assert trajgraph("report", tmp_path / "rows.jsonl", "--output", tmp_path / "page.html").returncode == 0
+    view = browser.new_page()
+    view.goto((tmp_path / "page.html").as_uri())
+    view.locator(".item").click()
+    view.locator("a.cite").nth(0).click()
+    snippet, box = (
+        view.locator(".snippet.here").bounding_box(),
+        view.locator(".tool_output .body").nth(0).bounding_box(),
+    )
+    assert snippet["height"] > box["height"]
+    assert box["y"] <= snippet["y"] < box["y"] + box["height"] / 2
+    assert 0 <= snippet["y"] < view.viewport_size["height"] - 100
+
+
+def test_the_numbers_of_a_report_leave_nothing_out(tmp_path: Path) -> None:
+    rows = [record(n, [*sound(n), "x " * 1800 * n]) for n in range(1, 41)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert trajgraph("report", tmp_path / "rows.jsonl", "--output", tmp_path / "page.html").returncode == 0
+    told = re.search(r'id="index">(.*?)</script>', (tmp_path / "page.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert told
+    charts = dict(json.loads(told[1])["runs"][0]["charts"])
+    assert sum(value for _, value in charts["thousand tokens"]) == 40
+    assert len(charts["thousand tokens"]) <= 14
+    funnel = dict(charts["funnel"])
+    assert (funnel["trajectories"], funnel["accepted"]) == (40, 0)
 
 
 def test_the_same_file_twice_stands_side_by_side(page: Path) -> None:

@@ -44,12 +44,27 @@ def verify(rows: Path, source: str, format_name: str = "messages") -> str:
     return ""
 
 
+MISTRAL = (
+    "<s>{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}</s>{% elif m.role == 'tool' %}"
+    "[TOOL_RESULTS]{{ m.content }}[/TOOL_RESULTS]{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
+)
+IN_TWO = MARKED.replace(
+    "{{ m.content }}{% endgeneration %}",
+    "{{ m.content[:9] }}{% endgeneration %}{% generation %}{{ m.content[9:] }}{% endgeneration %}",
+)
+
+
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt", "parquet", "drtulu"])
-@pytest.mark.parametrize("source", [template(), template(content="{{ m.content | trim }} "), MARKED])
+@pytest.mark.parametrize("source", [template(), template(content="{{ m.content | trim }} "), MISTRAL, MARKED, IN_TWO])
 def test_a_template_that_writes_every_message_whole_under_its_own_header_is_survived(
     rows: Path, source: str, format_name: str
 ) -> None:
-    assert verify(rows, source, format_name) == ""
+    told = verify(rows, source, format_name)
+    if format_name == "drtulu" and "{% generation %}" in source:  # its one message holds what the tools gave
+        assert "the mask of '<tool_output>" in told
+        assert "--format messages" in told
+    else:
+        assert told == ""
 
 
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt", "parquet"])
@@ -66,6 +81,12 @@ def test_a_template_that_writes_every_message_whole_under_its_own_header_is_surv
         (template(role="{{ 'user' if m.role == 'assistant' else m.role }}"), "the roles: user messages are headed"),
         (template(role="{{ 'assistant' if m.role == 'tool' else m.role }}"), "the roles: tool messages are headed"),
         (template(role="{{ {'assistant': 'tool', 'tool': 'assistant'}.get(m.role, m.role) }}"), "the roles: tool messages"),
+        (template(role="{{ 'assistant\n<tool_response>' if m.role == 'tool' else m.role }}"), "the roles: tool messages"),
+        (template(content="{{ m.content.split() | join('') }}"), "would lose"),
+        (template(content="{{ m.content }}{% if m.role == 'assistant' %}<think>hm</think>{% endif %}"), "adds <think>"),
+        (template(content="{{ m.content }}{% if m.role == 'assistant' %} {{ m.content }}{% endif %}"), "adds <think>"),
+        (template() + "<|im_start|>assistant\nThat is all.<|im_end|>", "adds a reply at the end"),
+        (MARKED.replace("{% generation %}", "{% generation %}Sure, I say: "), "the mask of 'Sure, I say:'"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "the roles: user messages are headed ''"),
         (template(content="{% if loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"), "adds <think>"),
         (MARKED.replace("== 'assistant'", "!= 'user'"), "the mask of '<tool_output>"),
@@ -85,6 +106,36 @@ def test_an_answer_without_a_thought_gains_an_empty_one_in_qwen3s_template(tmp_p
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(record(1, [*sound(1)[:6], sound(1)[7]])))
     assert "adds <think>, which the model never wrote" in verify(rows, TEMPLATE.read_text())
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{% for i in range(10000000) %}x{% endfor %}",
+                                    "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"])  # fmt: skip
+def test_a_template_that_fails_is_told_for_what_it_is(rows: Path, source: str) -> None:
+    assert verify(rows, source).startswith("--verify-template")
+
+
+def test_rows_that_a_template_adds_a_thought_to_can_be_left_out(rows: Path, tmp_path: Path) -> None:
+    with rows.open("a") as more:
+        more.write(json.dumps(record(9, [*sound(9)[:6], sound(9)[7]])) + "\n")
+    told = verify(rows, TEMPLATE.read_text())
+    assert "adds <think>, which the model never wrote (1 of 4 rows). Mend:" in told
+    assert "--where thoughtless=0" in told
+    left = export(rows, tmp_path / "some", "messages", "--where", "thoughtless=0", "--verify-template", str(TEMPLATE))
+    assert len(left) == 3
+
+
+def test_a_nudge_behind_a_reply_with_nothing_in_it_is_in_the_conversation(tmp_path: Path) -> None:
+    whole = sound(1)
+    row = record(1, whole)
+    at = len("\n".join(whole[:6]))
+    row["metadata"] = {
+        "nudges": [{"at": 0, "text": "First."}, {"at": at, "text": "Answer."}, {"at": at, "text": "Now."}]
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (made,) = export(tmp_path / "rows.jsonl", tmp_path / "set", "messages", "--verify-template", str(TEMPLATE))
+    said = [(message["role"], message["content"]) for message in made["messages"]]
+    assert said[1:3] == [("assistant", ""), ("tool", "First.")]
+    assert said[-5:-1] == [("assistant", ""), ("tool", "Answer."), ("assistant", ""), ("tool", "Now.")]
 
 
 def test_a_run_whose_results_are_user_messages_is_told_which_setting_keeps_its_thoughts(

@@ -10,6 +10,7 @@ import pytest
 from serializers.segments import segments
 from tests.fakes import read_jsonl, trajgraph
 from tests.test_gates import record, replaced, sound
+from training.messages import text_spans
 from training.rows import Row
 from training.template import wrongly_masked
 
@@ -189,6 +190,8 @@ def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> 
         pieces, strays = segments(text)
         assert strays == []
         assert "\n".join(text[piece.start : piece.end] for piece in pieces) == text
+        trained = "\n".join(text[start:end] for start, end in text_spans(pieces))
+        assert trained == re.sub(r"\n<tool_output>.*?</tool_output>", "", text, flags=re.DOTALL)
 
 
 def test_a_file_may_be_cleaned_in_its_own_place(tmp_path: Path) -> None:

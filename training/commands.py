@@ -109,7 +109,9 @@ def export(
     thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
     told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [], thresholds)
     paths = files_of(run, rejected=format_name is Format.dpo)
-    seen = dict.fromkeys(("trajectories read", "unreadable", "left out by --where", "fail a hard gate"), 0)
+    prompts = {told.get("settings", {}).get("prompt_sha256"), None, *told.get("earlier_prompts", {})}
+    left_out = ("unreadable", "left out by --where", "fail a hard gate", "made under a prompt that is not kept")
+    seen = dict.fromkeys(("trajectories read", *left_out), 0)
 
     def chosen() -> Iterator[Any]:
         for row in chain.from_iterable(read_rows(path, count) for path in paths):
@@ -120,6 +122,8 @@ def export(
                 seen["left out by --where"] += 1
             elif format_name is not Format.dpo and set(violated(row.apart, thresholds)) & set(hard):
                 seen["fail a hard gate"] += 1
+            elif told and row.metadata.get("prompt_sha256") not in prompts:
+                seen["made under a prompt that is not kept"] += 1
             else:
                 yield row
 
@@ -136,7 +140,8 @@ def export(
     )
     done = exported(chosen(), output, making, Template(verify_template) if verify_template else None)
     funnel = {**told.get("funnel", {}), **seen, **done.rows}
-    (output / "README.md").write_text(card(done, settings, funnel, format_name.value, token_limit), encoding="utf-8")
+    text = card(done, settings, funnel, format_name.value, token_limit)
+    (output / "README.md").write_text(text, encoding="utf-8", errors="replace")
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} rows")
     if verify_template:
@@ -156,7 +161,8 @@ def report(
 
     shown = []
     for run in runs:
-        shown.append((run.stem if run.is_file() else run.resolve().name, files_of(run, rejected=True)))
+        name = run.stem if run.is_file() else run.resolve().name
+        shown.append((name, files_of(run, rejected=True), _told(run).get("funnel", {})))
     with output.open("w", encoding="utf-8", errors="replace") as page:
         count = write_report(page, shown, Thresholds())
     typer.echo(f"{output}: {count:,} trajectories")

@@ -21,6 +21,7 @@ from training.messages import (
     one_message,
     sharegpt,
     text_spans,
+    thoughtless,
     trained_on,
 )
 from training.rows import Row
@@ -34,10 +35,11 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "calls": lambda row: len(row.apart.of("call_tool")),
     "tokens": lambda row: row.tokens,
     "cites": lambda row: len(row.apart.cited),
+    "thoughtless": thoughtless,
     "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
     "model": lambda row: str(row.metadata.get("model", "")),
 }
-_COUNTED = ("calls", "tokens", "cites")
+_COUNTED = ("calls", "tokens", "cites", "thoughtless")
 
 
 @dataclass
@@ -93,13 +95,18 @@ class Making:
         """The system prompt that a trajectory was made under."""
         return self.earlier_prompts.get(str(row.metadata.get("prompt_sha256")), self.prompt)
 
+    def messages(self, row: Row) -> list[Message]:
+        """The conversation as the model saw it."""
+        role = row.metadata.get("tool_role")
+        return messages(row, self.system(row), role if role in ("tool", "user") else self.tool_role)
+
 
 def exported(rows: Iterable[Row], folder: Path, making: Making, template: Template | None = None) -> Exported:
     """Write `train` and `test` into a folder. With a template, nothing is left behind unless every row survives it."""
     if template and making.format_name == "text":
         raise UserError("--verify-template: --format text is trained on as it is, no template is applied to it")
     folder.mkdir(parents=True, exist_ok=True)
-    done, lost = Exported(), list[str]()
+    done, lost, rows_lost = Exported(), list[str](), 0
     mends: dict[str, None] = {}
     made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
     with ExitStack() as stack:
@@ -111,7 +118,9 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
             for name, path in writers.items()
         }
         for one in _pairs(rows, making) if making.format_name == "dpo" else _singles(rows, making):
-            for loss in one.losses(template)[:3] if template else ():
+            found = one.losses(template) if template else []
+            rows_lost += bool(found)
+            for loss in found:
                 lost.append(f"{one.row.sample_id}: {loss.what}")
                 mends[loss.mend] = None
             split, whole = split_of(one.row.question, making.test_share), one.whole(making)
@@ -124,9 +133,8 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
             else:
                 made[split].append(whole)
         if lost:
-            raise UserError(
-                f"the chat template would lose {'; '.join(lost[:3])}. Mend: {'; '.join(mends)}. Nothing was exported"
-            )
+            told = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
+            raise UserError(f"the chat template would lose {told}. Mend: {'; '.join(mends)}. Nothing was exported")
         if not done.tokens:
             pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
             raise UserError(f"nothing to export: {pairs if making.format_name == 'dpo' else 'no trajectory is left'}")
@@ -180,7 +188,7 @@ class _Made:
 
 def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
     for row in rows:
-        told = messages(row, making.system(row), making.tool_role)
+        told = making.messages(row)
         content: dict[str, Any]
         if making.format_name == "messages":
             content = {"messages": told, "train_spans": message_spans(told)}
@@ -204,16 +212,15 @@ def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
 
 
 def _pairs(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
-    """Accepted beside rejected trajectories of the same question."""
-    by_question: dict[str, tuple[list[Row], list[Row]]] = {}
+    """Accepted beside rejected trajectories of the same question, made under the same prompt."""
+    by_question: dict[tuple[str, str | None], tuple[list[Row], list[Row]]] = {}
     for row in rows:
         fit = not row.reject_reasons and not set(violated(row.apart, making.thresholds)) & set(making.hard)
-        by_question.setdefault(row.question, ([], []))[0 if fit else 1].append(row)
-    for sides in by_question.values():
+        by_question.setdefault((row.question, making.system(row)), ([], []))[0 if fit else 1].append(row)
+    for (_, system), sides in by_question.items():
+        head = 2 if system else 1
         for pair in zip(*sides, strict=False):
-            system = making.system(pair[0])
-            good, bad = told = [messages(row, system, making.tool_role) for row in pair]
-            head = 2 if system else 1
+            good, bad = told = [making.messages(row) for row in pair]
             content = {
                 "prompt": good[:head], "chosen": good[head:], "rejected": bad[head:],
                 "chosen_train_spans": message_spans(good[head:]), "rejected_train_spans": message_spans(bad[head:]),

@@ -26,21 +26,33 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
     def from_outside(identity: str, text: str) -> None:
         told.append({"role": tool_role, **({"tool_call_id": identity} if tool_role == "tool" else {}), "content": text})
 
+    def asked_again(start: int, until: int) -> int:
+        """The nudges up to a place in the text, each behind what the model had said since `start`, be it nothing."""
+        while nudges and nudges[0][0] <= until:
+            at, nudge = nudges.pop(0)
+            told.append({"role": "assistant", "content": row.text[start:at].strip("\n") if at > start else ""})
+            from_outside(f"nudge-{at}", nudge)
+            start = max(start, at)
+        return start
+
+    nudges = sorted(row.nudges)
     for pieces in _turns(row.apart.pieces):
         start, end = pieces[0].start, pieces[-1].end
+        asked_again(start, start)
         if pieces[0].kind == "tool_output":
             outputs += 1
             reminder = row.reminders.get(str(outputs))
             from_outside(f"call-{outputs}", "\n".join(filter(None, [row.text[start:end], reminder])))
-            continue
-        for at, nudge in sorted(row.nudges):
-            if start < at <= end:  # the model was asked again in between
-                told.append({"role": "assistant", "content": row.text[start:at].strip("\n")})
-                from_outside(f"nudge-{at}", nudge)
-                start = at
-        if text := row.text[start:end].strip("\n"):
+        elif text := row.text[asked_again(start, end) : end].strip("\n"):
             told.append({"role": "assistant", "content": text})
+    asked_again(len(row.text), len(row.text))
     return told
+
+
+def thoughtless(row: Row) -> int:
+    """How many replies have no thought."""
+    turns = [pieces for pieces in _turns(row.apart.pieces) if pieces[0].kind != "tool_output"]
+    return sum(all(piece.kind != "think" for piece in pieces) for pieces in turns)
 
 
 def text_spans(pieces: list[Segment]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from graph.settings import HARD
 from serializers.citations import Citation
 from serializers.gates import GATES, Thresholds, faults, is_error
 from serializers.segments import Segment, body_start, cites, snippets
@@ -21,6 +22,7 @@ _SCRIPT = re.compile(r"<script>\n(.*)</script>", re.DOTALL)
 _TOOL = re.compile(r"""name\s{0,4}=\s{0,4}["']?([\w-]{1,60})""")
 _CHUNK = 40
 """Trajectories that are packed together: unpacked when the first of them is opened."""
+_BINS = 14
 _TITLES = {
     "think": "thought",
     "call_tool": "call",
@@ -30,8 +32,10 @@ _TITLES = {
 }
 
 
-def write_report(target: IO[str], runs: Sequence[tuple[str, Sequence[Path]]], thresholds: Thresholds) -> int:
-    """Write the page for runs (name, files); returns how many trajectories are in it."""
+def write_report(
+    target: IO[str], runs: Sequence[tuple[str, Sequence[Path], Mapping[str, int]]], thresholds: Thresholds
+) -> int:
+    """Write the page for runs (name, files, what the run itself counts); returns how many trajectories are in it."""
     index: dict[str, Any] = {"runs": [], "rows": [], "gates": list(GATES), "files": []}
     blocks: list[str] = []
     packed: list[Any] = []
@@ -42,8 +46,8 @@ def write_report(target: IO[str], runs: Sequence[tuple[str, Sequence[Path]]], th
             blocks.append(_block(f"chunk-{len(blocks)}", base64.b64encode(content).decode()))
             packed.clear()
 
-    for name, paths in runs:
-        numbers = _Numbers()
+    for name, paths, asked in runs:
+        numbers = _Numbers(asked)
         for path in paths:
             for row in read_rows(path):
                 failed = faults(row.apart, thresholds) if row.record else {}
@@ -63,7 +67,7 @@ def write_report(target: IO[str], runs: Sequence[tuple[str, Sequence[Path]]], th
     script = _SCRIPT.search(page)
     assert script
     digest = base64.b64encode(hashlib.sha256(f"\n{script[1]}".encode()).digest()).decode()
-    title = html.escape(" and ".join(name for name, _ in runs))
+    title = html.escape(" and ".join(name for name, _, _ in runs))
     data = _block("index", json.dumps(index, ensure_ascii=False).replace("<", "\\u003c"))
     before, after = page.replace("@HASH@", digest).replace("@TITLE@", title).split("@DATA@")
     target.write(before + data)
@@ -75,17 +79,20 @@ def write_report(target: IO[str], runs: Sequence[tuple[str, Sequence[Path]]], th
 class _Numbers:
     """A run at a glance."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Mapping[str, int]) -> None:
         self._counts: dict[str, Counter[str]] = {
             name: Counter() for name in ("funnel", "stop reasons", "gates failed", "tool errors", "citations")
         }
+        self._counts["funnel"].update(
+            {name: asked[name] for name in ("questions", "pending", "failed") if name in asked}
+        )
         self._sizes: dict[str, Counter[int]] = {name: Counter() for name in ("calls", "thousand tokens", "seconds")}
 
     def add(self, row: Row, failed: Sequence[str]) -> None:
         funnel, metadata = self._counts["funnel"], row.metadata
         funnel["trajectories"] += 1
         funnel["whole answer"] += any(piece.closed for piece in row.apart.of("answer"))
-        funnel["accepted"] += not (failed if row.reject_reasons is None else row.reject_reasons)
+        funnel["accepted"] += not (set(failed) & set(HARD) if row.reject_reasons is None else row.reject_reasons)
         funnel["every gate"] += not failed
         self._counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
         self._counts["gates failed"].update(failed)
@@ -98,19 +105,29 @@ class _Numbers:
         self._sizes["calls"][len(row.apart.of("call_tool"))] += 1
         self._sizes["thousand tokens"][row.tokens // 1000] += 1
         if row.seconds is not None:
-            self._sizes["seconds"][int(row.seconds) // 10 * 10] += 1
+            self._sizes["seconds"][int(row.seconds)] += 1
 
     def charts(self) -> list[list[Any]]:
         """`[title, [[label, value]…]]`."""
         counted = [
-            [title, [list(pair) for pair in (counts.items() if title == "funnel" else counts.most_common(10))]]
+            [title, [list(pair) for pair in (counts.items() if title == "funnel" else counts.most_common())]]
             for title, counts in self._counts.items() if counts
         ]  # fmt: skip
-        sized = [
-            [title, [[str(size), counts[size]] for size in sorted(counts)[:14]]]
-            for title, counts in self._sizes.items() if counts
-        ]  # fmt: skip
+        sized = [[title, _bins(counts)] for title, counts in self._sizes.items() if counts]
         return counted + sized
+
+
+def _bins(counts: Counter[int]) -> list[list[Any]]:
+    """`[label, value]` from the least to the most, without a gap, in so few steps that they can be seen."""
+    least, most = min(counts), max(counts)
+    width = (most - least) // _BINS + 1
+    sums: Counter[int] = Counter()
+    for size, count in counts.items():
+        sums[(size - least) // width] += count
+    starts = [least + width * at for at in range((most - least) // width + 1)]
+    return [
+        [f"{start}" if width == 1 else f"{start} to {start + width - 1}", sums[at]] for at, start in enumerate(starts)
+    ]
 
 
 def _facts(row: Row) -> str:

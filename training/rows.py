@@ -114,7 +114,7 @@ def files_of(run: Path, *, rejected: bool = False) -> list[Path]:
 def _record(line: bytes) -> Mapping[str, Any]:
     try:
         record: Any = json.loads(line)
-        if b"\\ud" in line:  # lone surrogates, which nothing can write
+        if b"\\ud" in line.lower():  # lone surrogates, which nothing can write
             record = storable(record, 200)
     except (ValueError, RecursionError):
         return {}

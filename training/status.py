@@ -46,14 +46,21 @@ def _by_question(path: Path) -> Counter[int]:
 
 
 def _pace(files: RunFiles, pending: int | None) -> str:
-    """From the times in the last records; what is left is known only where each of them ends a question."""
-    times: list[float] = []
+    """From the times in the last records of the process at work; what is left is known only where each of them ends a
+    question.
+    """
+    since, times = (files.folder / f"{files.stem}_run.lock").stat().st_mtime, list[float]()
     for path in (files.trajectories, files.rejected):
-        if path.exists():
-            with path.open("rb") as lines:
-                lines.seek(max(path.stat().st_size - _TAIL, 0))
-                times += [time.mktime(time.strptime(text.decode(), _TIME)) for text in _WRITTEN.findall(lines.read())]
-    if len(times) < 2:
+        if not path.exists():
+            continue
+        with path.open("rb") as lines:
+            lines.seek(max(path.stat().st_size - _TAIL, 0))
+            found = [time.mktime(time.strptime(text.decode(), _TIME)) for text in _WRITTEN.findall(lines.read())]
+        times += found
+        if path.stat().st_size > _TAIL and found:
+            since = max(since, found[0])
+    recent = sum(at >= since for at in times)
+    if recent < 2:
         return ""
-    rate = (len(times) - 1) / max(max(times) - min(times), 1.0)
+    rate = recent / max(time.time() - since, 1.0)
     return f", {rate:.1f}/s" + ("" if pending is None else f", about {pending / rate / 60:.0f} min left")

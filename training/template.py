@@ -2,8 +2,9 @@
 its role's alone, and with nothing beside it that the model never wrote.
 """
 
+import bisect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,9 @@ from training.rows import Row
 
 _NAMES = {"think": "thought", "call_tool": "call", "tool_output": "result"}
 _TAG = re.compile(r"</?(?:think|call_tool|tool_output|answer)\b[^>]*>")
+_SPACE = re.compile(rf"\s*({_TAG.pattern})\s*|\s+")
+_CLOSING = re.compile(r"</[^>]*>|<\|?end[^>]*>")
+_TOKEN = re.compile(r"<[^<>]*>")
 _BEGIN, _END = "\ufdd0", "\ufdd1"
 """Around what a template marks as `{% generation %}`: no text has these."""
 _ONE_MESSAGE = (
@@ -27,7 +31,11 @@ _USER_ROLE = (
 )
 _REWRITTEN = "train with a template that writes every message whole"
 _HEADERS = "train with a template that heads each role by its own name, or mask by train_spans"
-_ADDED = "train with a template that adds nothing to a reply, or leave these rows out with --where"
+_ADDED = "train with a template that adds nothing to a reply, or leave such rows out with --where thoughtless=0"
+_MARKED_IN_ONE = (
+    "--format messages has the tool results in messages of their own; or mask by train_spans, with a template that has "
+    "no {% generation %}"
+)
 
 
 class Loss(NamedTuple):
@@ -39,7 +47,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class _Rendered:
-    """What a template made of a conversation, without white space, and the ranges that it marks for training."""
+    """What a template made of a conversation, its white space made alike, and the ranges that it marks for training."""
 
     text: str
     marked: list[tuple[int, int]] | None
@@ -68,40 +76,55 @@ class Template:
             text = self._template.render(
                 messages=list(told), add_generation_prompt=False, tools=None, bos_token="", eos_token=""
             )
-        except (self._failure, TypeError, ValueError) as error:
+        except self._failure as error:
             raise UserError(f"--verify-template {self.path} refuses the messages: {error}") from error
-        pieces, marked, at = [], [], 0
+        except Exception as error:  # a template is a program: it may fail in any way
+            raise UserError(f"--verify-template {self.path}: {type(error).__name__}: {error}") from error
+        marks, bare, at = list[int](), list[str](), 0
         for part in re.split(f"({_BEGIN}|{_END})", text):
-            if part == _BEGIN:
-                marked.append((at, at))
-            elif part == _END:
-                marked[-1] = (marked[-1][0], at)
+            if part in (_BEGIN, _END):
+                marks.append(at)
             else:
-                pieces.append(_squeezed(part))
-                at += len(pieces[-1])
-        return _Rendered("".join(pieces), marked if self._marks else None)
+                bare.append(part)
+                at += len(part)
+        plain, places = _plain("".join(bare), marks)
+        ranges = list[tuple[int, int]]()
+        for begin, end in zip(places[::2], places[1::2], strict=True):
+            joined = ranges and not plain[ranges[-1][1] : begin].strip()
+            ranges.append((ranges.pop()[0], end) if joined else (begin, end))
+        return _Rendered(plain, ranges if self._marks else None)
 
 
 def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool = False) -> list[Loss]:
     """What a template loses of a conversation, or adds. `whole` says that the trajectory is one message in it."""
     rendered = template.rendered(told)
-    found: list[Loss] = []
     gaps: list[tuple[str, str]] = []
-    at = 0
+    written: list[tuple[int, int]] = []
+    at, quiet = 0, False
     for said in told:
-        content = _squeezed(str(said["content"]))
+        content = _plain(str(said["content"]).strip())[0]
         place = rendered.text.find(content, at)
         if place < 0:
             return [Loss(_lost(row, rendered.text), _mend(told, whole))]
-        gaps.append((said["role"], rendered.text[at:place]))
+        if content and not quiet:
+            gaps.append((said["role"], rendered.text[at:place]))
+        quiet = not content  # where an empty message is, nothing can be said of the text around it
         at = place + len(content)
-        if rendered.marked is not None and not whole:
-            found += _marked_wrongly(said, place, at, rendered.marked)
-    for role, gap in gaps:
-        if role == "assistant" and (tag := _TAG.search(gap)):
-            found.append(Loss(f"nothing, and adds {tag[0]}, which the model never wrote", _ADDED))
-    headers = {role: _common_end([gap for to, gap in gaps if to == role]) for role, _ in gaps}
-    return found + _headers_alike(headers)
+        if said["role"] == "assistant":
+            written.append((place, at))
+    gaps.append(("", rendered.text[at:]))
+    found = [
+        Loss(f"nothing, and adds {tag[0]}, which the model never wrote", _ADDED)
+        for before, (role, gap) in zip(("", *(role for role, _ in gaps)), gaps, strict=False)
+        if "assistant" in (before, role) and (tag := _TAG.search(gap))
+    ][:1]
+    if "assistant" in gaps[-1][1].lower():
+        found.append(Loss("nothing, and adds a reply at the end, which the model never wrote", _REWRITTEN))
+    if rendered.marked is None:
+        return found + _headers_alike(gaps[:-1])
+    if whole:
+        written = _pieces_written(row, rendered.text)
+    return found + _marked_wrongly(rendered.text, written, rendered.marked, _MARKED_IN_ONE if whole else _HEADERS)
 
 
 def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
@@ -128,13 +151,12 @@ def _lost(row: Row, rendered: str) -> str:
     """The first piece that is not in the rendered text, with its tags."""
     at = 0
     for piece in row.apart.pieces:
-        text = _squeezed(row.text[piece.start : piece.end])
+        text = _plain(row.text[piece.start : piece.end])[0]
         place = rendered.find(text, at)
         if place < 0:
-            bare = rendered.find(_squeezed(piece.body), at) >= 0 and piece.kind != "text"
-            return (
-                f"{'the tags of ' if bare else ''}{_NAMES.get(piece.kind, piece.kind)} {_shortened(piece.body.strip())}"
-            )
+            body = _plain(piece.body.strip())[0]
+            tags = "the tags of " if piece.kind != "text" and rendered.find(body, at) >= 0 else ""
+            return f"{tags}{_NAMES.get(piece.kind, piece.kind)} {_shortened(piece.body.strip())}"
         at = place + len(text)
     return "the order or the wording of a message"
 
@@ -145,28 +167,44 @@ def _mend(told: Sequence[Message], whole: bool) -> str:
     return _USER_ROLE if sum(said["role"] == "user" for said in told) > 1 else _REWRITTEN
 
 
-def _marked_wrongly(said: Message, start: int, end: int, marked: Sequence[tuple[int, int]]) -> list[Loss]:
-    content = _shortened(str(said["content"]).strip())
-    if said["role"] == "assistant":
-        inside = any(begin <= start and end <= close for begin, close in marked)
-        return [] if inside else [Loss(f"the mark that trains on {content}", _HEADERS)]
-    overlaps = any(begin < end and start < close for begin, close in marked)
-    return [Loss(f"the mask of {content}, which the model did not write", _HEADERS)] if overlaps else []
+def _pieces_written(row: Row, rendered: str) -> list[tuple[int, int]]:
+    """Where in the rendered text stands what the model wrote of a trajectory that is whole in it."""
+    found, at = [], 0
+    for piece in row.apart.pieces:
+        text = _plain(row.text[piece.start : piece.end])[0]
+        place = rendered.find(text, at)
+        at = place + len(text)
+        if piece.kind != "tool_output":
+            found.append((place, at))
+    return found
 
 
-def _headers_alike(headers: Mapping[str, str]) -> list[Loss]:
-    """Where what the model wrote cannot be told by its header from what it did not write."""
-    ours = headers.get("assistant")
-    if ours is None:
-        return []
+def _marked_wrongly(
+    text: str, written: Sequence[tuple[int, int]], marked: Sequence[tuple[int, int]], mend: str
+) -> list[Loss]:
+    """What the template's own marks leave out of what the model wrote, or take in beside it; bare tokens may be."""
+    for start, end in written:
+        if not any(begin <= start and end <= close for begin, close in marked):
+            return [Loss(f"the mark that trains on {_shortened(text[start:end])}", mend)]
+    beside, at = [], 0
+    for start, end in [*written, (len(text), len(text))]:
+        beside += [text[max(begin, at) : min(close, start)] for begin, close in marked if begin < start and at < close]
+        at = end
+    foreign = next((part for part in beside if _TAG.search(part) or any(map(str.isalnum, _TOKEN.sub("", part)))), None)
+    return [Loss(f"the mask of {_shortened(foreign.strip())}, which the model did not write", mend)] if foreign else []
+
+
+def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Loss]:
+    """Where what the model wrote cannot be told by what stands before it from what it did not write."""
+    before = {role: {_TAG.sub("", gap).strip() for to, gap in gaps if to == role} for role, _ in gaps}
+    ours = before.get("assistant", set())
     for role in ("user", "tool"):
-        theirs = headers.get(role)
-        if theirs is None:
-            continue
-        alike = ours.endswith(theirs) or theirs.endswith(ours)
-        swapped = "assistant" not in ours.lower() and ("assistant" in theirs.lower() or role in ours.lower())
-        if alike or swapped:
-            return [Loss(f"the roles: {role} messages are headed {theirs!r}, the model's {ours!r}", _HEADERS)]
+        for theirs in before.get(role, ()):
+            own = next((one for one in ours if one.endswith(theirs) or theirs.endswith(one)), None)
+            named = "assistant" in _CLOSING.sub("", theirs).lower()
+            if own is not None or (ours and named):
+                shown = own if own is not None else min(ours)
+                return [Loss(f"the roles: {role} messages are headed {theirs!r}, the model's {shown!r}", _HEADERS)]
     return []
 
 
@@ -198,13 +236,27 @@ def _environment() -> Any:
     return environment
 
 
-def _common_end(texts: Sequence[str]) -> str:
-    shortest = min(texts, key=len)
-    return next(shortest[at:] for at in range(len(shortest) + 1) if all(text.endswith(shortest[at:]) for text in texts))
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
+def _plain(text: str, places: Sequence[int] = ()) -> tuple[str, list[int]]:
+    """A text with its white space made alike, none beside a tag; and where in it the given places are now."""
+    parts, kept, at = list[str](), list[tuple[int, int]](), 0
+    length = 0
+    for match in _SPACE.finditer(text):
+        stands = match[1] or " "
+        parts += (text[at : match.start()], stands)
+        length += match.start() - at
+        begins, ends = match.span(1) if match[1] else match.span()
+        at = match.end()
+        after = length + len(stands)
+        kept += ((match.start(), length), (begins, length), (ends, after), (at, after))
+        length = after
+    parts.append(text[at:])
+    moved = []
+    for place in places:
+        number = bisect.bisect_right(kept, (place, len(text))) - 1
+        start, now = kept[number] if number >= 0 else (0, 0)
+        limit = kept[number + 1][1] if 0 <= number < len(kept) - 1 else len(text)
+        moved.append(min(now + place - start, limit))
+    return "".join(parts), moved
 
 
 def _shortened(text: str) -> str:
