@@ -44,8 +44,15 @@ def citations(pieces: list[Segment]) -> list[Citation]:
     for cite, targets in resolved:
         held = set[str]().union(*(numbers[id(snippet)] for _, _, snippet in targets if snippet))
         behind.setdefault(cite.group, set()).update(held)
-        found += [(cite, target, held) for target in targets]
-    return [_counted(cite, *target, held, behind[cite.group]) for cite, target, held in found]
+        found.append((cite, targets, held))
+    return [
+        Citation(identity, verdict, cite.start, snippet.call, snippet.place, *said)
+        if snippet
+        else Citation(identity, verdict, cite.start)
+        for cite, targets, held in found
+        for said in (_numbers_of(cite, held, behind[cite.group]),)
+        for identity, verdict, snippet in targets
+    ]
 
 
 def _identities(cite: Cite) -> list[str]:
@@ -67,15 +74,10 @@ def _resolved(identity: str, start: int, shown: dict[str, list[Snippet]]) -> tup
     return ("retrieved_later", where[0]) if where else ("never_retrieved", None)
 
 
-def _counted(
-    cite: Cite, identity: str, verdict: Verdict, snippet: Snippet | None, held: set[str], behind: set[str]
-) -> Citation:
-    if snippet is None:
-        return Citation(identity, verdict, cite.start)
-    said = dict.fromkeys(_NUMBER.findall(cite.sentence), behind)
-    said |= dict.fromkeys(_NUMBER.findall(cite.claim), held)
-    missing = tuple(number for number, among in said.items() if _plain(number) not in among)
-    return Citation(identity, verdict, cite.start, snippet.call, snippet.place, tuple(said), missing)
+def _numbers_of(cite: Cite, held: set[str], behind: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The numbers of a citation's sentence and claim, and those of them that are not in what is cited."""
+    said = dict.fromkeys(_NUMBER.findall(cite.sentence), behind) | dict.fromkeys(_NUMBER.findall(cite.claim), held)
+    return tuple(said), tuple(number for number, among in said.items() if _plain(number) not in among)
 
 
 def _numbers(text: str) -> set[str]:

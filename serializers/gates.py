@@ -18,8 +18,10 @@ ENDED = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", 
 Fault = bool | list[Segment]
 """The pieces at fault, or True where it is the trajectory as a whole; nothing where all is well."""
 _ERROR = re.compile(
-    r"\s*(?:\[?error(?:\]|\s*:|\s+(?:executing|calling|fetching|while|\d))|\{\s*\"error\"\s*:(?!\s*(?:null|false|\"\"))"
-    r"|(?:[\w-]{1,20}\s){0,3}failed\s*:|failed to\s|HTTP (?:error )?[45]\d\d\b|Traceback \()|\s*\Z",
+    r"\s*(?:\[?(?:MCP )?error(?:\]|\s*[:(]|\s*\Z|\s+(?:executing|calling|fetching|code|while|-?\d{3}))"
+    r"|[A-Z]\w*(?:Error|Exception):|\{\s*\"error\"\s*:(?!\s*(?:null|false|\"\"))|\{\s*\"success\"\s*:\s*false|\{\s*\"status\"\s*:\s*\"error\""
+    r"|(?:tool|search|request|call|fetch|query)(?: \w+)? (?:failed|timed out)\b|HTTP (?:error )?[45]\d\d\b|Traceback \("
+    r"|failed to (?:fetch|search|load|connect|execute|call|read|open|get|retrieve)\b)|\s*\Z",
     re.IGNORECASE,
 )
 _ATTRIBUTE = re.compile(r"""([\w-]{1,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")

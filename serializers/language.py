@@ -22,7 +22,7 @@ _OTHERS = tuple(
         "con del desde donde entre es esta este las los más muy para pero por que según sin sobre son sus una",
         "au aux avec ces cette dans elle est il je mais ou par pas plus pour que qui sont sur une",
         "che con della delle gli lo nel nella più quale sono su una",
-        "ao com como das dos em foi mais na nas nos não os para pela por que são um uma",
+        "ao com como em foi mais na nas nos não os para pela por que são um uma",
         "aan bij dat deze een het ik maar moet naar niet ook op te tot uit voor worden zijn",
         "att av den det ett för från han hon inte jag kan med men och på som till var är",
         "af at den der det en er for fra har ikke jeg kan med men og på som til var være",
@@ -36,6 +36,9 @@ _OTHERS = tuple(
 _FOREIGN_WORDS = 3
 """Different words of a language's commonest, found more often than English ones, that make a text that language's."""
 
+_FEW_LETTERS = (1, 60)
+"""Letters of another script that tell nothing, in a text of any length and in a long one."""
+
 
 def is_english(text: str, *, prose: bool = True) -> bool:
     """Whether a text is English, as far as can be told; names, symbols, acronyms and single Greek letters tell nothing.
@@ -43,14 +46,12 @@ def is_english(text: str, *, prose: bool = True) -> bool:
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)  # ligatures and circled digits are what they stand for
-        foreign = len(_OTHER_SCRIPT.findall(text))
-        if foreign > 30 or (foreign > 1 and foreign > 0.1 * sum(map(str.isalpha, text))):
-            return False
-        if len(set(_GREEK_WORD.findall(text))) > 1:
+        foreign = len(_OTHER_SCRIPT.findall(text)) + sum(map(len, _GREEK_WORD.findall(text)))
+        if foreign > _FEW_LETTERS[1] or (foreign > _FEW_LETTERS[0] and foreign > 0.3 * sum(map(str.isalpha, text))):
             return False
     if not prose:
         return True
-    words = [word.lower() for word in _WORD.findall(text) if len(word) == 1 or not word.isupper()]
+    words = [word for word in _WORD.findall(text) if word.islower()]
     english = sum(word in _ENGLISH for word in words)
     for common in _OTHERS:
         found = [word for word in words if word in common and word not in _ENGLISH]

@@ -8,7 +8,7 @@ from serializers.tags import TAG
 
 Kind = Literal["think", "call_tool", "tool_output", "answer", "text"]
 _SNIPPET = re.compile(r'<snippet id="?([^">]{1,100})"?>')
-_CITE = re.compile(r"<cite\b([^<>]{0,2000})>(.*?)(?=(</cite\s{0,8}>)|<cite\b|\Z)", re.DOTALL | re.IGNORECASE)
+_CITE = re.compile(r"<cite\b([^<>]*)>(.*?)(?=(</cite\s{0,8}>)|<cite\b|\Z)", re.DOTALL | re.IGNORECASE)
 _ID = re.compile(r"""\bid\s{0,4}=\s{0,4}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 

@@ -111,7 +111,8 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         *[lambda n, said=said: record(n, [think("I."), call(f"x {n}"), f"<tool_output>{said}</tool_output>",
                                           think("So."), "<answer>The search failed.</answer>"])
           for said in ("Error: None", "\n error : busy", '{"error": "timed out"}', "Error executing tool x: y", "HTTP 503",
-                       "Search failed: 429", "Failed to fetch the page", "[Error] timeout", "  ")],
+                       "Search failed: 429", "Failed to fetch the page", "[Error] timeout", "  ",
+                       "Error (500): x", "HTTPError: 500", '{"success": false, "error": "x"}', "MCP error -32602: y")],
     ],
     "duplicate_call": [
         lambda n: replaced(n, 4, call(f"dapagliflozin {n}")),
@@ -138,7 +139,7 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: replaced(n, 7, f'<answer>Yes. <cite id="{1000 + n}, {8000 + n}">both</cite></answer>'),
         *[lambda n, tag=tag: replaced(n, 7, f"<answer>Yes. {tag}0.74</cite></answer>")
           for tag in ("<cite>", '<cite id="">', '<cite url="x" id="12">', "<CITE ID=12>", '<cite url="https://x.org">',
-                      f'<cite id="{"9" * 300}">')],
+                      f'<cite id="{"9" * 300}">', f'<cite id="{"77, " * 3000}">')],
         lambda n: replaced(n, 7, "<answer>Yes. <cite id=12>0.74</answer>"),
     ],
     "over_token_limit": [
@@ -237,15 +238,17 @@ def test_a_thought_may_talk_about_tags() -> None:
         assert violated(taken_apart(replaced(1, 0, think(said)))) == []
 
 
-def test_english_with_foreign_names_acronyms_and_symbols_is_english() -> None:
+def test_a_result_that_only_speaks_of_failure_is_no_error() -> None:
     for said in (
-        "Zhang Wei (张伟) et al. reported a hazard ratio of 0.74 in the trial.", "The αβγ-ENaC and αβγ subunits matter.",
-        "ALS tofersen SOD1 ALS VALOR ALS", "Smith et al plus Jones et al semaglutide", "① first ② second, the ﬁrst eﬀect.",
-        "De novo, in vitro and in vivo, by van der Berg and de la Torre.", "Is NOS or iNOS expressed? NOS, NOS1, NOS2.",
-    ):  # fmt: skip
-        assert violated(taken_apart(replaced(1, 6, think(said)))) == [], said
-    row = replaced(1, 4, call("placenta accreta spectrum PAS MRI PAS het FH het"))
-    assert violated(taken_apart(row)) == []
+        "Failed: the trial of X.",
+        "Why it failed: lessons",
+        '{"error": null, "data": []}',
+        "Errors of refraction",
+    ):
+        row = record(
+            1, [*sound(1)[:2], f"<tool_output>{said}</tool_output>", *sound(1)[6:7], "<answer>It helps.</answer>"]
+        )
+        assert violated(taken_apart(row)) == [], said
 
 
 def test_an_id_may_be_written_in_many_ways_and_counts_once() -> None:

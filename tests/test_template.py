@@ -33,12 +33,12 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def verify(rows: Path, source: str, format_name: str = "messages") -> str:
+def verify(rows: Path, source: str, format_name: str = "messages", prompt: str | None = None) -> str:
     """What an export with a template says against it; nothing when every row survives."""
     path = rows.with_name("template.jinja")
     path.write_text(source)
     try:
-        exported(read_rows(rows), rows.with_name("set"), Making(format_name), Template(path))
+        exported(read_rows(rows), rows.with_name("set"), Making(format_name, prompt), Template(path))
     except UserError as error:
         return str(error)
     return ""
@@ -48,6 +48,16 @@ MISTRAL = (
     "<s>{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}</s>{% elif m.role == 'tool' %}"
     "[TOOL_RESULTS]{{ m.content }}[/TOOL_RESULTS]{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
 )
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}{% set told = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set told = messages %}{% endif %}{% for m in told %}<start_of_turn>"
+    "{{ 'model' if m.role == 'assistant' else m.role }}\n{{ first if loop.first }}{{ m.content }}<end_of_turn>\n{% endfor %}"
+)
+NAMED_ENDS = "{% for m in messages %}<|{{ m.role }}_start|>{{ m.content }}<|{{ m.role }}_end|>{% endfor %}"
+XML = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}\n</{{ m.role }}>\n{% endfor %}"
+DEFAULT_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+)
 IN_TWO = MARKED.replace(
     "{{ m.content }}{% endgeneration %}",
     "{{ m.content[:9] }}{% endgeneration %}{% generation %}{{ m.content[9:] }}{% endgeneration %}",
@@ -55,11 +65,13 @@ IN_TWO = MARKED.replace(
 
 
 @pytest.mark.parametrize("format_name", ["messages", "sharegpt", "parquet", "drtulu"])
-@pytest.mark.parametrize("source", [template(), template(content="{{ m.content | trim }} "), MISTRAL, MARKED, IN_TWO])
+@pytest.mark.parametrize("source", [template(), template(content="{{ m.content | trim }} "), MISTRAL, MARKED, IN_TWO, GEMMA,
+                                    NAMED_ENDS, XML, DEFAULT_SYSTEM + template()])  # fmt: skip
+@pytest.mark.parametrize("prompt", [None, "You are a research assistant.\nUse <think>."])
 def test_a_template_that_writes_every_message_whole_under_its_own_header_is_survived(
-    rows: Path, source: str, format_name: str
+    rows: Path, source: str, format_name: str, prompt: str | None
 ) -> None:
-    told = verify(rows, source, format_name)
+    told = verify(rows, source, format_name, prompt)
     if format_name == "drtulu" and "{% generation %}" in source:  # its one message holds what the tools gave
         assert "the mask of '<tool_output>" in told
         assert "--format messages" in told
@@ -85,7 +97,8 @@ def test_a_template_that_writes_every_message_whole_under_its_own_header_is_surv
         (template(content="{{ m.content.split() | join('') }}"), "would lose"),
         (template(content="{{ m.content }}{% if m.role == 'assistant' %}<think>hm</think>{% endif %}"), "adds <think>"),
         (template(content="{{ m.content }}{% if m.role == 'assistant' %} {{ m.content }}{% endif %}"), "adds <think>"),
-        (template() + "<|im_start|>assistant\nThat is all.<|im_end|>", "adds a reply at the end"),
+        (template() + "<|im_start|>assistant\nThat is all.<|im_end|>", "adds a reply that the model never wrote"),
+        (GEMMA + "<start_of_turn>model\nThat is all.<end_of_turn>", "adds a reply that the model never wrote"),
         (MARKED.replace("{% generation %}", "{% generation %}Sure, I say: "), "the mask of 'Sure, I say:'"),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "the roles: user messages are headed ''"),
         (template(content="{% if loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"), "adds <think>"),
@@ -109,7 +122,8 @@ def test_an_answer_without_a_thought_gains_an_empty_one_in_qwen3s_template(tmp_p
 
 
 @pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{% for i in range(10000000) %}x{% endfor %}",
-                                    "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}"])  # fmt: skip
+                                    "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+                                    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}"])  # fmt: skip
 def test_a_template_that_fails_is_told_for_what_it_is(rows: Path, source: str) -> None:
     assert verify(rows, source).startswith("--verify-template")
 
@@ -122,6 +136,16 @@ def test_rows_that_a_template_adds_a_thought_to_can_be_left_out(rows: Path, tmp_
     assert "--where thoughtless=0" in told
     left = export(rows, tmp_path / "some", "messages", "--where", "thoughtless=0", "--verify-template", str(TEMPLATE))
     assert len(left) == 3
+
+
+@pytest.mark.parametrize("source", [template(), MARKED])
+def test_characters_that_are_none_and_replies_with_nothing_in_them_stop_no_template(rows: Path, source: str) -> None:
+    pieces = sound(1)
+    pieces[2] = pieces[2].replace("hazard", "\ufdd0haz\ufdd1ard")
+    row = record(1, pieces)
+    row["metadata"] = {"nudges": [{"at": len("\n".join(pieces[:6])), "text": "Answer."}]}
+    rows.write_text(json.dumps(row) + "\n")
+    assert verify(rows, source) == ""
 
 
 def test_a_nudge_behind_a_reply_with_nothing_in_it_is_in_the_conversation(tmp_path: Path) -> None:

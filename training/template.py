@@ -2,7 +2,6 @@
 its role's alone, and with nothing beside it that the model never wrote.
 """
 
-import bisect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,15 @@ from training.rows import Row
 
 _NAMES = {"think": "thought", "call_tool": "call", "tool_output": "result"}
 _TAG = re.compile(r"</?(?:think|call_tool|tool_output|answer)\b[^>]*>")
-_SPACE = re.compile(rf"\s*({_TAG.pattern})\s*|\s+")
-_CLOSING = re.compile(r"</[^>]*>|<\|?end[^>]*>")
 _TOKEN = re.compile(r"<[^<>]*>")
 _BEGIN, _END = "\ufdd0", "\ufdd1"
-"""Around what a template marks as `{% generation %}`: no text has these."""
+"""Around what a template marks as `{% generation %}`: no characters, and taken out of any text that has them."""
+_BESIDE_TAG = re.compile(rf"([ {_BEGIN}{_END}]*)({_TAG.pattern})([ {_BEGIN}{_END}]*)")
+_BEFORE_TAG, _BEHIND_TAG = re.compile(rf" ({_TAG.pattern})"), re.compile(rf"({_TAG.pattern}) ")
+_BESIDE_MARK = re.compile(rf" ([{_BEGIN}{_END}]+) ")
+_NO_MARKS = {ord(_BEGIN): None, ord(_END): None}
+_A_HEADER = 6
+"""Characters that a header has at least, to be looked for."""
 _ONE_MESSAGE = (
     "the template keeps only the end of an assistant message: --format messages survives, with each tool result in a "
     "message of its own"
@@ -66,7 +69,7 @@ class Template:
         try:
             source = path.read_text(encoding="utf-8")
             self._template = _environment().from_string(source)
-        except (OSError, UnicodeDecodeError, TemplateError) as error:
+        except Exception as error:  # a template is a program: it may fail in any way
             raise UserError(f"--verify-template {path}: {error}") from error
         self._marks = re.search(r"\{%-?\s*generation\b", source) is not None
 
@@ -74,25 +77,27 @@ class Template:
         """What would be trained on. Raises UserError when the template refuses the messages."""
         try:
             text = self._template.render(
-                messages=list(told), add_generation_prompt=False, tools=None, bos_token="", eos_token=""
+                messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in told],
+                add_generation_prompt=False,
+                tools=None,
+                bos_token="",
+                eos_token="",
             )
         except self._failure as error:
             raise UserError(f"--verify-template {self.path} refuses the messages: {error}") from error
         except Exception as error:  # a template is a program: it may fail in any way
             raise UserError(f"--verify-template {self.path}: {type(error).__name__}: {error}") from error
-        marks, bare, at = list[int](), list[str](), 0
-        for part in re.split(f"({_BEGIN}|{_END})", text):
-            if part in (_BEGIN, _END):
-                marks.append(at)
+        bare, ranges, at = list[str](), list[tuple[int, int]](), 0
+        for part in re.split(f"({_BEGIN}|{_END})", _plain(text)):
+            if part == _BEGIN:
+                joined = ranges and not "".join(bare)[ranges[-1][1] :].strip()
+                ranges.append(ranges.pop() if joined else (at, at))
+            elif part == _END:
+                ranges[-1] = (ranges[-1][0], at)
             else:
                 bare.append(part)
                 at += len(part)
-        plain, places = _plain("".join(bare), marks)
-        ranges = list[tuple[int, int]]()
-        for begin, end in zip(places[::2], places[1::2], strict=True):
-            joined = ranges and not plain[ranges[-1][1] : begin].strip()
-            ranges.append((ranges.pop()[0], end) if joined else (begin, end))
-        return _Rendered(plain, ranges if self._marks else None)
+        return _Rendered("".join(bare), ranges if self._marks else None)
 
 
 def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool = False) -> list[Loss]:
@@ -102,7 +107,7 @@ def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool
     written: list[tuple[int, int]] = []
     at, quiet = 0, False
     for said in told:
-        content = _plain(str(said["content"]).strip())[0]
+        content = _plain(str(said["content"]).translate(_NO_MARKS))
         place = rendered.text.find(content, at)
         if place < 0:
             return [Loss(_lost(row, rendered.text), _mend(told, whole))]
@@ -110,16 +115,10 @@ def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool
             gaps.append((said["role"], rendered.text[at:place]))
         quiet = not content  # where an empty message is, nothing can be said of the text around it
         at = place + len(content)
-        if said["role"] == "assistant":
+        if content and said["role"] == "assistant":
             written.append((place, at))
     gaps.append(("", rendered.text[at:]))
-    found = [
-        Loss(f"nothing, and adds {tag[0]}, which the model never wrote", _ADDED)
-        for before, (role, gap) in zip(("", *(role for role, _ in gaps)), gaps, strict=False)
-        if "assistant" in (before, role) and (tag := _TAG.search(gap))
-    ][:1]
-    if "assistant" in gaps[-1][1].lower():
-        found.append(Loss("nothing, and adds a reply at the end, which the model never wrote", _REWRITTEN))
+    found = _added(gaps)
     if rendered.marked is None:
         return found + _headers_alike(gaps[:-1])
     if whole:
@@ -151,10 +150,10 @@ def _lost(row: Row, rendered: str) -> str:
     """The first piece that is not in the rendered text, with its tags."""
     at = 0
     for piece in row.apart.pieces:
-        text = _plain(row.text[piece.start : piece.end])[0]
+        text = _plain(row.text[piece.start : piece.end].translate(_NO_MARKS))
         place = rendered.find(text, at)
         if place < 0:
-            body = _plain(piece.body.strip())[0]
+            body = _plain(piece.body.translate(_NO_MARKS))
             tags = "the tags of " if piece.kind != "text" and rendered.find(body, at) >= 0 else ""
             return f"{tags}{_NAMES.get(piece.kind, piece.kind)} {_shortened(piece.body.strip())}"
         at = place + len(text)
@@ -171,7 +170,7 @@ def _pieces_written(row: Row, rendered: str) -> list[tuple[int, int]]:
     """Where in the rendered text stands what the model wrote of a trajectory that is whole in it."""
     found, at = [], 0
     for piece in row.apart.pieces:
-        text = _plain(row.text[piece.start : piece.end])[0]
+        text = _plain(row.text[piece.start : piece.end].translate(_NO_MARKS))
         place = rendered.find(text, at)
         at = place + len(text)
         if piece.kind != "tool_output":
@@ -194,18 +193,43 @@ def _marked_wrongly(
     return [Loss(f"the mask of {_shortened(foreign.strip())}, which the model did not write", mend)] if foreign else []
 
 
+def _added(gaps: Sequence[tuple[str, str]]) -> list[Loss]:
+    """What the template says for the model: tags of the protocol beside a reply, or a whole reply."""
+    for before, (role, gap) in zip(("", *(role for role, _ in gaps)), gaps, strict=False):
+        if "assistant" in (before, role) and (tag := _TAG.search(gap)):
+            return [Loss(f"nothing, and adds {tag[0]}, which the model never wrote", _ADDED)]
+    header = _header(gaps)
+    for role, gap in gaps:
+        if len(header) >= _A_HEADER and gap.count(header) > (role == "assistant") and role in ("", "assistant"):
+            return [Loss("nothing, and adds a reply that the model never wrote", _REWRITTEN)]
+    return []
+
+
 def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Loss]:
     """Where what the model wrote cannot be told by what stands before it from what it did not write."""
     before = {role: {_TAG.sub("", gap).strip() for to, gap in gaps if to == role} for role, _ in gaps}
-    ours = before.get("assistant", set())
+    ours, header = before.get("assistant", set()), _header(gaps)
     for role in ("user", "tool"):
         for theirs in before.get(role, ()):
-            own = next((one for one in ours if one.endswith(theirs) or theirs.endswith(one)), None)
-            named = "assistant" in _CLOSING.sub("", theirs).lower()
-            if own is not None or (ours and named):
-                shown = own if own is not None else min(ours)
+            own = next((one for one in ours if one == theirs or (one and theirs and _ends_alike(one, theirs))), None)
+            named = "assistant" in theirs.lower() and not any("assistant" in one.lower() for one in ours)
+            under = role == "tool" and ((len(header) >= _A_HEADER and header in theirs) or named)
+            if own is not None or (ours and under):
+                shown = own if own is not None else header
                 return [Loss(f"the roles: {role} messages are headed {theirs!r}, the model's {shown!r}", _HEADERS)]
     return []
+
+
+def _ends_alike(one: str, other: str) -> bool:
+    return one.endswith(other) or other.endswith(one)
+
+
+def _header(gaps: Sequence[tuple[str, str]]) -> str:
+    """What stands before every reply of the model."""
+    ours = [_TAG.sub("", gap).strip() for role, gap in gaps if role == "assistant"]
+    shortest = min(ours, key=len, default="")
+    ends = (shortest[at:] for at in range(len(shortest) + 1))
+    return next(end for end in ends if all(gap.endswith(end) for gap in ours)).strip()
 
 
 def _environment() -> Any:
@@ -236,27 +260,16 @@ def _environment() -> Any:
     return environment
 
 
-def _plain(text: str, places: Sequence[int] = ()) -> tuple[str, list[int]]:
-    """A text with its white space made alike, none beside a tag; and where in it the given places are now."""
-    parts, kept, at = list[str](), list[tuple[int, int]](), 0
-    length = 0
-    for match in _SPACE.finditer(text):
-        stands = match[1] or " "
-        parts += (text[at : match.start()], stands)
-        length += match.start() - at
-        begins, ends = match.span(1) if match[1] else match.span()
-        at = match.end()
-        after = length + len(stands)
-        kept += ((match.start(), length), (begins, length), (ends, after), (at, after))
-        length = after
-    parts.append(text[at:])
-    moved = []
-    for place in places:
-        number = bisect.bisect_right(kept, (place, len(text))) - 1
-        start, now = kept[number] if number >= 0 else (0, 0)
-        limit = kept[number + 1][1] if 0 <= number < len(kept) - 1 else len(text)
-        moved.append(min(now + place - start, limit))
-    return "".join(parts), moved
+def _plain(text: str) -> str:
+    """A text with its white space made alike, none beside a tag or at its ends; marks stay where they are."""
+
+    def bare(match: re.Match[str]) -> str:
+        return match[1].replace(" ", "") + match[2] + match[3].replace(" ", "")
+
+    text = " ".join(text.split())
+    if _BEGIN not in text:
+        return _BEHIND_TAG.sub(r"\1", _BEFORE_TAG.sub(r"\1", text))
+    return _BESIDE_MARK.sub(r" \1", _BESIDE_TAG.sub(bare, text))
 
 
 def _shortened(text: str) -> str:
