@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from backends.commands import ApiKey, McpUrl, option
+from backends.commands import ApiKey, McpUrl, listed_names, option
 from backends.commands import app as services_app
 from backends.errors import UserError
 from graph.settings import HARD, TOOL_NAMES
@@ -99,9 +99,9 @@ def generate(
         temperature=temperature, max_tokens=max_tokens, max_model_len=max_model_len,
         model_timeout=model_timeout, tool_role=tool_role.value,
         system_prompt_file=system_prompt_file, mcp_url=mcp_url, tool_map=tuple(tool_map or ()),
-        tools=_names(tools), tool_timeout=tool_timeout,
+        tools=listed_names(tools), tool_timeout=tool_timeout,
         cassette=cassette, tools_mode=tools_mode.value,
-        hard_gates=_names(hard_gates), max_turns=max_turns, max_tool_calls=max_tool_calls,
+        hard_gates=listed_names(hard_gates), max_turns=max_turns, max_tool_calls=max_tool_calls,
         skip_bad_rows=skip_bad_rows, fresh=fresh,
         allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints, max_downtime=max_downtime,
     )  # fmt: skip
@@ -210,10 +210,6 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
     gc.set_threshold(20_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
-
-
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 def _say(line: str) -> None:

@@ -33,6 +33,11 @@ def option(help_text: str, panel: str | None = None, *names: str, **more: Any) -
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
 
 
+def listed_names(listed: str) -> tuple[str, ...]:
+    """The names in a flag's value, parted by commas."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
 FaultRate = Annotated[float, option("Share of requests to break, 0 to 1, to rehearse a bad night.")]
 FaultSeed = Annotated[int, option("Which requests are broken, and how.")]
 ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from backends.errors import UserError
 from graph.settings import HARD, TOOL_NAMES, Limits, RunSettings, Samples, ToolRole
 from nodes.prompts import system_prompt
-from serializers.gates import GATES
+from serializers.gates import check_names
 
 if TYPE_CHECKING:
     from backends.cassette import ToolsMode
@@ -84,8 +84,7 @@ class GenerateOptions:
                 raise UserError(f"--{name.replace('_', '-')}: no password in an address, it would be stored")
         if self.tools_mode != "auto" and self.cassette is None:
             raise UserError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
-        if unknown := [name for name in self.hard_gates if name not in GATES]:
-            raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
+        check_names(self.hard_gates)
         if self.accept is not None and self.samples_per_question > 1:
             raise UserError("--samples-per-question and --accept do not go together: one counts all, the other the fit")
         if self.max_samples is not None and self.max_samples < (self.accept or self.max_samples + 1):

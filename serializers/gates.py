@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backends.errors import UserError
 from graph.settings import HARD as HARD
 from serializers.citations import Citation, citations
 from serializers.language import is_english
@@ -81,6 +82,12 @@ def faults(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict
 def violated(trajectory: Trajectory, thresholds: Thresholds | None = None) -> list[str]:
     """The names of the gates that a trajectory does not pass."""
     return list(faults(trajectory, thresholds))
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError when one is no gate's."""
+    if unknown := [name for name in names if name not in GATES]:
+        raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
 
 
 def is_error(output: Segment) -> bool:

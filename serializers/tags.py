@@ -111,20 +111,6 @@ def neutralise(text: str) -> str:
     return _NEUTRAL.sub("&lt;", text)
 
 
-def unbalanced(text: str) -> list[str]:
-    """Names of protocol tags that are not opened and closed in turn, in order of appearance; empty when all are."""
-    found: list[str] = []
-    open_name: str | None = None
-    for tag in TAG.finditer(text):
-        if tag["close"] and tag["name"] == open_name:
-            open_name = None
-        elif tag["close"] or open_name is not None:
-            found.append(tag["name"])
-        else:
-            open_name = tag["name"]
-    return list(dict.fromkeys([*found, *([open_name] if open_name else [])]))
-
-
 def cited_ids(text: str) -> list[str]:
     """The `id`s of `<cite id="…">`, as written, in order of first appearance."""
     return list(dict.fromkeys(match[1].strip() for match in _CITATION.finditer(text)))

@@ -25,6 +25,7 @@ from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import http_app
 from backends.tool_server.sources import Sources
 from cli import main
+from serializers.tags import TAG
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = [f"Question {n} about heart failure?" for n in range(1, 7)]
@@ -179,3 +180,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return []
+
+
+def unbalanced(text: str) -> list[str]:
+    """Names of protocol tags that are not opened and closed in turn, in order of appearance; empty when all are."""
+    found: list[str] = []
+    open_name: str | None = None
+    for tag in TAG.finditer(text):
+        if tag["close"] and tag["name"] == open_name:
+            open_name = None
+        elif tag["close"] or open_name is not None:
+            found.append(tag["name"])
+        else:
+            open_name = tag["name"]
+    return list(dict.fromkeys([*found, *([open_name] if open_name else [])]))

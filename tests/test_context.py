@@ -11,8 +11,7 @@ from starlette.routing import Route
 
 from serializers.interleaved import interleaved_text
 from serializers.record import QuestionRow, build_record
-from serializers.tags import unbalanced
-from tests.fakes import Reply, ScriptedModel, answer, call, served, trajgraph, write_questions
+from tests.fakes import Reply, ScriptedModel, answer, call, served, trajgraph, unbalanced, write_questions
 from tests.test_graph import run
 
 SEARCHES: list[Reply] = [call("pubmed_search", query) for query in ("heart failure", "obesity", "Covid-19")]

@@ -28,7 +28,6 @@ from backends.tool_server.server import http_app
 from backends.tool_server.sources import Sources
 from graph.batch import BatchSettings
 from graph.checkpoints import open_checkpoints
-from serializers.tags import unbalanced
 from serializers.tool_output import MAX_BODY
 from tests.fakes import (
     QUESTIONS,
@@ -44,6 +43,7 @@ from tests.fakes import (
     served,
     trajgraph,
     trajgraph_process,
+    unbalanced,
     write_questions,
 )
 from tests.test_batch import counts, generate, stats, two_turns

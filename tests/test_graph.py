@@ -15,8 +15,8 @@ from graph.build import TrajectoryGraph, build_graph, drawing
 from graph.settings import TOOL_NAMES, Limits, ToolRole
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT
 from serializers.interleaved import interleaved_text
-from serializers.tags import STOP_STRINGS, unbalanced
-from tests.fakes import Reply, ScriptedModel, answer, call
+from serializers.tags import STOP_STRINGS
+from tests.fakes import Reply, ScriptedModel, answer, call, unbalanced
 
 
 async def open_graph(

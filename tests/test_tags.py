@@ -18,9 +18,9 @@ from serializers.tags import (
     join_reasoning,
     neutralise,
     read_reply,
-    unbalanced,
     write_call,
 )
+from tests.fakes import unbalanced
 
 TEXTS = int(os.environ.get("TAG_TEXTS", "500"))
 """`make crash` asks for many more than the suite has time for."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from backends.commands import option
+from backends.commands import listed_names, option
 from backends.errors import UserError
 
 app = typer.Typer()
@@ -53,10 +53,10 @@ def audit(
     from serializers.gates import Thresholds
     from training.audit import audit as counted
     from training.audit import explained, table
-    from training.rows import read_rows
+    from training.rows import files_of, read_rows
 
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
-    paths = [path for given in files for path in _files(given)]
+    paths = [path for given in files for path in files_of(given)]
     count = _counter(tokenizer, tokenize_url)
     if explain:
         rows = chain.from_iterable(read_rows(path, count) for path in paths)
@@ -204,25 +204,19 @@ def status(
 
 
 def _hard(listed: str | None) -> tuple[str, ...]:
-    from serializers.gates import GATES, HARD
+    from serializers.gates import HARD, check_names
 
-    names = HARD if listed is None else tuple(name.strip() for name in listed.split(",") if name.strip())
-    if unknown := [name for name in names if name not in GATES]:
-        raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
+    names = HARD if listed is None else listed_names(listed)
+    check_names(names)
     return names
-
-
-def _files(given: Path) -> list[Path]:
-    from training.rows import files_of
-
-    return files_of(given) if given.is_dir() or given.name.endswith("_run.json") else [given]
 
 
 def _told(run: Path) -> dict[str, Any]:
     """What the run says of itself: its prompt, settings and counts; nothing for a bare file."""
     from graph.run_files import read_run
+    from training.rows import is_run
 
-    if run.is_file() and not run.name.endswith("_run.json"):
+    if not is_run(run):
         return {}
     files, content = read_run(run)
     stats = json.loads(files.stats.read_text(encoding="utf-8")) if files.stats.exists() else {}

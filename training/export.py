@@ -188,27 +188,34 @@ class _Made:
 
 def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
     for row in rows:
-        told = making.messages(row)
-        content: dict[str, Any]
-        if making.format_name == "messages":
-            content = {"messages": told, "train_spans": message_spans(told)}
-        elif making.format_name == "sharegpt":
-            content = sharegpt(told)
-            told = from_sharegpt(content)
-            content["train_spans"] = message_spans(told[1:] if content["system"] else told)
+        if making.format_name in ("messages", "sharegpt"):
+            yield _by_message(row, making)
         else:
-            spans = text_spans(row.apart.pieces)
-            trained = [row.text[start:end] for start, end in spans]
-            if making.format_name == "drtulu":
-                told = one_message(row, making.system(row))
-                content = {"conversations": told}
-            else:
-                content = {"question": row.question, "text": row.text}
-            if making.format_name == "parquet":
-                content["messages"] = [{"tool_call_id": None, **said} for said in told]
-            yield _Made([row], {**content, "train_spans": spans}, [told], [trained], making.format_name == "drtulu")
-            continue
-        yield _Made([row], content, [told], [trained_on(told)])
+            yield _by_text(row, making)
+
+
+def _by_message(row: Row, making: Making) -> _Made:
+    """What is trained on is told by message."""
+    told = making.messages(row)
+    if making.format_name == "messages":
+        content: dict[str, Any] = {"messages": told, "train_spans": message_spans(told)}
+    else:
+        content = sharegpt(told)
+        told = from_sharegpt(content)
+        content["train_spans"] = message_spans(told[1:] if content["system"] else told)
+    return _Made([row], content, [told], [trained_on(told)])
+
+
+def _by_text(row: Row, making: Making) -> _Made:
+    """What is trained on is told by place in the interleaved text."""
+    in_one = making.format_name == "drtulu"
+    told = one_message(row, making.system(row)) if in_one else making.messages(row)
+    content: dict[str, Any] = {"conversations": told} if in_one else {"question": row.question, "text": row.text}
+    if making.format_name == "parquet":
+        content["messages"] = [{"tool_call_id": None, **said} for said in told]
+    spans = text_spans(row.apart.pieces)
+    trained = [row.text[start:end] for start, end in spans]
+    return _Made([row], {**content, "train_spans": spans}, [told], [trained], in_one)
 
 
 def _pairs(rows: Iterable[Row], making: Making) -> Iterator[_Made]:

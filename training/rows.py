@@ -99,9 +99,16 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
+def is_run(path: Path) -> bool:
+    """Whether a path stands for a run (its `…_run.json` or folder), not for a file of trajectories."""
+    return path.is_dir() or path.name.endswith("_run.json")
+
+
 def files_of(run: Path, *, rejected: bool = False) -> list[Path]:
     """The trajectories of a run (its `…_run.json` or folder), or the JSONL file itself."""
-    if run.is_file() and not run.name.endswith("_run.json"):
+    if not is_run(run):
+        if not run.exists():
+            raise UserError(f"{run}: No such file or directory")
         return [run]
     files = read_run(run)[0]
     wanted = [files.trajectories, files.rejected] if rejected else [files.trajectories]

@@ -3,13 +3,14 @@ its role's alone, and with nothing beside it that the model never wrote.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from backends.errors import UserError
+from serializers.segments import Segment
 from training.messages import Message
 from training.rows import Row
 
@@ -87,17 +88,16 @@ class Template:
             raise UserError(f"--verify-template {self.path} refuses the messages: {error}") from error
         except Exception as error:  # a template is a program: it may fail in any way
             raise UserError(f"--verify-template {self.path}: {type(error).__name__}: {error}") from error
-        bare, ranges, at = list[str](), list[tuple[int, int]](), 0
-        for part in re.split(f"({_BEGIN}|{_END})", _plain(text)):
+        bare, ranges = "", list[tuple[int, int]]()
+        for part in re.split(f"({_BEGIN}|{_END})", _alike(text)):
             if part == _BEGIN:
-                joined = ranges and not "".join(bare)[ranges[-1][1] :].strip()
-                ranges.append(ranges.pop() if joined else (at, at))
+                joined = ranges and not bare[ranges[-1][1] :].strip()
+                ranges.append(ranges.pop() if joined else (len(bare), len(bare)))
             elif part == _END:
-                ranges[-1] = (ranges[-1][0], at)
+                ranges[-1] = (ranges[-1][0], len(bare))
             else:
-                bare.append(part)
-                at += len(part)
-        return _Rendered("".join(bare), ranges if self._marks else None)
+                bare += part
+        return _Rendered(bare, ranges if self._marks else None)
 
 
 def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool = False) -> list[Loss]:
@@ -107,7 +107,7 @@ def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool
     written: list[tuple[int, int]] = []
     at, quiet = 0, False
     for said in told:
-        content = _plain(str(said["content"]).translate(_NO_MARKS))
+        content = _plain(str(said["content"]))
         place = rendered.text.find(content, at)
         if place < 0:
             return [Loss(_lost(row, rendered.text), _mend(told, whole))]
@@ -122,7 +122,7 @@ def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool
     if rendered.marked is None:
         return found + _headers_alike(gaps[:-1])
     if whole:
-        written = _pieces_written(row, rendered.text)
+        written = [(start, end) for piece, start, end in _places(row, rendered.text) if piece.kind != "tool_output"]
     return found + _marked_wrongly(rendered.text, written, rendered.marked, _MARKED_IN_ONE if whole else _HEADERS)
 
 
@@ -146,17 +146,23 @@ def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
     return found
 
 
-def _lost(row: Row, rendered: str) -> str:
-    """The first piece that is not in the rendered text, with its tags."""
+def _places(row: Row, rendered: str) -> Iterator[tuple[Segment, int, int]]:
+    """Each piece of the trajectory with where it begins and ends in a rendered text; a lost one begins at -1."""
     at = 0
     for piece in row.apart.pieces:
-        text = _plain(row.text[piece.start : piece.end].translate(_NO_MARKS))
+        text = _plain(row.text[piece.start : piece.end])
         place = rendered.find(text, at)
+        at = at if place < 0 else place + len(text)
+        yield piece, place, at
+
+
+def _lost(row: Row, rendered: str) -> str:
+    """The first piece that is not in the rendered text, with its tags."""
+    for piece, place, at in _places(row, rendered):
         if place < 0:
-            body = _plain(piece.body.translate(_NO_MARKS))
-            tags = "the tags of " if piece.kind != "text" and rendered.find(body, at) >= 0 else ""
-            return f"{tags}{_NAMES.get(piece.kind, piece.kind)} {_shortened(piece.body.strip())}"
-        at = place + len(text)
+            bare = piece.kind != "text" and rendered.find(_plain(piece.body), at) >= 0
+            name = _NAMES.get(piece.kind, piece.kind)
+            return f"{'the tags of ' if bare else ''}{name} {_shortened(piece.body.strip())}"
     return "the order or the wording of a message"
 
 
@@ -164,18 +170,6 @@ def _mend(told: Sequence[Message], whole: bool) -> str:
     if whole:
         return _ONE_MESSAGE
     return _USER_ROLE if sum(said["role"] == "user" for said in told) > 1 else _REWRITTEN
-
-
-def _pieces_written(row: Row, rendered: str) -> list[tuple[int, int]]:
-    """Where in the rendered text stands what the model wrote of a trajectory that is whole in it."""
-    found, at = [], 0
-    for piece in row.apart.pieces:
-        text = _plain(row.text[piece.start : piece.end].translate(_NO_MARKS))
-        place = rendered.find(text, at)
-        at = place + len(text)
-        if piece.kind != "tool_output":
-            found.append((place, at))
-    return found
 
 
 def _marked_wrongly(
@@ -261,6 +255,11 @@ def _environment() -> Any:
 
 
 def _plain(text: str) -> str:
+    """A text of ours as it is looked for in a rendered one."""
+    return _alike(text.translate(_NO_MARKS))
+
+
+def _alike(text: str) -> str:
     """A text with its white space made alike, none beside a tag or at its ends; marks stay where they are."""
 
     def bare(match: re.Match[str]) -> str:
