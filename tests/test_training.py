@@ -115,6 +115,9 @@ def test_the_libraries_that_the_formats_are_meant_for_load_them(run: Path, tmp_p
     row = loaded["train"][0]
     assert row["text"] == texts(run)[row["sample_id"]]
     assert row["messages"][-1]["role"] == "assistant"
+    for row in loaded["train"]:
+        trained = "".join(row["text"][start:end] for start, end in row["train_spans"])
+        assert squeezed(trained) == squeezed(written_by_the_model(row["text"]))
     card = (tmp_path / "parquet" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage: en\n")
     assert "path: train.parquet" in card
