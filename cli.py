@@ -207,7 +207,7 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
 
     os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
     gc.freeze()  # what the imports left stays for good: the collector need not walk it again and again
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 

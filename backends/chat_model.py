@@ -65,7 +65,9 @@ class LocalChatModel(BaseChatOpenAI):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        body = self._get_request_payload(messages, stop=stop, **kwargs)
+        return await self._answered(self._get_request_payload(messages, stop=stop, **kwargs))
+
+    async def _answered(self, body: dict[str, Any]) -> ChatResult:
         body.update(body.pop("extra_body", None) or {})
         response = await self._post(body)
         choices = response.get("choices") if isinstance(response, dict) else None
@@ -98,13 +100,13 @@ class LocalChatModel(BaseChatOpenAI):
         answer = httpx2.Response(response.status, headers=told, content=content, request=request)
         raise sdk._make_status_error_from_response(answer)
 
-    async def reply(self, messages: list[BaseMessage], **asked: Any) -> AIMessage:
-        """One reply: by `ainvoke` where somebody listens (Studio, a tracer), else without its callbacks, which cost as
-        much as the request.
+    async def reply(self, messages: list[dict[str, str]], **asked: Any) -> AIMessage:
+        """One reply to messages as OpenAI's API takes them: by `ainvoke` where somebody listens (Studio, a tracer),
+        else without its callbacks and conversions, which cost as much as the request.
         """
         if _listened_to():
             return await self.ainvoke(messages, **asked)
-        generation = (await self._agenerate(messages, **asked)).generations[0]
+        generation = (await self._answered({**self._default_params, **asked, "messages": messages})).generations[0]
         assert isinstance(generation.message, AIMessage)
         generation.message.response_metadata |= generation.generation_info or {}
         return generation.message
@@ -169,7 +171,7 @@ class ChatClient:
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
 
-    async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None = None) -> AIMessage:
+    async def ask(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None) -> AIMessage:
         """One reply, with `seconds` in its `response_metadata`. Raises a `ModelError` that says what went wrong."""
         reply = await self._invoke(messages, max_tokens, seed)
         finish_reason = reply.response_metadata.get("finish_reason")
@@ -181,17 +183,16 @@ class ChatClient:
         return reply
 
     async def continue_reply(
-        self, messages: list[BaseMessage], begun: str, max_tokens: int, seed: int | None = None
+        self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None = None
     ) -> AIMessage | None:
         """What follows `begun`, a reply that was cut off; None where the server cannot take it up."""
         if not self._continues:
             return None
+        begun_by = [*messages, {"role": "assistant", "content": begun}]
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
         try:
             async with self._waiting():
-                reply = await self._timed(
-                    [*messages, AIMessage(begun)], max_tokens=max_tokens, extra_body=body, **_seeded(seed)
-                )
+                reply = await self._timed(begun_by, max_tokens=max_tokens, extra_body=body, **_seeded(seed))
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
         except Exception as error:
@@ -202,7 +203,7 @@ class ChatClient:
             return None
         return reply
 
-    async def _invoke(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
+    async def _invoke(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None) -> AIMessage:
         extras = self._extras is not False
         try:
             reply = await self._send(messages, max_tokens, seed, extras)
@@ -220,27 +221,23 @@ class ChatClient:
         self._extras = extras
         return reply
 
-    async def _send(self, messages: list[BaseMessage], max_tokens: int, seed: int | None, extras: bool) -> AIMessage:
+    async def _send(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None, extras: bool) -> AIMessage:
         more: dict[str, Any] = {**_seeded(seed), **({"extra_body": self._EXTRAS} if extras else {})}
         async with self._waiting():
             return await self._timed(messages, max_tokens=max_tokens, **more)
 
-    async def _timed(self, messages: list[BaseMessage], **asked: Any) -> AIMessage:
+    async def _timed(self, messages: list[dict[str, str]], **asked: Any) -> AIMessage:
         started = time.monotonic()
         reply = await self._model.reply(messages, stop=self._stop, **asked)
         reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
         return reply
 
-    async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
+    async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
         if not self._tokenizes:
             return None
         client = self._model.root_async_client
-        body = {
-            key: value
-            for key, value in self._model._get_request_payload(messages).items()
-            if key in ("model", "messages")
-        }
+        body = {"model": self._model.model_name, "messages": messages}
         try:
             async with self._waiting():
                 counted = await client.post(str(client.base_url.join("../tokenize")), body=body, cast_to=object)

@@ -58,10 +58,16 @@ class Services:
 
 @asynccontextmanager
 async def open_services(
-    model: ModelAddress, tools: ToolsAddress, *, stop: Sequence[str], concurrency: int, waiting: Waiting = nullcontext
+    model: ModelAddress,
+    tools: ToolsAddress,
+    *,
+    stop: Sequence[str],
+    concurrency: int,
+    at_model: Waiting = nullcontext,
+    away: Waiting = nullcontext,
 ) -> AsyncIterator[Services]:
-    """Both clients, connected and checked; each waits for its server within `waiting()`. Raises UserError before any
-    completion is asked for.
+    """Both clients, connected and checked; a graph waits for the model within `at_model()` and for a tool within
+    `away()`. Raises UserError before any completion is asked for.
     """
     served = await resolve_model(model.url, model.model, model.api_key)
     with open_cassette(tools.cassette, tools.mode) if tools.cassette else nullcontext() as cassette:
@@ -73,9 +79,9 @@ async def open_services(
                 timeout=tools.timeout,
                 token=tools.token,
                 cassette=cassette,
-                waiting=waiting,
+                waiting=away,
             ) as client,
         ):
             client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
             max_model_len = model.max_model_len or served.max_model_len
-            yield Services(ChatClient(chat, stop, max_model_len, served.continues, waiting), client)
+            yield Services(ChatClient(chat, stop, max_model_len, served.continues, at_model), client)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 
 from backends.chat_model import ModelAddress
 from backends.services import ToolsAddress, open_services
@@ -42,17 +42,17 @@ class Recorded:
         self.replies = [message for message in state["messages"] if isinstance(message, AIMessage)]
         self.result = result
 
-    async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
+    async def ask(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None) -> AIMessage:
         turn = sum(isinstance(message, AIMessage) for message in messages)
         said = self.replies[turn]
         return AIMessage(said.text, response_metadata=dict(said.response_metadata), usage_metadata=said.usage_metadata)
 
     async def continue_reply(
-        self, messages: list[BaseMessage], begun: str, max_tokens: int, seed: int | None
+        self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None
     ) -> AIMessage | None:
         return None
 
-    async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
+    async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
         return None
 
     async def call(self, name: str, query: str, parameters: Mapping[str, Any]) -> tuple[Any, bool]:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
@@ -80,8 +80,11 @@ class Attempts:
             inputs: Any = {"question": question} if standing is None else None
             try:
                 async with self.turn:
-                    state = await self.graph.ainvoke(inputs, config, durability="async", control=self.stop.control)
-                return cast(State, state), failures + 1
+                    ended = await self.graph.ainvoke(
+                        inputs, config, durability="async", control=self.stop.control, version="v2"
+                    )
+                    await self.saver.stored(thread)  # before another question is paid for
+                return ended.value, failures + 1
             except (GraphDrained, sqlite3.Error):
                 raise
             except ModelDenied as error:

@@ -62,6 +62,8 @@ class Batch:
         """What each sample became that an earlier process settled, or that has others after it."""
         self._open = 0
         """Questions of which more samples may be asked."""
+        self._room = asyncio.Semaphore(self.how.concurrency)
+        """How many outcomes may wait for the disk while the next questions are asked."""
 
     async def run(self) -> dict[str, Any]:
         """Work through what is left, write the statistics, and return them. A Ctrl-C ends it early, with all kept."""
@@ -72,14 +74,12 @@ class Batch:
         self._write_stats(0.0)  # what is true now, should this process be killed
         try:
             with self._interruptible(), self._progress() as bar:
-                workers = [asyncio.create_task(self._work(rows, bar)) for _ in range(self.how.concurrency)]
-                try:
-                    await asyncio.gather(*workers)
-                finally:
-                    for worker in workers:
-                        worker.cancel()
-                    await asyncio.gather(*workers, return_exceptions=True)
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(self.how.concurrency):
+                        tasks.create_task(self._work(rows, tasks, bar))
             await self._write_held()
+        except ExceptionGroup as failed:  # the first one ended the others
+            raise failed.exceptions[0] from failed.exceptions[0].__cause__
         finally:
             stats = self._write_stats(time.monotonic() - started)
         return stats
@@ -120,34 +120,36 @@ class Batch:
                 return identity
         return None
 
-    async def _work(self, rows: Iterator[tuple[int, QuestionRow]], bar: "tqdm[Any]") -> None:
+    async def _work(self, rows: Iterator[tuple[int, QuestionRow]], tasks: asyncio.TaskGroup, bar: "tqdm[Any]") -> None:
         for place, row in rows:
             while identity := self._next_sample(place):
                 if self.stop.event.is_set():
                     return
                 try:
-                    kind = await self._keep(identity, await self.settle(identity, row))
+                    outcome = await self.settle(identity, row)
                 except GraphDrained:
                     return
-                bar.update()
-                bar.set_postfix(self.stats.counts, refresh=False)
-                if kind == "failed" or self.how.samples.most == 1:
+                await self._room.acquire()
+                tasks.create_task(self._keep(identity, outcome, bar))
+                if outcome.kind == "failed" or self.how.samples.most == 1:
                     break  # of a failed one, the next run tries again
-                self._done[identity] = kind
+                self._done[identity] = outcome.kind
             self._open -= 1
 
-    async def _keep(self, identity: str, outcome: Outcome) -> str:
-        """An outcome to its place in a file; only then is its thread let go. Returns what it is."""
+    async def _keep(self, identity: str, outcome: Outcome, bar: "tqdm[Any]") -> None:
+        """An outcome to its place in a file; only then is its thread let go."""
         if outcome.kind == "accepted" and not self.how.incremental:
             self._held[identity] = outcome.line
-            return outcome.kind
-        await self._files[outcome.kind].append(outcome.line)
-        if outcome.kind == "failed":
-            self.stats.counts["failed"] += 1
         else:
-            self.stats.add(outcome.kind, summary(outcome.line))
-            await self._let_go(identity)
-        return outcome.kind
+            await self._files[outcome.kind].append(outcome.line)
+            if outcome.kind == "failed":
+                self.stats.counts["failed"] += 1
+            else:
+                self.stats.add(outcome.kind, summary(outcome.line))
+                await self._let_go(identity)
+        self._room.release()
+        bar.update()
+        bar.set_postfix(self.stats.counts, refresh=False)
 
     async def _let_go(self, identity: str) -> None:
         if not self.how.keep_checkpoints:

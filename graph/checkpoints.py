@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
 import aiosqlite
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from backends.first_come import Waiting
 from graph.group_saver import GroupSaver
 
 
@@ -18,13 +19,13 @@ def thread_id(run_id: str, sample_id: str) -> str:
 
 
 @asynccontextmanager
-async def open_checkpoints(path: Path) -> AsyncIterator[GroupSaver]:
+async def open_checkpoints(path: Path, waiting: Waiting = nullcontext) -> AsyncIterator[GroupSaver]:
     """A saver on `path` in WAL mode, closed on leaving. Only plain JSON and LangChain messages are read back.
 
     `synchronous=NORMAL` survives a killed process; after a power cut the last steps may be asked again.
     """
     async with aiosqlite.connect(path, timeout=60) as connection:
-        saver = GroupSaver(path, connection, JsonPlusSerializer(allowed_msgpack_modules=None))
+        saver = GroupSaver(path, connection, JsonPlusSerializer(allowed_msgpack_modules=None), waiting)
         try:
             await saver.setup()
             yield saver

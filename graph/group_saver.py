@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from backends.first_come import Waiting
 from graph.write_queue import WriteQueue
 
 _PUT = (
@@ -50,10 +52,13 @@ class GroupSaver(AsyncSqliteSaver):
     changes here lies in objects that the copies share.
     """
 
-    def __init__(self, path: Path, connection: aiosqlite.Connection, serde: SerializerProtocol) -> None:
+    def __init__(
+        self, path: Path, connection: aiosqlite.Connection, serde: SerializerProtocol, waiting: Waiting = nullcontext
+    ) -> None:
         super().__init__(connection, serde=serde)
         self.threads: set[str] = set()
         """The threads that have a checkpoint."""
+        self._waiting = waiting
         self._queue = WriteQueue(path, _STATEMENTS)
         self._replies: dict[str, asyncio.Future[None]] = {}
         """When the last reply of each thread is committed."""
@@ -71,11 +76,12 @@ class GroupSaver(AsyncSqliteSaver):
         await self._queue.close()
 
     async def stored(self, thread: str | None = None) -> None:
-        """Wait until the thread's last reply is on disk, or, without a thread, all that was written."""
+        """Wait, within `waiting`, until a thread's last reply is on disk; without a thread, until everything is."""
         if thread is None:
             await self._queue.stored()
-        elif reply := self._replies.get(thread):
-            await self._queue.stored(reply)
+        elif reply := self._replies.pop(thread, None):
+            async with nullcontext() if reply.done() else self._waiting():
+                await self._queue.stored(reply)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, else the thread's last."""
@@ -115,7 +121,7 @@ class GroupSaver(AsyncSqliteSaver):
         """Queue a checkpoint; returns the config that names it."""
         place = config["configurable"]
         thread, namespace = str(place["thread_id"]), place["checkpoint_ns"]
-        about = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore")
+        about = json.dumps(get_checkpoint_metadata(config, metadata)).encode()
         kind, content = self.serde.dumps_typed(checkpoint)
         row = (thread, namespace, checkpoint["id"], place.get("checkpoint_id"), kind, content, about)
         self._queue.put(_PUT, [row])

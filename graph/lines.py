@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from backends.errors import UserError
 
 Row = TypeVar("Row")
+_GATHERED = 0.1
+"""Seconds in which lines are gathered for one write."""
 _SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
 _SUMMARY = ("sample_id", "topic", "question_type", "metadata")
 _METADATA = b', "metadata": {'
@@ -57,8 +59,9 @@ class LineWriter:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((line, done))
         async with self._busy:
-            group, self._waiting = self._waiting, []
-            if group:
+            if self._waiting:
+                await asyncio.sleep(_GATHERED)
+                group, self._waiting = self._waiting, []
                 await self._write(group)
         await done
 

@@ -60,7 +60,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
         files = stack.enter_context(
             claimed_run(options, settings, questions.asked(options.limit) * options.samples_per_question, run)
         )
-        saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
+        saver = await stack.enter_async_context(open_checkpoints(files.checkpoints, turn.away))
         downtimes = Downtimes(
             {"model": services.chat.probe, "tool": services.tools.probe}, stop, say, options.max_downtime
         )
@@ -84,7 +84,7 @@ async def work(run: Path) -> int:
     foreman, turn = await meet_foreman(), FirstCome()
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
-        open_checkpoints(files.checkpoints) as saver,
+        open_checkpoints(files.checkpoints, turn.away) as saver,
     ):
         prompt = str(content["prompt"])
         stop, tell, away = foreman.stop, foreman.say, foreman.away
@@ -109,7 +109,9 @@ def _services(options: GenerateOptions, api_key: str | None, turn: FirstCome) ->
         str(options.mcp_url), options.tools, options.tool_map, options.tool_timeout, options.cassette,
         options.tools_mode,
     )  # fmt: skip
-    return open_services(model, tools, stop=STOP_STRINGS, concurrency=options.concurrency, waiting=turn.away)
+    return open_services(
+        model, tools, stop=STOP_STRINGS, concurrency=options.concurrency, at_model=turn.at_model, away=turn.away
+    )
 
 
 def _settler(

@@ -58,7 +58,8 @@ class WriteQueue:
         if group:
             if group is self._group:
                 self._wanted.set()
-            await asyncio.wait({group})
+            if not group.done():
+                await asyncio.wait({group})
         if self._error:
             raise self._error
 

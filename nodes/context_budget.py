@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 _SINGLE = re.compile(r"[^A-Za-z\s]")
 KEPT_CHARACTERS = 600
@@ -12,24 +12,24 @@ KEPT_CHARACTERS = 600
 
 
 class Chat(Protocol):
-    """The model, as the nodes know it."""
+    """The model, as the nodes know it. Messages are as OpenAI's API takes them: `role`, `content`, `tool_call_id`."""
 
     max_model_len: int | None
     """Tokens of prompt and reply together; None while nobody has said."""
 
-    async def ask(self, messages: list[BaseMessage], max_tokens: int, seed: int | None) -> AIMessage:
+    async def ask(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None) -> AIMessage:
         """One reply; raises a `ModelError`."""
 
     async def continue_reply(
-        self, messages: list[BaseMessage], begun: str, max_tokens: int, seed: int | None
+        self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None
     ) -> AIMessage | None:
         """What follows a reply that was cut off; None where the server cannot take it up."""
 
-    async def count_tokens(self, messages: list[BaseMessage]) -> int | None:
+    async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
         """Tokens of a prompt by the server's own tokenizer; None where it has none to ask."""
 
 
-Build = Callable[[Sequence[AnyMessage]], list[BaseMessage]]
+Build = Callable[[Sequence[AnyMessage]], list[dict[str, str]]]
 
 
 async def fit_context(
@@ -45,7 +45,7 @@ async def fit_context(
     if size is None:
         return [], max_tokens
     reserve = min(max_tokens, size // 4)
-    ceiling = most_tokens(system_and_question=build(())[:2], messages=messages)
+    ceiling = most_tokens(build(())[:2], messages)
     if ceiling + max_tokens < size and not refused:
         return [], max_tokens
     prompt = build(messages)
@@ -55,7 +55,7 @@ async def fit_context(
         tokens = max(tokens, size + 1)  # the server has counted more than we
     kept = list(messages)
     shortened: list[AnyMessage] = []
-    per_character = tokens / max(sum(len(message.text) for message in prompt), 1)
+    per_character = tokens / max(sum(len(message["content"]) for message in prompt), 1)
     for at, message in enumerate(messages):
         excess = tokens - (size - reserve)
         if excess <= 0:
@@ -72,27 +72,23 @@ async def fit_context(
     return shortened, max(min(max_tokens, size - tokens - 1), min(max_tokens, 16))
 
 
-def most_tokens(system_and_question: Sequence[BaseMessage], messages: Sequence[AnyMessage]) -> int:
+def most_tokens(begin: Sequence[dict[str, str]], messages: Sequence[AnyMessage]) -> int:
     """As many as the prompt can have: what the server counted at the last reply, and since then a token a byte."""
-    counted, since = 0, list(system_and_question)
+    counted, since = 0, [message["content"] for message in begin]
     for message in messages:
         usage = message.usage_metadata if isinstance(message, AIMessage) else None
         if usage:
             counted, since = usage["input_tokens"] + usage["output_tokens"], []
         else:
-            since.append(message)
-    return counted + sum(len(_shown(message).encode("utf-8", "replace")) + 16 for message in since)
+            since.append(message.text + str(message.additional_kwargs.get("reminder", "")))
+    return counted + sum(len(text.encode("utf-8", "replace")) + 16 for text in since)
 
 
-def estimate_tokens(prompt: Sequence[BaseMessage]) -> int:
+def estimate_tokens(prompt: Sequence[dict[str, str]]) -> int:
     """Somewhat more than a tokenizer counts: a token for each digit and sign, three letters a token in prose."""
-    texts = [message.text for message in prompt]
+    texts = [message["content"] for message in prompt]
     singles = sum(len(_SINGLE.findall(text)) for text in texts)
     return sum(len(text.encode("utf-8", "replace")) // 3 + 8 for text in texts) + singles
-
-
-def _shown(message: BaseMessage) -> str:
-    return message.text + str(message.additional_kwargs.get("reminder", ""))
 
 
 def shorten_output(message: ToolMessage, length: int) -> ToolMessage:

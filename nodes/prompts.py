@@ -1,9 +1,8 @@
 """What the model is told: the system prompt, the nudges, and the history as the server sees it."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from graph.settings import TOOL_NAMES, Limits, ToolRole
 from serializers.tags import join_reasoning, neutralise
@@ -66,20 +65,20 @@ def system_prompt(limits: Limits, tools: Sequence[str] = TOOL_NAMES) -> str:
 
 def prompt_messages(
     system: str, question: str, messages: Sequence[AnyMessage], tool_role: ToolRole = "tool"
-) -> list[BaseMessage]:
-    """The request: system, question, then what followed.
+) -> list[dict[str, str]]:
+    """The request, each message as OpenAI's API takes it: system, question, then what followed.
 
     What is not the model's own goes back in `tool_role`. With `tool`, Qwen3's chat template keeps every earlier
     thought and the prompt only grows at its end; with `user`, it drops the thoughts before the last message.
     """
-    followed: list[BaseMessage] = []
+    prompt = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(question)}]
     for message in messages:
-        if isinstance(message, AIMessage):
-            followed.append(AIMessage(message.text))  # the call is in the text: sent natively too, it would be twice
+        if isinstance(message, AIMessage):  # its call is in the text: sent natively too, it would be twice
+            prompt.append({"role": "assistant", "content": message.text})
         else:
             text = "\n".join(filter(None, [message.text, message.additional_kwargs.get("reminder")]))
-            followed.append(_from_outside(message, text, tool_role))
-    return [SystemMessage(system), HumanMessage(neutralise(question)), *followed]
+            prompt.append({"role": tool_role, "content": text, **_answered(message, tool_role)})
+    return prompt
 
 
 def whole_text(reply: AIMessage) -> str:
@@ -88,8 +87,8 @@ def whole_text(reply: AIMessage) -> str:
     return join_reasoning(reasoning, reply.text) if reasoning else reply.text
 
 
-def _from_outside(message: AnyMessage, text: str, tool_role: ToolRole) -> BaseMessage:
+def _answered(message: AnyMessage, tool_role: ToolRole) -> dict[str, str]:
+    """The call that a message in the role of a tool answers."""
     if tool_role == "user":
-        return HumanMessage(text)
-    call_id: Any = message.tool_call_id if isinstance(message, ToolMessage) else message.id
-    return ToolMessage(text, tool_call_id=str(call_id))
+        return {}
+    return {"tool_call_id": str(message.tool_call_id if isinstance(message, ToolMessage) else message.id)}

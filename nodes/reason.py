@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
+from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 
@@ -45,7 +45,7 @@ async def reason(
     budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
     messages = state.get("messages", [])
 
-    def build(history: Sequence[AnyMessage]) -> list[BaseMessage]:
+    def build(history: Sequence[AnyMessage]) -> list[dict[str, str]]:
         return prompt_messages(system, state["question"], history, tool_role)
 
     try:
@@ -66,7 +66,7 @@ async def reason(
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.response_metadata["attempt"] = 2 if cut_off else 1
-    return {"reply": reply, "messages": shortened}
+    return {"reply": reply, "messages": shortened} if shortened else {"reply": reply}
 
 
 def _joined(begun: AIMessage, rest: AIMessage) -> AIMessage:

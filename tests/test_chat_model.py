@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from langchain_core.messages import BaseMessage, HumanMessage
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, open_chat_model
@@ -26,7 +25,7 @@ from backends.errors import (
 from backends.served_model import ServedModel, resolve_model
 from tests.fakes import ScriptedModel, completion, free_port
 
-PROMPT: list[BaseMessage] = [HumanMessage("hello")]
+PROMPT = [{"role": "user", "content": "hello"}]
 KEY = "s3cr3t-key"
 
 

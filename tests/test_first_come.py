@@ -1,4 +1,4 @@
-"""Whose turn it is to compute: a few at a time, in the order in which they came; who waits for a server gives way."""
+"""Whose turn it is to compute: a few at a time, those on their way to the model first; who waits gives way."""
 
 import asyncio
 
@@ -36,6 +36,33 @@ async def test_who_waits_for_a_server_gives_way_to_all_others() -> None:
             await answered.wait()
 
     await asyncio.wait_for(asyncio.gather(*(ask() for _ in range(200))), 10)
+
+
+async def test_a_graph_on_its_way_to_the_model_is_before_one_whose_reply_has_to_be_read() -> None:
+    turn, answered, order = FirstCome(), asyncio.Event(), list[str]()
+
+    async def read_the_reply() -> None:
+        async with turn:
+            async with turn.at_model():
+                await answered.wait()
+            order.append("reply")
+            await asyncio.sleep(0.01)
+
+    async def ask_the_model() -> None:
+        async with turn:
+            async with turn.away():
+                await answered.wait()
+            order.append("tool")
+            await asyncio.sleep(0.01)
+
+    replies = [asyncio.create_task(read_the_reply()) for _ in range(40)]
+    tools = [asyncio.create_task(ask_the_model()) for _ in range(40)]
+    await asyncio.sleep(0.05)
+    answered.set()
+    await asyncio.gather(*replies, *tools)
+    first_tool = order.index("tool")
+    assert first_tool < 20, "those that came first took the free turns"
+    assert order[first_tool : first_tool + 40] == ["tool"] * 40
 
 
 async def test_a_failure_or_an_end_while_away_leaves_the_turn_free() -> None:
