@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graph.options import GenerateOptions
     from graph.run_files import RunFiles
 
+Result = TypeVar("Result")
 app = typer.Typer(
     help="Biomedical questions in, deep-research trajectories out: a LangGraph, a local model, MCP tools.",
     no_args_is_help=True,
@@ -105,7 +106,7 @@ def generate(
         skip_bad_rows=skip_bad_rows, fresh=fresh,
         allow_changed_settings=allow_changed_settings, keep_checkpoints=keep_checkpoints, max_downtime=max_downtime,
     )  # fmt: skip
-    raise typer.Exit(_run(_generate(options, api_key)))
+    raise typer.Exit(run_to_end(_generate(options, api_key)))
 
 
 @app.command()
@@ -121,7 +122,7 @@ def resume(
     files, content = read_run(run)
     options = GenerateOptions.restored(content["options"])
     options = replace(options, output=files.folder, allow_changed_settings=allow_changed_settings)
-    raise typer.Exit(_run(_generate(options, api_key, files)))
+    raise typer.Exit(run_to_end(_generate(options, api_key, files)))
 
 
 @app.command()
@@ -130,7 +131,7 @@ def demo(
     concurrency: Annotated[int, option("Questions worked on at the same time.")] = 4,
 ) -> None:
     """See it work: bundled questions, a small rule-based model and an offline tool server, all on this machine."""
-    raise typer.Exit(_run(_demo(output, concurrency)))
+    raise typer.Exit(run_to_end(_demo(output, concurrency)))
 
 
 @app.command()
@@ -151,7 +152,7 @@ def studio(
     """Open the graph in LangGraph Studio; with RUN, on a copy of that run's checkpoints, which stay untouched."""
     from graph.studio_server import open_studio
 
-    raise typer.Exit(_run(open_studio(run, port, browser, api_key)))
+    raise typer.Exit(run_to_end(open_studio(run, port, browser, api_key)))
 
 
 @app.command(hidden=True)
@@ -159,7 +160,7 @@ def worker(run: Path) -> None:
     """One of the processes of `generate --workers`."""
     from graph.run import work
 
-    raise typer.Exit(_run(work(run)))
+    raise typer.Exit(run_to_end(work(run)))
 
 
 async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFiles | None" = None) -> int:
@@ -201,7 +202,7 @@ def _summary(stats: dict[str, Any], files: "RunFiles") -> str:
     return "\n".join([*lines, *(f"  {path}" for path in written if path.exists() and path.stat().st_size)])
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
+def run_to_end(work: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end, with tracing off: it would triple the cost and send the data out."""
     import uvloop
 

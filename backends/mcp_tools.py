@@ -16,8 +16,8 @@ from mcp.types import Tool
 
 from backends.cassette import Cassette
 from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UserError
-from backends.first_come import Waiting
 from backends.mcp_session import KeptSession
+from backends.model_first import Waiting
 
 _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
     "pubmed_search": [("pubmed_search", "query", {})],

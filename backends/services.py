@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from backends.cassette import ToolsMode, open_cassette
-from backends.chat_model import ChatClient, ModelAddress, open_chat_model
-from backends.first_come import Waiting
+from backends.chat_client import ChatClient
+from backends.chat_model import ModelAddress, open_chat_model
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client
+from backends.model_first import Waiting
 from backends.served_model import resolve_model
 
 

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import tempfile
 import time
 import uuid
@@ -16,11 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from langchain_core.messages import AIMessage, ToolMessage
 
 from backends.chat_model import ModelAddress
 from backends.services import ToolsAddress, open_services
+from cli import run_to_end
 from graph.build import build_graph, recursion_limit
 from graph.checkpoints import open_checkpoints
 from graph.lines import LineWriter, encoded
@@ -43,7 +42,7 @@ class Recorded:
         self.result = result
 
     async def ask(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None) -> AIMessage:
-        turn = sum(isinstance(message, AIMessage) for message in messages)
+        turn = sum(message["role"] == "assistant" for message in messages)
         said = self.replies[turn]
         return AIMessage(said.text, response_metadata=dict(said.response_metadata), usage_metadata=said.usage_metadata)
 
@@ -148,11 +147,7 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, default=300)
     parser.add_argument("--concurrency", type=int, default=64)
     asked = parser.parse_args()
-    os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency))
+    found = run_to_end(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency))
     print(json.dumps({name: round(milliseconds, 2) for name, milliseconds in found.items()}))
 
 

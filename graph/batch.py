@@ -25,6 +25,9 @@ from graph.settings import RunSettings, Samples
 from serializers.record import QuestionRow, sample_id, sample_of
 from serializers.stats import Stats
 
+_OUTCOMES_WAITING = 256
+"""How many may wait for the disk while the next questions are asked."""
+
 
 @dataclass(frozen=True)
 class BatchSettings:
@@ -62,8 +65,7 @@ class Batch:
         """What each sample became that an earlier process settled, or that has others after it."""
         self._open = 0
         """Questions of which more samples may be asked."""
-        self._room = asyncio.Semaphore(self.how.concurrency)
-        """How many outcomes may wait for the disk while the next questions are asked."""
+        self._room = asyncio.Semaphore(_OUTCOMES_WAITING)
 
     async def run(self) -> dict[str, Any]:
         """Work through what is left, write the statistics, and return them. A Ctrl-C ends it early, with all kept."""

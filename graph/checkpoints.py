@@ -9,7 +9,7 @@ from urllib.parse import quote
 import aiosqlite
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from backends.first_come import Waiting
+from backends.model_first import Waiting
 from graph.group_saver import GroupSaver
 
 

@@ -22,7 +22,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from backends.first_come import Waiting
+from backends.model_first import Waiting
 from graph.write_queue import WriteQueue
 
 _PUT = (

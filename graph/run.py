@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.chat_model import ModelAddress
-from backends.first_come import FirstCome
+from backends.model_first import ModelFirst
 from backends.services import Services, ToolsAddress, default_mcp_url, open_services
 from graph.attempts import Attempts, Away, Stop
 from graph.batch import Batch, BatchSettings, say
@@ -54,7 +54,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     )
     stop = Stop()
     async with AsyncExitStack() as stack:
-        turn = FirstCome()
+        turn = ModelFirst()
         services = await stack.enter_async_context(_services(options, api_key, turn))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         files = stack.enter_context(
@@ -81,7 +81,7 @@ async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
     options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman, turn = await meet_foreman(), FirstCome()
+    foreman, turn = await meet_foreman(), ModelFirst()
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints, turn.away) as saver,
@@ -99,7 +99,7 @@ async def work(run: Path) -> int:
     return 0
 
 
-def _services(options: GenerateOptions, api_key: str | None, turn: FirstCome) -> AbstractAsyncContextManager[Services]:
+def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -> AbstractAsyncContextManager[Services]:
     """Both services, to be connected."""
     model = ModelAddress(
         options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
@@ -116,7 +116,7 @@ def _services(options: GenerateOptions, api_key: str | None, turn: FirstCome) ->
 
 def _settler(
     options: GenerateOptions, prompt: str, services: Services, saver: GroupSaver, settings: RunSettings,
-    files: RunFiles, stop: Stop, tell: Callable[[str], None], away: Away, turn: FirstCome,
+    files: RunFiles, stop: Stop, tell: Callable[[str], None], away: Away, turn: ModelFirst,
 ) -> Settler:  # fmt: skip
     """The graph around live services, ready to settle questions in this process."""
     graph = build_graph(

@@ -67,7 +67,7 @@ def _is_last_call(messages: list[AnyMessage], limits: Limits) -> bool:
 
 def _edited(asked: AIMessage, call: Call) -> list[AnyMessage]:
     """A call edited by hand (in Studio, say) is written into the text too, so the record shows what was executed."""
-    if asked.text.endswith(write_call(call)):
+    if asked.text.endswith(write_call(call)):  # as nearly always: it need not be read again
         return []
     written = read_reply(asked.text)
     if written.call is None or written.call == call:

@@ -77,7 +77,10 @@ def prompt_messages(
             prompt.append({"role": "assistant", "content": message.text})
         else:
             text = "\n".join(filter(None, [message.text, message.additional_kwargs.get("reminder")]))
-            prompt.append({"role": tool_role, "content": text, **_answered(message, tool_role)})
+            prompt.append({"role": tool_role, "content": text})
+            if tool_role == "tool":
+                answered = message.tool_call_id if isinstance(message, ToolMessage) else message.id
+                prompt[-1]["tool_call_id"] = str(answered)
     return prompt
 
 
@@ -85,10 +88,3 @@ def whole_text(reply: AIMessage) -> str:
     """A raw reply as one text, wherever the server put its reasoning."""
     reasoning = reply.additional_kwargs.get("reasoning_content")
     return join_reasoning(reasoning, reply.text) if reasoning else reply.text
-
-
-def _answered(message: AnyMessage, tool_role: ToolRole) -> dict[str, str]:
-    """The call that a message in the role of a tool answers."""
-    if tool_role == "user":
-        return {}
-    return {"tool_call_id": str(message.tool_call_id if isinstance(message, ToolMessage) else message.id)}

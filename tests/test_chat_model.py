@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from backends.chat_model import ChatClient, LocalChatModel, ModelAddress, open_chat_model
+from backends.chat_client import ChatClient
+from backends.chat_model import LocalChatModel, ModelAddress, open_chat_model
 from backends.errors import (
     ContextOverflow,
     ModelDenied,

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from backends.first_come import FirstCome
+from backends.model_first import ModelFirst, Waiting
 
 
 async def test_only_a_few_compute_at_a_time_and_in_the_order_in_which_they_came() -> None:
-    turn, computing, seen, order = FirstCome(), set[int](), list[int](), list[int]()
+    turn, computing, seen, order = ModelFirst(), set[int](), list[int](), list[int]()
 
     async def compute(number: int) -> None:
         async with turn:
@@ -25,7 +25,7 @@ async def test_only_a_few_compute_at_a_time_and_in_the_order_in_which_they_came(
 
 
 async def test_who_waits_for_a_server_gives_way_to_all_others() -> None:
-    turn, answered, waiting = FirstCome(), asyncio.Event(), 0
+    turn, answered, waiting = ModelFirst(), asyncio.Event(), 0
 
     async def ask() -> None:
         nonlocal waiting
@@ -39,24 +39,17 @@ async def test_who_waits_for_a_server_gives_way_to_all_others() -> None:
 
 
 async def test_a_graph_on_its_way_to_the_model_is_before_one_whose_reply_has_to_be_read() -> None:
-    turn, answered, order = FirstCome(), asyncio.Event(), list[str]()
+    turn, answered, order = ModelFirst(), asyncio.Event(), list[str]()
 
-    async def read_the_reply() -> None:
+    async def compute(name: str, waiting: Waiting) -> None:
         async with turn:
-            async with turn.at_model():
+            async with waiting():
                 await answered.wait()
-            order.append("reply")
+            order.append(name)
             await asyncio.sleep(0.01)
 
-    async def ask_the_model() -> None:
-        async with turn:
-            async with turn.away():
-                await answered.wait()
-            order.append("tool")
-            await asyncio.sleep(0.01)
-
-    replies = [asyncio.create_task(read_the_reply()) for _ in range(40)]
-    tools = [asyncio.create_task(ask_the_model()) for _ in range(40)]
+    replies = [asyncio.create_task(compute("reply", turn.at_model)) for _ in range(40)]
+    tools = [asyncio.create_task(compute("tool", turn.away)) for _ in range(40)]
     await asyncio.sleep(0.05)
     answered.set()
     await asyncio.gather(*replies, *tools)
@@ -66,7 +59,7 @@ async def test_a_graph_on_its_way_to_the_model_is_before_one_whose_reply_has_to_
 
 
 async def test_a_failure_or_an_end_while_away_leaves_the_turn_free() -> None:
-    turn = FirstCome()
+    turn = ModelFirst()
 
     async def fail() -> None:
         async with turn, turn.away():
@@ -85,3 +78,40 @@ async def test_a_failure_or_an_end_while_away_leaves_the_turn_free() -> None:
         await asyncio.gather(ended, return_exceptions=True)
     async with asyncio.timeout(5), turn:
         pass
+
+
+async def test_who_ends_while_waiting_for_a_turn_takes_none_with_it() -> None:
+    turn, answered, computing = ModelFirst(), asyncio.Event(), 0
+
+    async def come() -> None:
+        async with turn:
+            pass
+
+    async def come_back() -> None:
+        async with turn, turn.away():
+            await answered.wait()
+
+    async def compute() -> None:
+        nonlocal computing
+        async with turn:
+            computing += 1
+            await asyncio.Event().wait()
+
+    away = [asyncio.create_task(come_back()) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    holding = [asyncio.create_task(compute()) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    at_once = computing
+    waiting = [asyncio.create_task(come()) for _ in range(50)]
+    answered.set()
+    await asyncio.sleep(0.01)
+    for task in (*away, *waiting, *holding):
+        task.cancel()
+    await asyncio.gather(*away, *waiting, *holding, return_exceptions=True)
+    computing = 0
+    again = [asyncio.create_task(compute()) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    assert computing == at_once
+    for task in again:
+        task.cancel()
+    await asyncio.gather(*again, return_exceptions=True)
