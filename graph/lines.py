@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 from backends.errors import UserError
 
 Row = TypeVar("Row")
-_GATHERED = 0.1
-"""Seconds in which lines are gathered for one write."""
 _SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
 _SUMMARY = ("sample_id", "topic", "question_type", "metadata")
 _METADATA = b', "metadata": {'
@@ -51,29 +49,28 @@ class LineWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._busy = asyncio.Lock()
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def append(self, line: bytes) -> None:
         """Returns when the line is on disk. Raises OSError when it cannot be."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((line, done))
-        async with self._busy:
-            if self._waiting:
-                await asyncio.sleep(_GATHERED)
-                group, self._waiting = self._waiting, []
-                await self._write(group)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
         await done
 
-    async def _write(self, group: list[tuple[bytes, "asyncio.Future[None]"]]) -> None:
-        error: OSError | None = None
-        try:
-            await asyncio.to_thread(append_lines, self._path, [line for line, _ in group])
-        except OSError as failure:
-            error = failure
-        for _, done in group:
-            if not done.done():
-                done.set_exception(error) if error else done.set_result(None)
+    async def _write(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            error: OSError | None = None
+            try:
+                await asyncio.to_thread(append_lines, self._path, [line for line, _ in group])
+            except OSError as failure:
+                error = failure
+            for _, done in group:
+                if not done.done():
+                    done.set_exception(error) if error else done.set_result(None)
 
 
 def drop_torn_line(path: Path) -> None:
