@@ -22,16 +22,14 @@ class ModelFirst(AbstractAsyncContextManager[None]):
     the model is asked sooner, it answers sooner. Among its like, who came first is first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, put_off: int = 0) -> None:
+        """`put_off`: how many may be put off while others compute."""
+        self._put_off = put_off
         self._free = _AT_ONCE
-        self._to_model, self._replied = _Line(), _Line()
+        self._to_model, self._replied, self._done = _Line(), _Line(), _Line()
 
     async def __aenter__(self) -> None:
-        try:
-            await self._take(self._to_model)
-        except asyncio.CancelledError:
-            self._give()
-            raise
+        await self._enter(self._to_model)
 
     async def __aexit__(self, *error: object) -> None:
         self._give()
@@ -45,6 +43,22 @@ class ModelFirst(AbstractAsyncContextManager[None]):
         return self._gone(self._to_model)
 
     @asynccontextmanager
+    async def afterwards(self) -> AsyncIterator[None]:
+        """A turn for what no request to the model waits for."""
+        await self._enter(self._done if len(self._done) < self._put_off else self._to_model)
+        try:
+            yield
+        finally:
+            self._give()
+
+    async def _enter(self, line: _Line) -> None:
+        try:
+            await self._take(line)
+        except asyncio.CancelledError:
+            self._give()
+            raise
+
+    @asynccontextmanager
     async def _gone(self, line: _Line) -> AsyncIterator[None]:
         self._give()
         try:
@@ -54,7 +68,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     async def _take(self, line: _Line) -> None:
         """Have a turn; also where it raises CancelledError, since whoever leaves gives one back."""
-        if self._free > 0:
+        if self._free >= (_AT_ONCE if line is self._done else 1):
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -67,10 +81,12 @@ class ModelFirst(AbstractAsyncContextManager[None]):
             raise
 
     def _give(self) -> None:
-        for line in (self._to_model, self._replied):
+        self._free += 1
+        idle = self._free == _AT_ONCE
+        for line in (self._to_model, self._replied, *([self._done] if idle else [])):
             while line:
                 turn = line.popleft()
                 if not turn.done():
+                    self._free -= 1
                     turn.set_result(None)
                     return
-        self._free += 1

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,15 +18,15 @@ from graph.attempts import Stop
 from graph.checkpoints import thread_id
 from graph.group_saver import GroupSaver
 from graph.lines import LineWriter, drop_torn_line, read_lines, summaries, summary, write_whole
-from graph.outcomes import Outcome, Settle
+from graph.outcomes import Ended, Kind, Settle
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles
 from graph.settings import RunSettings, Samples
 from serializers.record import QuestionRow, sample_id, sample_of
 from serializers.stats import Stats
 
-_OUTCOMES_WAITING = 256
-"""How many may wait for the disk while the next questions are asked."""
+LetGo = Callable[[], Awaitable[None]]
+"""Forgets a thread."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,13 @@ class Batch:
             "rejected": LineWriter(self.files.rejected),
             "failed": LineWriter(self.files.failed),
         }
-        self._held: dict[str, bytes] = {}
+        self._held: dict[str, tuple[bytes, LetGo]] = {}
         self._done: dict[str, str] = {}
         """What each sample became that an earlier process settled, or that has others after it."""
         self._open = 0
         """Questions of which more samples may be asked."""
-        self._room = asyncio.Semaphore(_OUTCOMES_WAITING)
+        self._room = asyncio.Semaphore(2 * self.how.concurrency)
+        """For those that have ended and are not written: twice as many as may be in flight."""
 
     async def run(self) -> dict[str, Any]:
         """Work through what is left, write the statistics, and return them. A Ctrl-C ends it early, with all kept."""
@@ -128,47 +129,50 @@ class Batch:
                 if self.stop.event.is_set():
                     return
                 try:
-                    outcome = await self.settle(identity, row)
+                    ended = await self.settle(identity, row)
                 except GraphDrained:
                     return
                 await self._room.acquire()
-                tasks.create_task(self._keep(identity, outcome, bar))
-                if outcome.kind == "failed" or self.how.samples.most == 1:
+                kept = tasks.create_task(self._keep(identity, ended, bar))
+                if self.how.samples.most == 1 or await kept == "failed":
                     break  # of a failed one, the next run tries again
-                self._done[identity] = outcome.kind
             self._open -= 1
 
-    async def _keep(self, identity: str, outcome: Outcome, bar: "tqdm[Any]") -> None:
-        """An outcome to its place in a file; only then is its thread let go."""
+    async def _keep(self, identity: str, ended: Ended, bar: "tqdm[Any]") -> Kind:
+        """What a question became, to its place in a file; only then is its thread let go."""
+        outcome = await ended.outcome()
+        if self.how.samples.most > 1:
+            self._done[identity] = outcome.kind
         if outcome.kind == "accepted" and not self.how.incremental:
-            self._held[identity] = outcome.line
+            self._held[identity] = outcome.line, ended.let_go
         else:
             await self._files[outcome.kind].append(outcome.line)
             if outcome.kind == "failed":
                 self.stats.counts["failed"] += 1
             else:
                 self.stats.add(outcome.kind, summary(outcome.line))
-                await self._let_go(identity)
+                await self._let_go(ended.let_go)
         self._room.release()
         bar.update()
         bar.set_postfix(self.stats.counts, refresh=False)
+        return outcome.kind
 
-    async def _let_go(self, identity: str) -> None:
+    async def _let_go(self, thread: LetGo) -> None:
         if not self.how.keep_checkpoints:
-            await self.saver.adelete_thread(thread_id(self.files.run_id, identity))
+            await thread()
 
     async def _write_held(self) -> None:
         """Without incremental saving: all trajectories at once, in the order of their questions."""
         if self.how.incremental or self.stop.event.is_set():
             return
         rows = {str(row["sample_id"]): row for row in read_lines(self.files.trajectories)}
-        rows |= {identity: json.loads(line) for identity, line in self._held.items()}
+        rows |= {identity: json.loads(line) for identity, (line, _) in self._held.items()}
         lines = (json.dumps(rows[identity], ensure_ascii=False) + "\n" for identity in sorted(rows))
         write_whole(self.files.trajectories, "".join(lines))
         while self._held:
-            identity, line = self._held.popitem()
+            _, (line, thread) = self._held.popitem()
             self.stats.add("accepted", summary(line))
-            await self._let_go(identity)
+            await self._let_go(thread)
 
     def _write_stats(self, seconds: float) -> dict[str, Any]:
         about = {

@@ -27,16 +27,16 @@ from graph.write_queue import WriteQueue
 
 _PUT = (
     "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, "
-    "checkpoint, metadata) VALUES {rows}"
+    "checkpoint, metadata) {rows}"
 )
 _WRITE = (
     "INSERT OR {} INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value) "
-    "VALUES {{rows}}"
+    "{{rows}}"
 )
 _REPLACE, _KEEP = _WRITE.format("REPLACE"), _WRITE.format("IGNORE")
 _FORGET = (
-    "DELETE FROM checkpoints WHERE thread_id IN (VALUES {rows})",
-    "DELETE FROM writes WHERE thread_id IN (VALUES {rows})",
+    "DELETE FROM checkpoints WHERE thread_id IN ({rows})",
+    "DELETE FROM writes WHERE thread_id IN ({rows})",
 )
 _STATEMENTS = (*_FORGET, _PUT, _REPLACE, _KEEP)
 """In the order in which a transaction has them: what is queued for a thread that was let go belongs to a new start."""

@@ -1,14 +1,18 @@
 """What becomes of a question: a record, accepted or rejected, or a failure; as the line that will be written."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
+from backends.model_first import Waiting
 from graph.attempts import Attempts, Unsettled
 from graph.checkpoints import thread_id
 from graph.lines import encoded
 from graph.settings import RunSettings
+from graph.state import State
 from serializers.record import QuestionRow, build_record, sample_of
 
 Kind = Literal["accepted", "rejected", "failed"]
@@ -22,8 +26,18 @@ class Outcome:
     line: bytes
 
 
-Settle = Callable[[str, QuestionRow], Awaitable[Outcome]]
-"""Settles a sample, by its id, in this process or another. Raises GraphDrained when the run ends before that."""
+@dataclass(frozen=True)
+class Ended:
+    """A question that has come to its end, in this process or another."""
+
+    outcome: Callable[[], Awaitable[Outcome]]
+    """What became of it; may be worked out only when nothing on its way to the model needs the processor."""
+    let_go: Callable[[], Awaitable[None]]
+    """Forgets its checkpoints, for when its line is safe."""
+
+
+Settle = Callable[[str, QuestionRow], Awaitable[Ended]]
+"""Brings a sample, by its id, to its end. Raises GraphDrained when the run ends before that."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +49,28 @@ class Settler:
     run_id: str
     seeded: bool = False
     """Whether each sample of a question is asked for under a seed of its own, its number."""
+    afterwards: Waiting = nullcontext
+    """What a record is built within: the next question may be asked meanwhile."""
 
-    async def __call__(self, identity: str, row: QuestionRow) -> Outcome:
+    async def __call__(self, identity: str, row: QuestionRow) -> Ended:
         thread, seed = thread_id(self.run_id, identity), sample_of(identity)[1] if self.seeded else None
         try:
             state, attempts = await self.attempts.settle(thread, row["question"], seed)
         except Unsettled as failure:
-            error = failure.__cause__ or failure
-            about = {"sample_id": identity, "question": row["question"], "error": type(error).__name__}
-            return Outcome("failed", encoded({**about, "message": str(error), "attempts": failure.attempts}))
-        record = build_record(identity, row, state, self._about(thread, attempts, seed), self.settings.hard_gates)
-        return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", encoded(record))
+            outcome = partial(self._failed, identity, row, failure)
+        else:
+            outcome = partial(self._recorded, identity, row, state, self._about(thread, attempts, seed))
+        return Ended(outcome, partial(self.attempts.saver.adelete_thread, thread))
+
+    async def _recorded(self, identity: str, row: QuestionRow, state: State, about: dict[str, Any]) -> Outcome:
+        async with self.afterwards():
+            record = build_record(identity, row, state, about, self.settings.hard_gates)
+            return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", encoded(record))
+
+    async def _failed(self, identity: str, row: QuestionRow, failure: Unsettled) -> Outcome:
+        error = failure.__cause__ or failure
+        about = {"sample_id": identity, "question": row["question"], "error": type(error).__name__}
+        return Outcome("failed", encoded({**about, "message": str(error), "attempts": failure.attempts}))
 
     def _about(self, thread: str, attempts: int, seed: int | None) -> dict[str, Any]:
         return {

@@ -13,16 +13,15 @@ from backends.services import Services, ToolsAddress, default_mcp_url, open_serv
 from graph.attempts import Attempts, Away, Stop
 from graph.batch import Batch, BatchSettings, say
 from graph.build import build_graph
-from graph.checkpoints import open_checkpoints
+from graph.checkpoints import open_checkpoints, thread_id
 from graph.downtime import Downtimes
 from graph.group_saver import GroupSaver
 from graph.options import GenerateOptions
-from graph.outcomes import Outcome, Settle, Settler
+from graph.outcomes import Settle, Settler
 from graph.questions import check_questions
 from graph.run_files import RunFiles, check_writable, claimed_run, read_run
 from graph.settings import RunSettings
 from graph.workers import WorkerPool, meet_foreman, open_workers
-from serializers.record import QuestionRow
 from serializers.tags import STOP_STRINGS
 
 
@@ -54,7 +53,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     )
     stop = Stop()
     async with AsyncExitStack() as stack:
-        turn = ModelFirst()
+        turn = ModelFirst(options.concurrency)
         services = await stack.enter_async_context(_services(options, api_key, turn))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         files = stack.enter_context(
@@ -81,7 +80,7 @@ async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
     options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman, turn = await meet_foreman(), ModelFirst()
+    foreman, turn = await meet_foreman(), ModelFirst(options.concurrency)
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints, turn.away) as saver,
@@ -89,13 +88,7 @@ async def work(run: Path) -> int:
         prompt = str(content["prompt"])
         stop, tell, away = foreman.stop, foreman.say, foreman.away
         settle = _settler(options, prompt, services, saver, settings, files, stop, tell, away, turn)
-
-        async def stored_too(identity: str, row: QuestionRow) -> Outcome:
-            outcome = await settle(identity, row)
-            await saver.stored()  # the first process lets the thread go: nothing of it may follow
-            return outcome
-
-        await foreman.serve(stored_too)
+        await foreman.serve(settle, lambda identity: saver.adelete_thread(thread_id(files.run_id, identity)))
     return 0
 
 
@@ -124,4 +117,4 @@ def _settler(
         checkpointer=saver,
     )  # fmt: skip
     attempts = Attempts(graph, saver, options.limits, stop, tell, away, turn)
-    return Settler(attempts, settings, files.run_id, seeded=options.samples.most > 1)
+    return Settler(attempts, settings, files.run_id, options.samples.most > 1, turn.afterwards)

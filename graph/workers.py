@@ -3,20 +3,21 @@
 A question goes to the worker that has the fewest, so none is idle while questions are left. Both ends speak lines over
 a socket, the worker's standard input; fields are parted by tabs, which JSON does not hold:
 
-    to a worker     ask SAMPLE ROW · waited N 0|1 · stop
+    to a worker     ask SAMPLE ROW · forget SAMPLE · waited N 0|1 · stop
     from a worker   settled SAMPLE KIND LINE · drained SAMPLE · broken SAMPLE ERROR TEXT · away N SERVICE · say TEXT
 
 A worker whose socket closes ends at once: its questions stand in the checkpoints.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from langgraph.errors import GraphDrained
 from backends.errors import BackendError, UserError
 from graph.attempts import Stop
 from graph.downtime import Downtimes, service_of
-from graph.outcomes import Kind, Outcome, Settle
+from graph.outcomes import Ended, Kind, Outcome, Settle
 from serializers.record import QuestionRow
 
 _LONGEST_LINE = 1 << 30
@@ -57,8 +58,8 @@ class WorkerPool:
         self.lost = 0
         """Workers that ended before the run did."""
 
-    async def __call__(self, identity: str, row: QuestionRow) -> Outcome:
-        """The outcome, from whichever worker has the fewest questions."""
+    async def __call__(self, identity: str, row: QuestionRow) -> Ended:
+        """The outcome, known when it has ended, from whichever worker has the fewest questions."""
         if self._stop.event.is_set():
             raise GraphDrained
         worker = min(self._workers, key=lambda one: len(one.pending))
@@ -66,9 +67,17 @@ class WorkerPool:
         worker.pending[identity] = answer
         worker.tell("ask", identity, json.dumps(row))
         try:
-            return await answer
+            outcome = await answer
         finally:
             worker.pending.pop(identity, None)
+
+        async def known() -> Outcome:
+            return outcome
+
+        async def forget() -> None:
+            worker.tell("forget", identity)
+
+        return Ended(known, forget)
 
     async def listen(self, worker: _Worker) -> None:
         """Take in what a worker says, until it is gone."""
@@ -184,14 +193,20 @@ class Foreman:
         """A line for the user."""
         self._tell("say", line.replace("\t", " ").replace("\n", " "))
 
-    async def serve(self, settle: Settle) -> None:
-        """Settle what is asked. When the first process goes before all is answered, this one ends at once."""
+    async def serve(self, settle: Settle, forget: Callable[[str], Awaitable[None]]) -> None:
+        """Settle what is asked, and `forget` the checkpoints of a sample whose line is safe.
+
+        When the first process goes before all is answered, this one ends at once.
+        """
         tasks: set[asyncio.Task[None]] = set()
         while line := await self._reader.readline():
             told, *fields = line.decode().rstrip("\n").split("\t", 2)
             if told == "ask":
                 tasks.add(task := asyncio.create_task(self._settle(settle, fields[0], json.loads(fields[1]))))
                 task.add_done_callback(tasks.discard)
+            elif told == "forget":
+                with contextlib.suppress(sqlite3.Error):  # the questions in flight tell it
+                    await forget(fields[0])
             elif told == "waited":
                 self._answer(fields[0], fields[1] == "1")
             else:
@@ -203,7 +218,7 @@ class Foreman:
 
     async def _settle(self, settle: Settle, identity: str, row: QuestionRow) -> None:
         try:
-            outcome = await settle(identity, row)
+            outcome = await (await settle(identity, row)).outcome()
         except GraphDrained:
             self._tell("drained", identity)
         except tuple(_BREAKING.values()) as error:

@@ -5,16 +5,19 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 _GATHERED = 0.05
 """Seconds in which rows are gathered while nobody waits for one."""
-_TOGETHER = (64, 16, 4, 1)
-"""Rows a statement: few sizes, so that each is prepared once. A statement gives way to the event loop only once."""
+_APART = 0.03
+"""Seconds from the end of a commit to the next: few large ones write fewer pages than many small ones."""
+_TOGETHER = 1024
+"""Rows a statement, at most: for each statement, this thread has to wait until the event loop lets it go on."""
 _LOG = 500
 """Pages of 4 kB after which SQLite's log is brought into the file, and to which it is cut back."""
+_ROWS = "SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL"
 Rows = list[tuple[Any, ...]]
 
 
@@ -36,6 +39,7 @@ class WriteQueue:
         self._committing: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
+        self._not_before = 0.0
         self._error: Exception | None = None
 
     def put(self, statement: str, rows: Rows) -> "asyncio.Future[None]":
@@ -76,6 +80,7 @@ class WriteQueue:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), _GATHERED)
             self._wanted.clear()
+            await asyncio.sleep(self._not_before - asyncio.get_running_loop().time())
             waiting = [queued for of_one in self._waiting.values() for queued in of_one]
             self._waiting, self._committing, self._group = {}, self._group, None
             try:
@@ -84,6 +89,7 @@ class WriteQueue:
             except Exception as failure:
                 self._error = failure
             self._committing.set_result(None)
+            self._not_before = asyncio.get_running_loop().time() + _APART
 
     async def _in_thread(self, act: Callable[..., None], *given: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, act, *given)
@@ -92,11 +98,12 @@ class WriteQueue:
         with self._writer as writer:  # commits, or rolls back
             for statement in self._statements:
                 rows = [row for wanted, queued in waiting if wanted == statement for row in queued]
-                for size in _TOGETHER:
-                    while len(rows) >= size:
-                        taken, rows = rows[:size], rows[size:]
-                        places = ", ".join([f"({', '.join('?' * len(taken[0]))})"] * size)
-                        writer.execute(statement.format(rows=places), [value for row in taken for value in row])
+                for at in range(0, len(rows), _TOGETHER):
+                    taken = rows[at : at + _TOGETHER]
+                    places = 1 << (len(taken) - 1).bit_length()  # few sizes, so that each is prepared once
+                    values = [value for row in taken for value in row]
+                    values += [None] * (places * len(taken[0]) - len(values))
+                    writer.execute(_for_rows(statement, places, len(taken[0])), values)
 
     @cached_property
     def _writer(self) -> sqlite3.Connection:
@@ -109,3 +116,10 @@ class WriteQueue:
     def _disconnect(self) -> None:
         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._writer.close()
+
+
+@cache
+def _for_rows(statement: str, count: int, columns: int) -> str:
+    """A statement for so many rows; those that begin with NULL are none."""
+    row = f"({', '.join('?' * columns)})"
+    return statement.format(rows=_ROWS.format(", ".join([row] * count)))

@@ -133,9 +133,24 @@ async def test_after_a_transaction_that_failed_nothing_more_is_taken(tmp_path: P
                 await graph.ainvoke({"question": "x"}, place("refused"))
 
 
+async def test_however_many_rows_go_together_each_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite"
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE kept (key, number);")
+        queue, expected = WriteQueue(path, ("INSERT INTO kept {rows}",)), list[tuple[str, int]]()
+        for count in (1, 2, 3, 64, 65, 1024, 2500):
+            rows = [(f"{count}", number) for number in range(count)]
+            queue.put("INSERT INTO kept {rows}", rows)
+            await queue.stored()
+            expected += rows
+            assert other.execute("SELECT * FROM kept ORDER BY rowid").fetchall() == expected
+        await queue.close()
+    other.close()
+
+
 async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path: Path) -> None:
     """It would stand on rows that are not there."""
-    path, statements = tmp_path / "x.sqlite", ("INSERT INTO first VALUES {rows}", "INSERT INTO second VALUES {rows}")
+    path, statements = tmp_path / "x.sqlite", ("INSERT INTO first {rows}", "INSERT INTO second {rows}")
     with sqlite3.connect(path, isolation_level=None) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE first (key); CREATE TABLE second (key);")
         queue = WriteQueue(path, statements)

@@ -58,6 +58,40 @@ async def test_a_graph_on_its_way_to_the_model_is_before_one_whose_reply_has_to_
     assert order[first_tool : first_tool + 40] == ["tool"] * 40
 
 
+async def test_what_no_request_waits_for_comes_when_nobody_computes() -> None:
+    turn, order = ModelFirst(put_off=10), list[str]()
+
+    async def compute() -> None:
+        async with turn:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            order.append("graph")
+
+    async def write_up() -> None:
+        async with turn.afterwards():
+            order.append("record")
+
+    await asyncio.gather(*(compute() for _ in range(20)), *(write_up() for _ in range(10)))
+    assert order == ["graph"] * 20 + ["record"] * 10
+
+
+async def test_only_so_many_are_put_off() -> None:
+    turn, order = ModelFirst(put_off=2), list[str]()
+
+    async def compute() -> None:
+        async with turn:
+            while order.count("record") < 3:
+                await asyncio.sleep(0)
+            order.append("graph")
+
+    async def write_up() -> None:
+        async with turn.afterwards():
+            order.append("record")
+
+    await asyncio.wait_for(asyncio.gather(compute(), *(write_up() for _ in range(5))), 10)
+    assert order == ["record"] * 3 + ["graph"] + ["record"] * 2
+
+
 async def test_a_failure_or_an_end_while_away_leaves_the_turn_free() -> None:
     turn = ModelFirst()
 

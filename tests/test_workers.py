@@ -1,7 +1,9 @@
 """Several processes for one run: the same files as from one, whichever of the processes is killed."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -38,6 +40,13 @@ def workers_of(process: "subprocess.Popen[str]") -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+def threads(folder: Path) -> int:
+    """How many questions still have checkpoints."""
+    (path,) = folder.rglob("*_checkpoints.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as stored:
+        return int(stored.execute("SELECT COUNT(DISTINCT thread_id) FROM checkpoints").fetchone()[0])
+
+
 def completed(folder: Path, url: str, tools_url: str) -> None:
     again = trajgraph_process(*command(folder, url, tools_url), *TWO)
     assert again.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), again
@@ -53,6 +62,7 @@ def test_two_workers_write_what_one_process_writes(tmp_path: Path, tools_url: st
         completed(two, url, tools_url)
         assert requests_so_far(url) == 2 * needed
     assert records(two) == records(one)
+    assert threads(two) == threads(one) == 0
 
 
 def test_without_the_first_process_the_workers_end_and_the_same_command_continues(
