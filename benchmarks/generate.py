@@ -27,12 +27,15 @@ from pathlib import Path
 
 @dataclass
 class Sample:
-    """One look at a running process: seconds since it began, resident MB, records written, MB of checkpoints."""
+    """One look at a running process: seconds since it began, resident MB, records written, MB of checkpoints; and the
+    CPU seconds of the whole machine.
+    """
 
     seconds: float
     resident: float
     records: int
     checkpoints: float
+    machine: float
 
 
 @dataclass
@@ -89,7 +92,7 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
                 read, records = read + len(new), records + new.count(b"\n")
             stored = sum(path.stat().st_size for path in output.glob("*.sqlite*")) if output else 0
             resident = int(status[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-            samples.append(Sample(time.monotonic() - began, resident, records, stored / 1e6))
+            samples.append(Sample(time.monotonic() - began, resident, records, stored / 1e6, cpu_seconds()))
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -160,16 +163,27 @@ def wall(folder: Path, count: int = 1024, in_flight: int = 256) -> None:
 
 
 def workers(folder: Path, rounds: int, count: int) -> None:
-    """Trajectories a second, from the first record to the last."""
+    """Trajectories a second, from the 64th record to the last, and how much of the machine all of it takes."""
     with load_servers() as addresses:
         for _ in range(rounds):
-            rates = []
+            rates, busy = [], []
             for number in ("1", "2"):
                 samples = generate(folder, addresses, count, 64, "--workers", number).samples
                 first = next(sample for sample in samples if sample.records >= 64)
                 last = next(sample for sample in samples if sample.records == samples[-1].records)
-                rates.append((last.records - first.records) / (last.seconds - first.seconds))
-            print(f"one process {rates[0]:.1f}/s, two workers {rates[1]:.1f}/s, ratio {rates[1] / rates[0]:.2f}")
+                took = last.seconds - first.seconds
+                rates.append((last.records - first.records) / took)
+                busy.append((last.machine - first.machine) / took)
+            print(
+                f"one process {rates[0]:.1f}/s, two workers {rates[1]:.1f}/s, ratio {rates[1] / rates[0]:.2f};", end=""
+            )
+            print(f" {busy[0]:.2f} and {busy[1]:.2f} of {os.cpu_count()} cores busy")
+
+
+def cpu_seconds() -> float:
+    """Seconds for which the cores of this machine have computed, for anybody, since it started."""
+    user, nice, system, _idle, _waiting, *irq = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    return sum(map(int, (user, nice, system, *irq))) / os.sysconf("SC_CLK_TCK")
 
 
 def long(folder: Path, count: int) -> None:
