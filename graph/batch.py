@@ -18,7 +18,7 @@ from graph.attempts import Stop
 from graph.checkpoints import thread_id
 from graph.group_saver import GroupSaver
 from graph.lines import LineWriter, drop_torn_line, read_lines, summaries, summary, write_whole
-from graph.outcomes import Ended, Kind, Settle
+from graph.outcomes import Ended, Outcome, Settle
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles
 from graph.settings import RunSettings, Samples
@@ -133,29 +133,33 @@ class Batch:
                 except GraphDrained:
                     return
                 await self._room.acquire()
-                kept = tasks.create_task(self._keep(identity, ended, bar))
-                if self.how.samples.most == 1 or await kept == "failed":
-                    break  # of a failed one, the next run tries again
+                if self.how.samples.most == 1:
+                    tasks.create_task(self._keep_later(identity, ended, bar))
+                    break
+                outcome = await ended.outcome()
+                tasks.create_task(self._keep(identity, outcome, ended.let_go, bar))
+                if outcome.kind == "failed":
+                    break  # the next run tries again
+                self._done[identity] = outcome.kind
             self._open -= 1
 
-    async def _keep(self, identity: str, ended: Ended, bar: "tqdm[Any]") -> Kind:
-        """What a question became, to its place in a file; only then is its thread let go."""
-        outcome = await ended.outcome()
-        if self.how.samples.most > 1:
-            self._done[identity] = outcome.kind
+    async def _keep_later(self, identity: str, ended: Ended, bar: "tqdm[Any]") -> None:
+        await self._keep(identity, await ended.outcome(), ended.let_go, bar)
+
+    async def _keep(self, identity: str, outcome: Outcome, let_go: LetGo, bar: "tqdm[Any]") -> None:
+        """An outcome to its place in a file; only then is its thread let go."""
         if outcome.kind == "accepted" and not self.how.incremental:
-            self._held[identity] = outcome.line, ended.let_go
+            self._held[identity] = outcome.line, let_go
         else:
             await self._files[outcome.kind].append(outcome.line)
             if outcome.kind == "failed":
                 self.stats.counts["failed"] += 1
             else:
                 self.stats.add(outcome.kind, summary(outcome.line))
-                await self._let_go(ended.let_go)
+                await self._let_go(let_go)
         self._room.release()
         bar.update()
         bar.set_postfix(self.stats.counts, refresh=False)
-        return outcome.kind
 
     async def _let_go(self, thread: LetGo) -> None:
         if not self.how.keep_checkpoints:

@@ -53,7 +53,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     )
     stop = Stop()
     async with AsyncExitStack() as stack:
-        turn = ModelFirst(options.concurrency)
+        turn = ModelFirst(_put_off(options))
         services = await stack.enter_async_context(_services(options, api_key, turn))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         files = stack.enter_context(
@@ -80,7 +80,7 @@ async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
     options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman, turn = await meet_foreman(), ModelFirst(options.concurrency)
+    foreman, turn = await meet_foreman(), ModelFirst(_put_off(options))
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints, turn.away) as saver,
@@ -90,6 +90,13 @@ async def work(run: Path) -> int:
         settle = _settler(options, prompt, services, saver, settings, files, stop, tell, away, turn)
         await foreman.serve(settle, lambda identity: saver.adelete_thread(thread_id(files.run_id, identity)))
     return 0
+
+
+def _put_off(options: GenerateOptions) -> int:
+    """How many records may be put off: none where a next sample waits for what this one became, else few beside what is
+    in flight, since their checkpoints stay on the disk meanwhile.
+    """
+    return 0 if options.samples.most > 1 else options.concurrency // options.workers // 5
 
 
 def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -> AbstractAsyncContextManager[Services]:
