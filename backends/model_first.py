@@ -45,7 +45,9 @@ class ModelFirst(AbstractAsyncContextManager[None]):
     @asynccontextmanager
     async def afterwards(self) -> AsyncIterator[None]:
         """A turn for what no request to the model waits for."""
-        await self._enter(self._done if len(self._done) < self._put_off else self._to_model)
+        if self._done and len(self._done) >= self._put_off:
+            self._to_model.append(self._done.popleft())
+        await self._enter(self._done if self._put_off else self._to_model)
         try:
             yield
         finally:

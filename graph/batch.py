@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,15 +18,12 @@ from graph.attempts import Stop
 from graph.checkpoints import thread_id
 from graph.group_saver import GroupSaver
 from graph.lines import LineWriter, drop_torn_line, read_lines, summaries, summary, write_whole
-from graph.outcomes import Ended, Outcome, Settle
+from graph.outcomes import LetGo, Outcome, Settle, Settled
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles
 from graph.settings import RunSettings, Samples
 from serializers.record import QuestionRow, sample_id, sample_of
 from serializers.stats import Stats
-
-LetGo = Callable[[], Awaitable[None]]
-"""Forgets a thread."""
 
 
 @dataclass(frozen=True)
@@ -129,22 +126,22 @@ class Batch:
                 if self.stop.event.is_set():
                     return
                 try:
-                    ended = await self.settle(identity, row)
+                    settled = await self.settle(identity, row)
                 except GraphDrained:
                     return
                 await self._room.acquire()
                 if self.how.samples.most == 1:
-                    tasks.create_task(self._keep_later(identity, ended, bar))
+                    tasks.create_task(self._keep_later(identity, settled, bar))
                     break
-                outcome = await ended.outcome()
-                tasks.create_task(self._keep(identity, outcome, ended.let_go, bar))
+                outcome = await settled.outcome()
+                tasks.create_task(self._keep(identity, outcome, settled.let_go, bar))
                 if outcome.kind == "failed":
                     break  # the next run tries again
                 self._done[identity] = outcome.kind
             self._open -= 1
 
-    async def _keep_later(self, identity: str, ended: Ended, bar: "tqdm[Any]") -> None:
-        await self._keep(identity, await ended.outcome(), ended.let_go, bar)
+    async def _keep_later(self, identity: str, settled: Settled, bar: "tqdm[Any]") -> None:
+        await self._keep(identity, await settled.outcome(), settled.let_go, bar)
 
     async def _keep(self, identity: str, outcome: Outcome, let_go: LetGo, bar: "tqdm[Any]") -> None:
         """An outcome to its place in a file; only then is its thread let go."""
@@ -161,9 +158,9 @@ class Batch:
         bar.update()
         bar.set_postfix(self.stats.counts, refresh=False)
 
-    async def _let_go(self, thread: LetGo) -> None:
+    async def _let_go(self, let_go: LetGo) -> None:
         if not self.how.keep_checkpoints:
-            await thread()
+            await let_go()
 
     async def _write_held(self) -> None:
         """Without incremental saving: all trajectories at once, in the order of their questions."""
@@ -174,9 +171,9 @@ class Batch:
         lines = (json.dumps(rows[identity], ensure_ascii=False) + "\n" for identity in sorted(rows))
         write_whole(self.files.trajectories, "".join(lines))
         while self._held:
-            _, (line, thread) = self._held.popitem()
+            _, (line, let_go) = self._held.popitem()
             self.stats.add("accepted", summary(line))
-            await self._let_go(thread)
+            await self._let_go(let_go)
 
     def _write_stats(self, seconds: float) -> dict[str, Any]:
         about = {

@@ -26,17 +26,20 @@ class Outcome:
     line: bytes
 
 
+LetGo = Callable[[], Awaitable[None]]
+"""Forgets the checkpoints of a question, for when its line is safe."""
+
+
 @dataclass(frozen=True)
-class Ended:
+class Settled:
     """A question that has come to its end, in this process or another."""
 
     outcome: Callable[[], Awaitable[Outcome]]
-    """What became of it; may be worked out only when nothing on its way to the model needs the processor."""
-    let_go: Callable[[], Awaitable[None]]
-    """Forgets its checkpoints, for when its line is safe."""
+    """What became of it; a record may be worked out only when no graph computes."""
+    let_go: LetGo
 
 
-Settle = Callable[[str, QuestionRow], Awaitable[Ended]]
+Settle = Callable[[str, QuestionRow], Awaitable[Settled]]
 """Brings a sample, by its id, to its end. Raises GraphDrained when the run ends before that."""
 
 
@@ -52,7 +55,7 @@ class Settler:
     afterwards: Waiting = nullcontext
     """What a record is built within: the next question may be asked meanwhile."""
 
-    async def __call__(self, identity: str, row: QuestionRow) -> Ended:
+    async def __call__(self, identity: str, row: QuestionRow) -> Settled:
         thread, seed = thread_id(self.run_id, identity), sample_of(identity)[1] if self.seeded else None
         try:
             state, attempts = await self.attempts.settle(thread, row["question"], seed)
@@ -60,7 +63,7 @@ class Settler:
             outcome = partial(self._failed, identity, row, failure)
         else:
             outcome = partial(self._recorded, identity, row, state, self._about(thread, attempts, seed))
-        return Ended(outcome, partial(self.attempts.saver.adelete_thread, thread))
+        return Settled(outcome, partial(self.attempts.saver.adelete_thread, thread))
 
     async def _recorded(self, identity: str, row: QuestionRow, state: State, about: dict[str, Any]) -> Outcome:
         async with self.afterwards():

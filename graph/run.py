@@ -93,10 +93,10 @@ async def work(run: Path) -> int:
 
 
 def _put_off(options: GenerateOptions) -> int:
-    """How many records may be put off: none where a next sample waits for what this one became, else few beside what is
+    """How many records may be put off: none where something waits for what a question became, else few beside what is
     in flight, since their checkpoints stay on the disk meanwhile.
     """
-    return 0 if options.samples.most > 1 else options.concurrency // options.workers // 5
+    return options.concurrency // 5 if options.samples.most == options.workers == 1 else 0
 
 
 def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -> AbstractAsyncContextManager[Services]:

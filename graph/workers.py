@@ -28,7 +28,7 @@ from langgraph.errors import GraphDrained
 from backends.errors import BackendError, UserError
 from graph.attempts import Stop
 from graph.downtime import Downtimes, service_of
-from graph.outcomes import Ended, Kind, Outcome, Settle
+from graph.outcomes import Kind, Outcome, Settle, Settled
 from serializers.record import QuestionRow
 
 _LONGEST_LINE = 1 << 30
@@ -44,7 +44,8 @@ class _Worker:
     pending: dict[str, "asyncio.Future[Outcome]"] = field(default_factory=dict)
 
     def tell(self, *fields: str) -> None:
-        self.writer.write("\t".join(fields).encode() + b"\n")
+        if not self.writer.is_closing():  # else it has died, which its reader tells
+            self.writer.write("\t".join(fields).encode() + b"\n")
 
 
 class WorkerPool:
@@ -58,7 +59,7 @@ class WorkerPool:
         self.lost = 0
         """Workers that ended before the run did."""
 
-    async def __call__(self, identity: str, row: QuestionRow) -> Ended:
+    async def __call__(self, identity: str, row: QuestionRow) -> Settled:
         """The outcome, known when it has ended, from whichever worker has the fewest questions."""
         if self._stop.event.is_set():
             raise GraphDrained
@@ -77,7 +78,7 @@ class WorkerPool:
         async def forget() -> None:
             worker.tell("forget", identity)
 
-        return Ended(known, forget)
+        return Settled(known, forget)
 
     async def listen(self, worker: _Worker) -> None:
         """Take in what a worker says, until it is gone."""

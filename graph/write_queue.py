@@ -79,8 +79,8 @@ class WriteQueue:
         while self._group:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), _GATHERED)
-            self._wanted.clear()
             await asyncio.sleep(self._not_before - asyncio.get_running_loop().time())
+            self._wanted.clear()
             waiting = [queued for of_one in self._waiting.values() for queued in of_one]
             self._waiting, self._committing, self._group = {}, self._group, None
             try:

@@ -75,21 +75,26 @@ async def test_what_no_request_waits_for_comes_when_nobody_computes() -> None:
     assert order == ["graph"] * 20 + ["record"] * 10
 
 
-async def test_only_so_many_are_put_off() -> None:
-    turn, order = ModelFirst(put_off=2), list[str]()
+async def test_only_so_many_are_put_off_and_the_oldest_comes_first() -> None:
+    turn, order = ModelFirst(put_off=2), list[int]()
 
     async def compute() -> None:
         async with turn:
-            while order.count("record") < 3:
-                await asyncio.sleep(0)
-            order.append("graph")
+            while len(order) < 3:
+                async with turn.away():
+                    await asyncio.sleep(0)
 
-    async def write_up() -> None:
+    async def write_up(number: int) -> None:
         async with turn.afterwards():
-            order.append("record")
+            order.append(number)
 
-    await asyncio.wait_for(asyncio.gather(compute(), *(write_up() for _ in range(5))), 10)
-    assert order == ["record"] * 3 + ["graph"] + ["record"] * 2
+    async with turn:  # somebody computes until three are written
+        busy = asyncio.create_task(compute())
+        records = [asyncio.create_task(write_up(number)) for number in range(5)]
+        await asyncio.wait_for(busy, 10)
+        assert order == [0, 1, 2]
+    await asyncio.gather(*records)
+    assert order == [0, 1, 2, 3, 4]
 
 
 async def test_a_failure_or_an_end_while_away_leaves_the_turn_free() -> None:
