@@ -19,7 +19,8 @@ class ModelFirst(AbstractAsyncContextManager[None]):
     Left to itself an event loop advances all graphs whose answers came together by one step each, so that the first has
     its next request out only when the last has. In turn, that request is being answered meanwhile. A graph whose next
     request goes to the model (it starts, or its tool has answered) is before one whose reply has yet to be read: what
-    the model is asked sooner, it answers sooner. Among its like, who came first is first.
+    the model is asked sooner, it answers sooner. Records come when nobody computes, but for the oldest of too many.
+    Among its like, who came first is first.
     """
 
     def __init__(self, put_off: int = 0) -> None:
