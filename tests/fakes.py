@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -180,6 +182,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return []
+
+
+def stored_bytes(checkpoints: Path) -> bytes:
+    """What the rows of a checkpoint file say, unpacked."""
+    with contextlib.closing(sqlite3.connect(checkpoints)) as database:
+        rows = [row for table in ("checkpoints", "writes") for row in database.execute(f"SELECT * FROM {table}")]
+    return b"".join(
+        zlib.decompress(value) if before == "msgpack+zlib" else str(value).encode()
+        for row in rows
+        for before, value in zip(("", *row), row, strict=False)
+    )
 
 
 def unbalanced(text: str) -> list[str]:

@@ -1,14 +1,17 @@
 """What is in a checkpoint file, and what is not."""
 
-import sqlite3
 import uuid
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import ToolMessage
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.responses import JSONResponse
 
 from graph.batch import BatchSettings
-from graph.checkpoints import copy_checkpoints, open_checkpoints, thread_id
-from tests.fakes import ScriptedModel
+from graph.checkpoints import PackingSerializer, copy_checkpoints, open_checkpoints, thread_id
+from tests.fakes import ScriptedModel, stored_bytes
 from tests.test_batch import counts, generate, two_turns
 
 
@@ -20,10 +23,7 @@ async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
     )
     batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2), waits=())
     assert counts(batch) == [0, 0, 6, 0]
-    with sqlite3.connect(batch.files.checkpoints) as database:
-        stored = b"".join(bytes(str(row), "utf-8") for table in ("checkpoints", "writes")
-                          for row in database.execute(f"SELECT * FROM {table}"))  # fmt: skip
-    database.close()
+    stored = stored_bytes(batch.files.checkpoints)
     assert b"DAPA-HF" in stored
     for package in (b"graph.", b"nodes.", b"backends.", b"serializers.", b"trajgraph"):
         assert package not in stored.replace(b"langgraph.", b"")
@@ -40,6 +40,18 @@ async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
     async with open_checkpoints(folder / "copy.sqlite") as copy:
         assert copy.threads == threads
     assert len(threads) == 6
+
+
+@given(said=st.text(max_size=50), times=st.integers(1, 400))
+def test_large_values_are_packed_and_come_back_as_they_were(said: str, times: int) -> None:
+    serde = PackingSerializer(allowed_msgpack_modules=None)
+    value = [ToolMessage(said * times, tool_call_id="call-1", artifact={"data": said * times})]
+    plain = JsonPlusSerializer(allowed_msgpack_modules=None).dumps_typed(value)
+    kind, content = serde.dumps_typed(value)
+    assert kind == ("msgpack" if len(plain[1]) < 4096 else "msgpack+zlib")
+    assert len(content) <= len(plain[1])
+    assert serde.loads_typed((kind, content)) == value
+    assert serde.loads_typed(plain) == value, "of a run by an earlier version"
 
 
 def test_a_thread_is_the_same_uuid_for_the_same_run_and_sample() -> None:

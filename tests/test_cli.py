@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import ROOT, demo_model, free_port, read_jsonl, served, trajgraph, trajgraph_process, write_questions
+from tests.fakes import (
+    ROOT,
+    demo_model,
+    free_port,
+    read_jsonl,
+    served,
+    stored_bytes,
+    trajgraph,
+    trajgraph_process,
+    write_questions,
+)
 
 
 def generate(
@@ -91,6 +101,7 @@ def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None
     assert "refuses the key" in refused.stderr
     assert result.returncode == 0
     written = b"".join(path.read_bytes() for path in (folder / "out").iterdir())
+    written += stored_bytes(next((folder / "out").glob("*_checkpoints.sqlite")))
     assert key.encode() not in written
     assert key not in result.stdout + result.stderr
 
