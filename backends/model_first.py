@@ -1,6 +1,7 @@
 """Who computes next: the graph that is about to ask the model, so that the model server waits for none."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -8,8 +9,10 @@ from typing import Any
 
 Waiting = Callable[[], AbstractAsyncContextManager[Any]]
 """What somebody waits within, for a server or for the disk."""
-_AT_ONCE = 8
-"""Enough that the loop is never idle while a graph has work."""
+_AT_ONCE = 4
+"""More make each other late; fewer have the event loop turn more often, for less at a time."""
+_LULL = 0.005
+"""Seconds in which no graph computed."""
 _Line = deque[asyncio.Future[None]]
 
 
@@ -19,21 +22,33 @@ class ModelFirst(AbstractAsyncContextManager[None]):
     Left to itself an event loop advances all graphs whose answers came together by one step each, so that the first has
     its next request out only when the last has. In turn, that request is being answered meanwhile. A graph whose next
     request goes to the model (it starts, or its tool has answered) is before one whose reply has yet to be read: what
-    the model is asked sooner, it answers sooner. Records come when nobody computes, but for the oldest of too many.
-    Among its like, who came first is first.
+    the model is asked sooner, it answers sooner. Records come in a lull, but for the oldest of too many, and those of
+    the last questions of a run. Among its like, who came first is first.
     """
 
-    def __init__(self, put_off: int = 0) -> None:
-        """`put_off`: how many may be put off while others compute."""
-        self._put_off = put_off
+    def __init__(self, places: int = 0) -> None:
+        """`places`: how many graphs are at work while there are questions, and how many records may wait for a lull;
+        none, and records come in turn.
+        """
+        self._places = places
+        self._taken = 0
         self._free = _AT_ONCE
         self._to_model, self._replied, self._done = _Line(), _Line(), _Line()
+        self._storing = 0
+        self._last_computed = 0.0
+        self._looking: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
-        await self._enter(self._to_model)
+        self._taken += 1
+        try:
+            await self._enter(self._to_model)
+        except BaseException:
+            self._taken -= 1
+            raise
 
     async def __aexit__(self, *error: object) -> None:
-        self._give()
+        self._taken -= 1
+        self._leave()
 
     def at_model(self) -> AbstractAsyncContextManager[None]:
         """Around a wait for the model's reply, within one's own turn."""
@@ -44,11 +59,21 @@ class ModelFirst(AbstractAsyncContextManager[None]):
         return self._gone(self._to_model)
 
     @asynccontextmanager
+    async def at_disk(self) -> AsyncIterator[None]:
+        """Around a wait until something is on disk, on the way to the model: no lull."""
+        async with self.away():
+            self._storing += 1
+            try:
+                yield
+            finally:
+                self._storing -= 1
+
+    @asynccontextmanager
     async def afterwards(self) -> AsyncIterator[None]:
         """A turn for what no request to the model waits for."""
-        if self._done and len(self._done) >= self._put_off:
+        if self._done and len(self._done) >= self._places:
             self._to_model.append(self._done.popleft())
-        await self._enter(self._done if self._put_off else self._to_model)
+        await self._enter(self._done if self._more_to_come() else self._to_model)
         try:
             yield
         finally:
@@ -63,7 +88,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     @asynccontextmanager
     async def _gone(self, line: _Line) -> AsyncIterator[None]:
-        self._give()
+        self._leave()
         try:
             yield
         finally:
@@ -71,11 +96,12 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     async def _take(self, line: _Line) -> None:
         """Have a turn; also where it raises CancelledError, since whoever leaves gives one back."""
-        if self._free >= (_AT_ONCE if line is self._done else 1):
+        if self._free and line is not self._done:
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(turn)
+        self._look_for_lull()
         try:
             await turn
         except asyncio.CancelledError:
@@ -83,13 +109,38 @@ class ModelFirst(AbstractAsyncContextManager[None]):
                 self._free -= 1
             raise
 
+    def _leave(self) -> None:
+        self._last_computed = time.monotonic()
+        self._give()
+
     def _give(self) -> None:
         self._free += 1
-        idle = self._free == _AT_ONCE
-        for line in (self._to_model, self._replied, *([self._done] if idle else [])):
-            while line:
-                turn = line.popleft()
-                if not turn.done():
-                    self._free -= 1
-                    turn.set_result(None)
-                    return
+        if not (self._pass_on(self._to_model) or self._pass_on(self._replied)):
+            self._look_for_lull()
+
+    def _pass_on(self, line: _Line) -> bool:
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                self._free -= 1
+                turn.set_result(None)
+                return True
+        return False
+
+    def _more_to_come(self) -> bool:
+        """Whether every place is taken: another question follows each that ends."""
+        return 0 < self._places <= self._taken
+
+    def _look_for_lull(self) -> None:
+        """Let a record come if this is a lull, else look again when it may be."""
+        if self._looking or not self._done or self._free < _AT_ONCE or self._storing:
+            return
+        left = self._last_computed + _LULL - time.monotonic()
+        if left > 0 and self._more_to_come():
+            self._looking = asyncio.get_running_loop().call_later(left, self._look_again)
+        else:
+            self._pass_on(self._done)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self._look_for_lull()

@@ -53,13 +53,13 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     )
     stop = Stop()
     async with AsyncExitStack() as stack:
-        turn = ModelFirst(_put_off(options))
+        turn = ModelFirst(_places(options))
         services = await stack.enter_async_context(_services(options, api_key, turn))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         files = stack.enter_context(
             claimed_run(options, settings, questions.asked(options.limit) * options.samples_per_question, run)
         )
-        saver = await stack.enter_async_context(open_checkpoints(files.checkpoints, turn.away))
+        saver = await stack.enter_async_context(open_checkpoints(files.checkpoints, turn.at_disk))
         downtimes = Downtimes(
             {"model": services.chat.probe, "tool": services.tools.probe}, stop, say, options.max_downtime
         )
@@ -80,10 +80,10 @@ async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
     options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman, turn = await meet_foreman(), ModelFirst(_put_off(options))
+    foreman, turn = await meet_foreman(), ModelFirst(_places(options))
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
-        open_checkpoints(files.checkpoints, turn.away) as saver,
+        open_checkpoints(files.checkpoints, turn.at_disk) as saver,
     ):
         prompt = str(content["prompt"])
         stop, tell, away = foreman.stop, foreman.say, foreman.away
@@ -92,11 +92,9 @@ async def work(run: Path) -> int:
     return 0
 
 
-def _put_off(options: GenerateOptions) -> int:
-    """How many records may be put off: none where something waits for what a question became, else few beside what is
-    in flight, since their checkpoints stay on the disk meanwhile.
-    """
-    return options.concurrency // 5 if options.samples.most == options.workers == 1 else 0
+def _places(options: GenerateOptions) -> int:
+    """How many graphs are at work at a time, where nothing waits for what a question became; else none."""
+    return options.concurrency if options.samples.most == options.workers == 1 else 0
 
 
 def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -> AbstractAsyncContextManager[Services]:
