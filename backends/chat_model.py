@@ -5,16 +5,15 @@ hooks below keeps all three. Reasoning is read from `reasoning` (vLLM) or `reaso
 vLLM) and left in `additional_kwargs["reasoning_content"]`.
 """
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import aiohttp
 import httpx2
 import openai
-import orjson
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -23,6 +22,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, SecretStr
 
 from backends.errors import ModelReplyInvalid
+from backends.json_bytes import dump_json, load_json
 from backends.model_failures import NO_KEY
 
 _REASONING_FIELDS = ("reasoning", "reasoning_content")
@@ -84,16 +84,22 @@ class LocalChatModel(BaseChatOpenAI):
         """The request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs four times as much,
         since every message of the history would be validated again at each turn.
         """
-        sdk = self.root_async_client
-        url, headers = f"{sdk.base_url}chat/completions", {**sdk.auth_headers, "Content-Type": "application/json"}
-        async with self.pool.post(url, data=_encoded(body), headers=headers) as response:
+        url, headers = self._endpoint
+        async with self.pool.post(url, data=dump_json(body), headers=headers) as response:
             content = await response.read()
         if response.status < 400:
-            return json.loads(content)
+            return load_json(content)
+        sdk = self.root_async_client
         request = httpx2.Request("POST", url, headers=sdk.auth_headers)
         told = {name: value for name in _TOLD if (value := response.headers.get(name, "")).isascii() and value}
         answer = httpx2.Response(response.status, headers=told, content=content, request=request)
         raise sdk._make_status_error_from_response(answer)
+
+    @cached_property
+    def _endpoint(self) -> tuple[str, dict[str, str]]:
+        """Where requests go, and their headers."""
+        sdk = self.root_async_client
+        return f"{sdk.base_url}chat/completions", {**sdk.auth_headers, "Content-Type": "application/json"}
 
     async def reply(self, messages: list[dict[str, str]], **asked: Any) -> AIMessage:
         """One reply to messages as OpenAI's API takes them: by `ainvoke` where somebody listens (Studio, a tracer),
@@ -140,13 +146,6 @@ async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIt
             http_async_client=http_client,
             pool=pool,
         )
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body)
-    except TypeError:  # half a character, say, in a question
-        return json.dumps(body).encode()
 
 
 def _sound(value: Any) -> Any:

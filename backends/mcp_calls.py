@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from backends.errors import ToolFailed, ToolOverloaded, ToolReplyInvalid, ToolUnreachable, seconds_to_wait
+from backends.json_bytes import dump_json
 
 MAX_ANSWER = 200_000_000
 """Bytes of an answer that are read."""
@@ -34,7 +35,7 @@ class ToolCalls:
         """The `CallToolResult`, as JSON. Raises SessionUnknown or a `ToolError`."""
         identity = f"call-{next(self._numbers)}"
         request = {"jsonrpc": "2.0", "id": identity, "method": "tools/call"}
-        body = json.dumps({**request, "params": {"name": tool, "arguments": arguments}}).encode()
+        body = dump_json({**request, "params": {"name": tool, "arguments": arguments}})
         try:
             async with self._pool.post(self._url, data=body, headers=self.session) as response:
                 if response.status != 200:

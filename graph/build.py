@@ -1,9 +1,10 @@
 """The whole wiring of one question's graph: four nodes, one routing function."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -44,13 +45,16 @@ def build_graph(
     builder.add_node("finalize", finalize)
     builder.add_edge(START, "reason")
     builder.add_edge("reason", "parse_tool")
-    builder.add_conditional_edges("parse_tool", route)
+    builder.add_conditional_edges("parse_tool", _Routing(), list(get_args(Next)))
     builder.add_edge("execute_mcp", "reason")
     builder.add_edge("finalize", END)
     return builder.compile(checkpointer=checkpointer, name="trajectory")
 
 
-async def route(state: State) -> Literal["execute_mcp", "reason", "finalize"]:
+Next = Literal["execute_mcp", "reason", "finalize"]
+
+
+def route(state: State) -> Next:
     """Where a read reply leads: its call is executed, its end is settled, anything else is asked again."""
     if state.get("stop_reason"):
         return "finalize"
@@ -58,6 +62,18 @@ async def route(state: State) -> Literal["execute_mcp", "reason", "finalize"]:
     if not state.get("reply") and messages and isinstance(messages[-1], AIMessage) and messages[-1].tool_calls:
         return "execute_mcp"
     return "reason"
+
+
+class _Routing(Runnable[State, Next]):
+    """`route` as it is: a plain function would get a task and a callback manager of its own at every turn."""
+
+    name = "route"
+
+    def invoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> Next:
+        return route(input)
+
+    async def ainvoke(self, input: State, config: RunnableConfig | None = None, **_: Any) -> Next:
+        return route(input)
 
 
 def recursion_limit(limits: Limits) -> int:

@@ -1,7 +1,6 @@
 """LangGraph's SQLite saver, with one transaction for the writes of all graphs in flight."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from backends.json_bytes import dump_json
 from backends.model_first import Waiting
 from graph.write_queue import WriteQueue
 
@@ -121,7 +121,7 @@ class GroupSaver(AsyncSqliteSaver):
         """Queue a checkpoint; returns the config that names it."""
         place = config["configurable"]
         thread, namespace = str(place["thread_id"]), place["checkpoint_ns"]
-        about = json.dumps(get_checkpoint_metadata(config, metadata)).encode()
+        about = dump_json(get_checkpoint_metadata(config, metadata))
         kind, content = self.serde.dumps_typed(checkpoint)
         row = (thread, namespace, checkpoint["id"], place.get("checkpoint_id"), kind, content, about)
         self._queue.put(_PUT, [row])
