@@ -48,15 +48,15 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     async def __aexit__(self, *error: object) -> None:
         self._taken -= 1
-        self._leave()
+        self.leave()
 
     def at_model(self) -> AbstractAsyncContextManager[None]:
         """Around a wait for the model's reply, within one's own turn."""
-        return self._gone(self._replied)
+        return _Gone(self, self._replied)
 
     def away(self) -> AbstractAsyncContextManager[None]:
         """Around a wait for anything else, on the way to the model."""
-        return self._gone(self._to_model)
+        return _Gone(self, self._to_model)
 
     @asynccontextmanager
     async def at_disk(self) -> AsyncIterator[None]:
@@ -81,20 +81,12 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     async def _enter(self, line: _Line) -> None:
         try:
-            await self._take(line)
+            await self.take(line)
         except asyncio.CancelledError:
             self._give()
             raise
 
-    @asynccontextmanager
-    async def _gone(self, line: _Line) -> AsyncIterator[None]:
-        self._leave()
-        try:
-            yield
-        finally:
-            await self._take(line)
-
-    async def _take(self, line: _Line) -> None:
+    async def take(self, line: _Line) -> None:
         """Have a turn; also where it raises CancelledError, since whoever leaves gives one back."""
         if self._free and line is not self._done:
             self._free -= 1
@@ -109,7 +101,8 @@ class ModelFirst(AbstractAsyncContextManager[None]):
                 self._free -= 1
             raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Give one's turn back, having computed."""
         self._last_computed = time.monotonic()
         self._give()
 
@@ -144,3 +137,16 @@ class ModelFirst(AbstractAsyncContextManager[None]):
     def _look_again(self) -> None:
         self._looking = None
         self._look_for_lull()
+
+
+class _Gone(AbstractAsyncContextManager[None]):
+    """A wait within one's turn: the turn is free meanwhile, and had again from a line."""
+
+    def __init__(self, turn: ModelFirst, line: _Line) -> None:
+        self._turn, self._line = turn, line
+
+    async def __aenter__(self) -> None:
+        self._turn.leave()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._turn.take(self._line)

@@ -12,7 +12,9 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+
+import uvloop
 
 _THOUGHT = "The question asks for comparative evidence; I should look for randomised trials and meta-analyses. " * 8
 _ABSTRACT = (
@@ -43,7 +45,7 @@ _SEARCH = {
 }
 _FOUND = json.dumps(
     {"content": [{"type": "text", "text": json.dumps(_PAPERS)}], "structuredContent": _PAPERS, "isError": False}
-)
+).encode()
 Answer = Callable[[str, bytes], tuple[int, bytes, float]]
 """From path and body of a request: the status, the body, and the seconds to wait before sending them."""
 
@@ -56,13 +58,18 @@ class Model:
     latency: float
     stats: dict[str, int] = field(default_factory=lambda: {"requests": 0})
 
+    def __post_init__(self) -> None:
+        self._replies = [self._reply(turn) for turn in range(self.calls + 1)]
+
     def __call__(self, path: str, body: bytes) -> tuple[int, bytes, float]:
         if path.endswith("/models"):
             return 200, b'{"object": "list", "data": [{"id": "Qwen3-8B", "object": "model"}]}', 0
         if not path.endswith("/chat/completions"):
             return (200, json.dumps(self.stats).encode(), 0) if path == "/stats" else (404, b"{}", 0)
         self.stats["requests"] += 1
-        turn = body.count(b'"assistant"')
+        return 200, self._replies[min(body.count(b'"assistant"'), self.calls)], self.latency
+
+    def _reply(self, turn: int) -> bytes:
         if turn < self.calls:
             said = (
                 f'<think>{_THOUGHT}</think>\n<call_tool name="pubmed_search" limit="5">trial outcome {turn}</call_tool>'
@@ -73,7 +80,7 @@ class Model:
         choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": None}
         usage = {"prompt_tokens": 1000 * (turn + 1), "completion_tokens": 200, "total_tokens": 1000 * turn + 1200}
         answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "Qwen3-8B"}
-        return 200, json.dumps({**answer, "choices": [choice], "usage": usage}).encode(), self.latency
+        return json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
 
 
 @dataclass
@@ -87,18 +94,19 @@ class Tools:
         if not body:
             return (200, json.dumps(self.stats).encode(), 0) if path == "/stats" else (405, b"", 0)
         message: dict[str, Any] = json.loads(body)
-        result, wait = "{}", 0.0
+        result, wait = b"{}", 0.0
         if "id" not in message:
             return 202, b"", 0
         if message["method"] == "initialize":
             about = {"capabilities": {"tools": {}}, "serverInfo": {"name": "load", "version": "1"}}
-            result = json.dumps({"protocolVersion": message["params"]["protocolVersion"], **about})
+            result = json.dumps({"protocolVersion": message["params"]["protocolVersion"], **about}).encode()
         elif message["method"] == "tools/list":
-            result = json.dumps({"tools": [_SEARCH]})
+            result = json.dumps({"tools": [_SEARCH]}).encode()
         elif message["method"] == "tools/call":
             self.stats["requests"] += 1
             result, wait = _FOUND, self.latency
-        return 200, f'{{"jsonrpc": "2.0", "id": {json.dumps(message["id"])}, "result": {result}}}'.encode(), wait
+        identity = json.dumps(message["id"]).encode()
+        return 200, b'{"jsonrpc": "2.0", "id": %b, "result": %b}' % (identity, result), wait
 
 
 class _Connection(asyncio.Protocol):
@@ -107,30 +115,37 @@ class _Connection(asyncio.Protocol):
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._read = bytearray()
+        self._path = ""
+        self._body = 0
+        """Where the body of the request that is being read begins; 0 while its head is not whole."""
+        self._wanted = 1
+        """Bytes without which nothing can be done."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._read += data
-        while (end := self._read.find(b"\r\n\r\n")) >= 0:
-            head = bytes(self._read[:end])
-            at = head.lower().find(b"content-length:")
-            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-            if len(self._read) < end + 4 + length:
-                return
-            body = bytes(self._read[end + 4 : end + 4 + length])
-            del self._read[: end + 4 + length]
-            status, answer, wait = self._answer(head.split(b" ", 2)[1].decode(), body)
-            response = (
-                b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-                % (status, len(answer))
-            ) + answer
+        while len(self._read) >= self._wanted:
+            if not self._body:
+                end = self._read.find(b"\r\n\r\n")
+                if end < 0:
+                    return
+                head = bytes(self._read[:end])
+                at = head.lower().find(b"content-length:")
+                self._path = head.split(b" ", 2)[1].decode()
+                self._body = end + 4
+                self._wanted = self._body + (int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0)
+                continue
+            status, answer, wait = self._answer(self._path, bytes(self._read[self._body : self._wanted]))
+            del self._read[: self._wanted]
+            self._body, self._wanted = 0, 1
+            head = b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            response = [head % (status, len(answer)), answer]
             if wait:
-                asyncio.get_running_loop().call_later(wait, self._transport.write, response)
+                asyncio.get_running_loop().call_later(wait, self._transport.writelines, response)
             else:
-                self._transport.write(response)
+                self._transport.writelines(response)
 
 
 async def serve(calls: int, model_latency: float, tool_latency: float) -> None:
@@ -151,7 +166,7 @@ def main() -> None:
     parser.add_argument("--model-latency", type=float, default=0)
     parser.add_argument("--tool-latency", type=float, default=0)
     asked = parser.parse_args()
-    asyncio.run(serve(asked.calls, asked.model_latency, asked.tool_latency))
+    uvloop.run(serve(asked.calls, asked.model_latency, asked.tool_latency))
 
 
 if __name__ == "__main__":
