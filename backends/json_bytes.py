@@ -7,7 +7,7 @@ import orjson
 
 
 def dump_json(value: Any) -> bytes:
-    """As UTF-8. Half a character becomes an escape, `NaN` null."""
+    """As UTF-8, half a character as its escape."""
     try:
         return orjson.dumps(value)
     except TypeError:  # half a character, say, in a question, or a large number
@@ -15,7 +15,7 @@ def dump_json(value: Any) -> bytes:
 
 
 def load_json(content: bytes) -> Any:
-    """The value; a whole number of more than 64 bits becomes a float. Raises ValueError, RecursionError."""
+    """The value; a whole number of more than 64 bits may come as a float. Raises ValueError, RecursionError."""
     try:
         return orjson.loads(content)
     except ValueError:

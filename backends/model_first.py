@@ -11,8 +11,6 @@ Waiting = Callable[[], AbstractAsyncContextManager[Any]]
 """What somebody waits within, for a server or for the disk."""
 _AT_ONCE = 4
 """More make each other late; fewer have the event loop turn more often, for less at a time."""
-_LULL = 0.005
-"""Seconds in which no graph computed."""
 _Line = deque[asyncio.Future[None]]
 
 
@@ -22,32 +20,24 @@ class ModelFirst(AbstractAsyncContextManager[None]):
     Left to itself an event loop advances all graphs whose answers came together by one step each, so that the first has
     its next request out only when the last has. In turn, that request is being answered meanwhile. A graph whose next
     request goes to the model (it starts, or its tool has answered) is before one whose reply has yet to be read: what
-    the model is asked sooner, it answers sooner. Records come in a lull, but for the oldest of too many, and those of
-    the last questions of a run. Among its like, who came first is first.
+    the model is asked sooner, it answers sooner. What may be put off comes in a lull, but for the oldest of too many.
+    Among its like, who came first is first.
     """
 
-    def __init__(self, places: int = 0) -> None:
-        """`places`: how many graphs are at work while there are questions, and how many records may wait for a lull;
-        none, and records come in turn.
-        """
-        self._places = places
-        self._taken = 0
+    def __init__(self, put_off: int = 0, lull: float = 0.005) -> None:
+        """`put_off`: how many may wait for a lull at a time; `lull`: seconds in which no graph computed."""
+        self._put_off = put_off
+        self._lull = lull
         self._free = _AT_ONCE
-        self._to_model, self._replied, self._done = _Line(), _Line(), _Line()
+        self._to_model, self._replied, self._later = _Line(), _Line(), _Line()
         self._storing = 0
         self._last_computed = 0.0
         self._looking: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
-        self._taken += 1
-        try:
-            await self._enter(self._to_model)
-        except BaseException:
-            self._taken -= 1
-            raise
+        await self._enter(self._to_model)
 
     async def __aexit__(self, *error: object) -> None:
-        self._taken -= 1
         self.leave()
 
     def at_model(self) -> AbstractAsyncContextManager[None]:
@@ -69,11 +59,13 @@ class ModelFirst(AbstractAsyncContextManager[None]):
                 self._storing -= 1
 
     @asynccontextmanager
-    async def afterwards(self) -> AsyncIterator[None]:
-        """A turn for what no request to the model waits for."""
-        if self._done and len(self._done) >= self._places:
-            self._to_model.append(self._done.popleft())
-        await self._enter(self._done if self._more_to_come() else self._to_model)
+    async def afterwards(self, *, now: bool) -> AsyncIterator[None]:
+        """A turn for what no request to the model waits for: `now`, like a graph, or in a lull."""
+        if self._later and len(self._later) >= self._put_off:
+            self._to_model.append(self._later.popleft())
+            if self._free:
+                self._pass_on(self._to_model)
+        await self._enter(self._to_model if now or not self._put_off else self._later)
         try:
             yield
         finally:
@@ -88,7 +80,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     async def take(self, line: _Line) -> None:
         """Have a turn; also where it raises CancelledError, since whoever leaves gives one back."""
-        if self._free and line is not self._done:
+        if self._free and line is not self._later:
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,19 +112,15 @@ class ModelFirst(AbstractAsyncContextManager[None]):
                 return True
         return False
 
-    def _more_to_come(self) -> bool:
-        """Whether every place is taken: another question follows each that ends."""
-        return 0 < self._places <= self._taken
-
     def _look_for_lull(self) -> None:
-        """Let a record come if this is a lull, else look again when it may be."""
-        if self._looking or not self._done or self._free < _AT_ONCE or self._storing:
+        """Let the first of those that were put off come if this is a lull, else look again when it may be."""
+        if self._looking or not self._later or self._free < _AT_ONCE or self._storing:
             return
-        left = self._last_computed + _LULL - time.monotonic()
-        if left > 0 and self._more_to_come():
+        left = self._last_computed + self._lull - time.monotonic()
+        if left > 0:
             self._looking = asyncio.get_running_loop().call_later(left, self._look_again)
         else:
-            self._pass_on(self._done)
+            self._pass_on(self._later)
 
     def _look_again(self) -> None:
         self._looking = None

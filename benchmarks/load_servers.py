@@ -143,9 +143,13 @@ class _Connection(asyncio.Protocol):
             head = b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
             response = [head % (status, len(answer)), answer]
             if wait:
-                asyncio.get_running_loop().call_later(wait, self._transport.writelines, response)
+                asyncio.get_running_loop().call_later(wait, self._send, response)
             else:
-                self._transport.writelines(response)
+                self._send(response)
+
+    def _send(self, response: list[bytes]) -> None:
+        if not self._transport.is_closing():
+            self._transport.writelines(response)
 
 
 async def serve(calls: int, model_latency: float, tool_latency: float) -> None:

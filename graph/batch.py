@@ -62,6 +62,8 @@ class Batch:
         """What each sample became that an earlier process settled, or that has others after it."""
         self._open = 0
         """Questions of which more samples may be asked."""
+        self._all_begun = False
+        """Whether no question is left to begin."""
         self._room = asyncio.Semaphore(2 * self.how.concurrency)
         """For those that have ended and are not written: twice as many as may be in flight."""
 
@@ -133,15 +135,16 @@ class Batch:
                 if self.how.samples.most == 1:
                     tasks.create_task(self._keep_later(identity, settled, bar))
                     break
-                outcome = await settled.outcome()
+                outcome = await settled.outcome(True)
                 tasks.create_task(self._keep(identity, outcome, settled.let_go, bar))
                 if outcome.kind == "failed":
                     break  # the next run tries again
                 self._done[identity] = outcome.kind
             self._open -= 1
+        self._all_begun = True
 
     async def _keep_later(self, identity: str, settled: Settled, bar: "tqdm[Any]") -> None:
-        await self._keep(identity, await settled.outcome(), settled.let_go, bar)
+        await self._keep(identity, await settled.outcome(self._all_begun), settled.let_go, bar)
 
     async def _keep(self, identity: str, outcome: Outcome, let_go: LetGo, bar: "tqdm[Any]") -> None:
         """An outcome to its place in a file; only then is its thread let go."""

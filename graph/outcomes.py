@@ -1,13 +1,12 @@
 """What becomes of a question: a record, accepted or rejected, or a failure; as the line that will be written."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from backends.model_first import Waiting
 from graph.attempts import Attempts, Unsettled
 from graph.checkpoints import thread_id
 from graph.lines import encoded
@@ -34,13 +33,24 @@ LetGo = Callable[[], Awaitable[None]]
 class Settled:
     """A question that has come to its end, in this process or another."""
 
-    outcome: Callable[[], Awaitable[Outcome]]
-    """What became of it; a record may be worked out only when no graph computes."""
+    outcome: Callable[[bool], Awaitable[Outcome]]
+    """What became of it: now, or, if False, when the graphs leave time for it."""
     let_go: LetGo
 
 
 Settle = Callable[[str, QuestionRow], Awaitable[Settled]]
 """Brings a sample, by its id, to its end. Raises GraphDrained when the run ends before that."""
+
+
+class Afterwards(Protocol):
+    """A turn to compute for what no request to the model waits for."""
+
+    def __call__(self, *, now: bool) -> AbstractAsyncContextManager[Any]: ...
+
+
+def no_turn(*, now: bool) -> AbstractAsyncContextManager[Any]:
+    """Where nobody else computes."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Settler:
     run_id: str
     seeded: bool = False
     """Whether each sample of a question is asked for under a seed of its own, its number."""
-    afterwards: Waiting = nullcontext
+    afterwards: Afterwards = no_turn
     """What a record is built within: the next question may be asked meanwhile."""
 
     async def __call__(self, identity: str, row: QuestionRow) -> Settled:
@@ -65,12 +75,14 @@ class Settler:
             outcome = partial(self._recorded, identity, row, state, self._about(thread, attempts, seed))
         return Settled(outcome, partial(self.attempts.saver.adelete_thread, thread))
 
-    async def _recorded(self, identity: str, row: QuestionRow, state: State, about: dict[str, Any]) -> Outcome:
-        async with self.afterwards():
+    async def _recorded(
+        self, identity: str, row: QuestionRow, state: State, about: dict[str, Any], now: bool
+    ) -> Outcome:
+        async with self.afterwards(now=now):
             record = build_record(identity, row, state, about, self.settings.hard_gates)
             return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", encoded(record))
 
-    async def _failed(self, identity: str, row: QuestionRow, failure: Unsettled) -> Outcome:
+    async def _failed(self, identity: str, row: QuestionRow, failure: Unsettled, now: bool) -> Outcome:
         error = failure.__cause__ or failure
         about = {"sample_id": identity, "question": row["question"], "error": type(error).__name__}
         return Outcome("failed", encoded({**about, "message": str(error), "attempts": failure.attempts}))

@@ -53,7 +53,7 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     )
     stop = Stop()
     async with AsyncExitStack() as stack:
-        turn = ModelFirst(_places(options))
+        turn = ModelFirst(put_off=options.concurrency)
         services = await stack.enter_async_context(_services(options, api_key, turn))
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
         files = stack.enter_context(
@@ -80,7 +80,7 @@ async def work(run: Path) -> int:
     """Be one of a run's worker processes: settle what the first process asks for."""
     files, content = read_run(run)
     options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman, turn = await meet_foreman(), ModelFirst(_places(options))
+    foreman, turn = await meet_foreman(), ModelFirst()
     async with (
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints, turn.at_disk) as saver,
@@ -90,11 +90,6 @@ async def work(run: Path) -> int:
         settle = _settler(options, prompt, services, saver, settings, files, stop, tell, away, turn)
         await foreman.serve(settle, lambda identity: saver.adelete_thread(thread_id(files.run_id, identity)))
     return 0
-
-
-def _places(options: GenerateOptions) -> int:
-    """How many graphs are at work at a time, where nothing waits for what a question became; else none."""
-    return options.concurrency if options.samples.most == options.workers == 1 else 0
 
 
 def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -> AbstractAsyncContextManager[Services]:

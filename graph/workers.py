@@ -72,7 +72,7 @@ class WorkerPool:
         finally:
             worker.pending.pop(identity, None)
 
-        async def known() -> Outcome:
+        async def known(now: bool) -> Outcome:
             return outcome
 
         async def forget() -> None:
@@ -219,7 +219,7 @@ class Foreman:
 
     async def _settle(self, settle: Settle, identity: str, row: QuestionRow) -> None:
         try:
-            outcome = await (await settle(identity, row)).outcome()
+            outcome = await (await settle(identity, row)).outcome(True)
         except GraphDrained:
             self._tell("drained", identity)
         except tuple(_BREAKING.values()) as error:

@@ -185,14 +185,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def stored_bytes(checkpoints: Path) -> bytes:
-    """What the rows of a checkpoint file say, unpacked."""
+    """What the rows of a checkpoint file say, unpacked. Raises KeyError for what is packed in a way unknown here."""
+    opened: dict[str, Callable[[bytes], bytes]] = {"msgpack": bytes, "null": bytes, "msgpack+zlib": zlib.decompress}
     with contextlib.closing(sqlite3.connect(checkpoints)) as database:
-        rows = [row for table in ("checkpoints", "writes") for row in database.execute(f"SELECT * FROM {table}")]
-    return b"".join(
-        zlib.decompress(value) if before == "msgpack+zlib" else str(value).encode()
-        for row in rows
-        for before, value in zip(("", *row), row, strict=False)
-    )
+        rows = [
+            (kind, content, str(rest).encode())
+            for columns in ("type, checkpoint, * FROM checkpoints", "type, value, * FROM writes")
+            for kind, content, *rest in database.execute(f"SELECT {columns}")
+        ]
+    return b"".join(opened[kind](content or b"") + rest for kind, content, rest in rows)
 
 
 def unbalanced(text: str) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.responses import JSONResponse
 
@@ -52,6 +53,16 @@ def test_large_values_are_packed_and_come_back_as_they_were(said: str, times: in
     assert len(content) <= len(plain[1])
     assert serde.loads_typed((kind, content)) == value
     assert serde.loads_typed(plain) == value, "of a run by an earlier version"
+
+
+async def test_no_packed_value_escapes_the_tests_that_look_for_secrets(tmp_path: Path) -> None:
+    config: RunnableConfig = {"configurable": {"thread_id": "one", "checkpoint_ns": "", "checkpoint_id": "first"}}
+    async with open_checkpoints(tmp_path / "checkpoints.sqlite") as saver:
+        await saver.aput_writes(
+            config, [("messages", [ToolMessage("found " * 2000 + "s3cr3t", tool_call_id="1")])], "t"
+        )
+    assert b"s3cr3t" not in (tmp_path / "checkpoints.sqlite").read_bytes(), "it is packed"
+    assert b"s3cr3t" in stored_bytes(tmp_path / "checkpoints.sqlite")
 
 
 def test_a_thread_is_the_same_uuid_for_the_same_run_and_sample() -> None:

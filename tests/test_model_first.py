@@ -58,31 +58,49 @@ async def test_a_graph_on_its_way_to_the_model_is_before_one_whose_reply_has_to_
     assert order[first_tool : first_tool + 40] == ["tool"] * 40
 
 
-async def test_records_come_when_no_graph_has_computed_for_a_moment() -> None:
-    turn, order, ended = ModelFirst(places=20), list[str](), asyncio.Event()
+async def test_what_is_put_off_comes_when_no_graph_has_computed_for_a_moment() -> None:
+    turn, order, ended = ModelFirst(put_off=20, lull=0.3), list[str](), asyncio.Event()
 
     async def compute() -> None:
         async with turn:
-            for _ in range(20):
-                await asyncio.sleep(0)
             order.append("graph")
             async with turn.at_model():
                 await ended.wait()
 
     async def write_up() -> None:
-        async with turn.afterwards():
+        async with turn.afterwards(now=False):
             order.append("record")
 
-    graphs = [asyncio.create_task(compute()) for _ in range(20)]
-    await asyncio.sleep(0)
-    await asyncio.wait_for(asyncio.gather(*(write_up() for _ in range(10))), 10)
-    assert order == ["graph"] * 20 + ["record"] * 10
+    graphs = [asyncio.create_task(compute()) for _ in range(10)]
+    records = [asyncio.create_task(write_up()) for _ in range(10)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert order == ["graph"] * 10, "nobody computes, but not for long"
+    await asyncio.wait_for(asyncio.gather(*records), 10)
+    assert order == ["graph"] * 10 + ["record"] * 10
     ended.set()
     await asyncio.gather(*graphs)
 
 
-async def test_no_record_comes_while_a_graph_waits_for_the_disk() -> None:
-    turn, stored, ended, written = ModelFirst(places=1), asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_what_is_not_put_off_comes_like_a_graph() -> None:
+    turn, written, ended = ModelFirst(put_off=20, lull=60), asyncio.Event(), asyncio.Event()
+
+    async def compute() -> None:
+        async with turn, turn.at_model():
+            await ended.wait()
+
+    async def write_up() -> None:
+        async with turn.afterwards(now=True):
+            written.set()
+
+    graph, record = asyncio.create_task(compute()), asyncio.create_task(write_up())
+    await asyncio.wait_for(written.wait(), 10)
+    ended.set()
+    await asyncio.gather(graph, record)
+
+
+async def test_nothing_put_off_comes_while_a_graph_waits_for_the_disk() -> None:
+    turn, stored, ended, written = ModelFirst(put_off=1), asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def compute() -> None:
         async with turn:
@@ -92,7 +110,7 @@ async def test_no_record_comes_while_a_graph_waits_for_the_disk() -> None:
                 await ended.wait()
 
     async def write_up() -> None:
-        async with turn.afterwards():
+        async with turn.afterwards(now=False):
             written.set()
 
     graph = asyncio.create_task(compute())
@@ -106,8 +124,8 @@ async def test_no_record_comes_while_a_graph_waits_for_the_disk() -> None:
     await asyncio.gather(graph, record)
 
 
-async def test_only_so_many_records_wait_and_the_oldest_comes_first() -> None:
-    turn, order = ModelFirst(places=2), list[int]()
+async def test_only_so_many_are_put_off_and_the_oldest_comes_first() -> None:
+    turn, order = ModelFirst(put_off=2), list[int]()
 
     async def compute() -> None:
         async with turn:
@@ -116,7 +134,7 @@ async def test_only_so_many_records_wait_and_the_oldest_comes_first() -> None:
                     await asyncio.sleep(0)
 
     async def write_up(number: int) -> None:
-        async with turn.afterwards():
+        async with turn.afterwards(now=False):
             order.append(number)
 
     async with turn:  # somebody computes until three are written
@@ -127,21 +145,6 @@ async def test_only_so_many_records_wait_and_the_oldest_comes_first() -> None:
         assert order == [0, 1, 2]
     await asyncio.gather(*records)
     assert order == [0, 1, 2, 3, 4]
-
-
-async def test_the_records_of_the_last_questions_wait_for_no_lull() -> None:
-    turn, written = ModelFirst(places=3), asyncio.Event()
-
-    async def compute() -> None:
-        async with turn:
-            while not written.is_set():
-                await asyncio.sleep(0)
-
-    async def write_up() -> None:
-        async with turn.afterwards():
-            written.set()
-
-    await asyncio.wait_for(asyncio.gather(compute(), compute(), write_up()), 10)
 
 
 async def test_a_failure_or_an_end_while_away_leaves_the_turn_free() -> None:
