@@ -59,7 +59,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
                 self._storing -= 1
 
     @asynccontextmanager
-    async def afterwards(self, *, now: bool) -> AsyncIterator[None]:
+    async def afterwards(self, now: bool) -> AsyncIterator[None]:
         """A turn for what no request to the model waits for: `now`, like a graph, or in a lull."""
         if self._later and len(self._later) >= self._put_off:
             self._to_model.append(self._later.popleft())

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from graph.attempts import Attempts, Unsettled
 from graph.checkpoints import thread_id
@@ -42,17 +42,6 @@ Settle = Callable[[str, QuestionRow], Awaitable[Settled]]
 """Brings a sample, by its id, to its end. Raises GraphDrained when the run ends before that."""
 
 
-class Afterwards(Protocol):
-    """A turn to compute for what no request to the model waits for."""
-
-    def __call__(self, *, now: bool) -> AbstractAsyncContextManager[Any]: ...
-
-
-def no_turn(*, now: bool) -> AbstractAsyncContextManager[Any]:
-    """Where nobody else computes."""
-    return nullcontext()
-
-
 @dataclass(frozen=True)
 class Settler:
     """Settles questions in this process."""
@@ -62,7 +51,7 @@ class Settler:
     run_id: str
     seeded: bool = False
     """Whether each sample of a question is asked for under a seed of its own, its number."""
-    afterwards: Afterwards = no_turn
+    afterwards: Callable[[bool], AbstractAsyncContextManager[Any]] = nullcontext
     """What a record is built within: the next question may be asked meanwhile."""
 
     async def __call__(self, identity: str, row: QuestionRow) -> Settled:
@@ -78,7 +67,7 @@ class Settler:
     async def _recorded(
         self, identity: str, row: QuestionRow, state: State, about: dict[str, Any], now: bool
     ) -> Outcome:
-        async with self.afterwards(now=now):
+        async with self.afterwards(now):
             record = build_record(identity, row, state, about, self.settings.hard_gates)
             return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", encoded(record))
 

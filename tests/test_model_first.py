@@ -68,7 +68,7 @@ async def test_what_is_put_off_comes_when_no_graph_has_computed_for_a_moment() -
                 await ended.wait()
 
     async def write_up() -> None:
-        async with turn.afterwards(now=False):
+        async with turn.afterwards(False):
             order.append("record")
 
     graphs = [asyncio.create_task(compute()) for _ in range(10)]
@@ -90,7 +90,7 @@ async def test_what_is_not_put_off_comes_like_a_graph() -> None:
             await ended.wait()
 
     async def write_up() -> None:
-        async with turn.afterwards(now=True):
+        async with turn.afterwards(True):
             written.set()
 
     graph, record = asyncio.create_task(compute()), asyncio.create_task(write_up())
@@ -110,7 +110,7 @@ async def test_nothing_put_off_comes_while_a_graph_waits_for_the_disk() -> None:
                 await ended.wait()
 
     async def write_up() -> None:
-        async with turn.afterwards(now=False):
+        async with turn.afterwards(False):
             written.set()
 
     graph = asyncio.create_task(compute())
@@ -134,7 +134,7 @@ async def test_only_so_many_are_put_off_and_the_oldest_comes_first() -> None:
                     await asyncio.sleep(0)
 
     async def write_up(number: int) -> None:
-        async with turn.afterwards(now=False):
+        async with turn.afterwards(False):
             order.append(number)
 
     async with turn:  # somebody computes until three are written
