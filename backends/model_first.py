@@ -65,7 +65,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
             self._to_model.append(self._later.popleft())
             if self._free:
                 self._pass_on(self._to_model)
-        await self._enter(self._to_model if now or not self._put_off else self._later)
+        await self._enter(self._to_model if now else self._later)
         try:
             yield
         finally:
@@ -85,7 +85,8 @@ class ModelFirst(AbstractAsyncContextManager[None]):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(turn)
-        self._look_for_lull()
+        if line is self._later:
+            self._look_for_lull()
         try:
             await turn
         except asyncio.CancelledError:

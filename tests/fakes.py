@@ -184,6 +184,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return []
 
 
+def written_bytes(run: Path) -> bytes:
+    """Every byte in a run's folder, and what its checkpoints hold once it is unpacked."""
+    files = b"".join(path.read_bytes() for path in run.iterdir())
+    return files + stored_bytes(next(run.glob("*_checkpoints.sqlite")))
+
+
 def stored_bytes(checkpoints: Path) -> bytes:
     """What the rows of a checkpoint file say, unpacked. Raises KeyError for what is packed in a way unknown here."""
     opened: dict[str, Callable[[bytes], bytes]] = {"msgpack": bytes, "null": bytes, "msgpack+zlib": zlib.decompress}

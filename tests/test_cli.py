@@ -17,10 +17,10 @@ from tests.fakes import (
     free_port,
     read_jsonl,
     served,
-    stored_bytes,
     trajgraph,
     trajgraph_process,
     write_questions,
+    written_bytes,
 )
 
 
@@ -100,8 +100,7 @@ def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None
     assert refused.returncode == 2
     assert "refuses the key" in refused.stderr
     assert result.returncode == 0
-    written = b"".join(path.read_bytes() for path in (folder / "out").iterdir())
-    written += stored_bytes(next((folder / "out").glob("*_checkpoints.sqlite")))
+    written = written_bytes(folder / "out")
     assert key.encode() not in written
     assert key not in result.stdout + result.stderr
 

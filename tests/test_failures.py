@@ -41,11 +41,11 @@ from tests.fakes import (
     free_port,
     read_jsonl,
     served,
-    stored_bytes,
     trajgraph,
     trajgraph_process,
     unbalanced,
     write_questions,
+    written_bytes,
 )
 from tests.test_batch import counts, generate, stats, two_turns
 from tests.test_graph import run
@@ -286,8 +286,7 @@ async def test_a_key_that_the_server_repeats_everywhere_is_nowhere_in_the_run(
         result = await asyncio.to_thread(trajgraph_process, *command)
     assert result.returncode == 1
     assert "6 failed" in result.stdout
-    written = b"".join(path.read_bytes() for path in (folder / "out").iterdir())
-    written += stored_bytes(next((folder / "out").glob("*_checkpoints.sqlite")))
+    written = written_bytes(folder / "out")
     assert b"your headers" in written
     assert key.encode() not in written
     assert key not in result.stdout + result.stderr
