@@ -83,7 +83,6 @@ class Attempts:
                     ended = await self.graph.ainvoke(
                         inputs, config, durability="async", control=self.stop.control, version="v2"
                     )
-                    await self.saver.stored(thread)  # before another question is paid for
                 return ended.value, failures + 1
             except (GraphDrained, sqlite3.Error):
                 raise
@@ -98,6 +97,11 @@ class Attempts:
                 await self._wait(max(self.waits[at_this_step - 1], error.retry_after or 0.0))
             except Exception as error:
                 raise Unsettled(at_this_step + 1) from error
+
+    async def stored(self, thread: str) -> None:
+        """Wait until a question's last reply is on disk."""
+        async with self.turn:
+            await self.saver.stored(thread)
 
     async def _standing(self, config: Any, thread: str) -> str | None:
         """The id of the thread's last checkpoint; None when it has none, or none from which it can be taken up."""

@@ -123,8 +123,11 @@ class Batch:
         return None
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]], tasks: asyncio.TaskGroup, bar: "tqdm[Any]") -> None:
+        settled: Settled | None = None
         for place, row in rows:
             while identity := self._next_sample(place):
+                if settled:
+                    await settled.stored()
                 if self.stop.event.is_set():
                     return
                 try:

@@ -36,6 +36,8 @@ class Settled:
     outcome: Callable[[bool], Awaitable[Outcome]]
     """What became of it: now, or, if False, when the graphs leave time for it."""
     let_go: LetGo
+    stored: Callable[[], Awaitable[None]]
+    """Waits until its last reply is on disk: before anything else is paid for in its place."""
 
 
 Settle = Callable[[str, QuestionRow], Awaitable[Settled]]
@@ -62,7 +64,8 @@ class Settler:
             outcome = partial(self._failed, identity, row, failure)
         else:
             outcome = partial(self._recorded, identity, row, state, self._about(thread, attempts, seed))
-        return Settled(outcome, partial(self.attempts.saver.adelete_thread, thread))
+        let_go = partial(self.attempts.saver.adelete_thread, thread)
+        return Settled(outcome, let_go, partial(self.attempts.stored, thread))
 
     async def _recorded(
         self, identity: str, row: QuestionRow, state: State, about: dict[str, Any], now: bool

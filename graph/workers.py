@@ -78,7 +78,10 @@ class WorkerPool:
         async def forget() -> None:
             worker.tell("forget", identity)
 
-        return Settled(known, forget)
+        async def stored() -> None:
+            pass  # before the worker tells that it has ended
+
+        return Settled(known, forget, stored)
 
     async def listen(self, worker: _Worker) -> None:
         """Take in what a worker says, until it is gone."""
@@ -219,7 +222,9 @@ class Foreman:
 
     async def _settle(self, settle: Settle, identity: str, row: QuestionRow) -> None:
         try:
-            outcome = await (await settle(identity, row)).outcome(True)
+            settled = await settle(identity, row)
+            await settled.stored()
+            outcome = await settled.outcome(True)
         except GraphDrained:
             self._tell("drained", identity)
         except tuple(_BREAKING.values()) as error:

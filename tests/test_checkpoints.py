@@ -1,7 +1,12 @@
 """What is in a checkpoint file, and what is not."""
 
+import sqlite3
+import threading
+import time
 import uuid
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +17,7 @@ from starlette.responses import JSONResponse
 
 from graph.batch import BatchSettings
 from graph.checkpoints import PackingSerializer, copy_checkpoints, open_checkpoints, thread_id
-from tests.fakes import ScriptedModel, stored_bytes
+from tests.fakes import Reply, ScriptedModel, answer, stored_bytes
 from tests.test_batch import counts, generate, two_turns
 
 
@@ -28,6 +33,50 @@ async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
     assert b"DAPA-HF" in stored
     for package in (b"graph.", b"nodes.", b"backends.", b"serializers.", b"trajgraph"):
         assert package not in stored.replace(b"langgraph.", b"")
+
+
+async def test_the_last_reply_to_a_question_is_on_disk_before_the_next_question_is_asked(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    stored: list[int] = []
+
+    def look(messages: list[dict[str, Any]]) -> Reply:
+        (path,) = folder.rglob("*_checkpoints.sqlite")
+        with closing(sqlite3.connect(path)) as other:
+            (found,) = other.execute("SELECT count(*) FROM writes WHERE channel = 'reply' AND type = 'msgpack'")
+        stored.append(found[0])
+        return answer()
+
+    scripted_model.script = look
+    await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=1, keep_checkpoints=True))
+    assert stored == list(range(6))
+
+
+async def test_with_nothing_left_to_ask_a_record_does_not_wait_for_the_checkpoints(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    written: list[bool] = []
+
+    def look(messages: list[dict[str, Any]]) -> Reply:
+        threading.Thread(target=keep_the_disk_busy).start()
+        locked.wait(10)
+        return answer()
+
+    def keep_the_disk_busy() -> None:
+        (path,) = folder.rglob("*_checkpoints.sqlite")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked.set()
+            until = time.monotonic() + 10
+            while not (done := list(folder.rglob("*_incremental.jsonl"))) and time.monotonic() < until:
+                time.sleep(0.01)
+            written.append(bool(done))
+
+    locked = threading.Event()
+    scripted_model.script = look
+    batch = await generate(folder, scripted_model, tools_url, limit=1)
+    assert counts(batch) == [1, 0, 0, 0]
+    assert written == [True]
 
 
 async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
