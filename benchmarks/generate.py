@@ -2,11 +2,12 @@
 
 python -m benchmarks.generate cost       CPU a trajectory at 64 and 256 in flight, the loop's, checkpoints, the parts
 python -m benchmarks.generate wall       1,024 questions, 256 in flight, a model that takes 1 s, tools that take 200 ms
-python -m benchmarks.generate workers    trajectories a second with one process and with two workers
-python -m benchmarks.generate long       100,000 short questions: memory and rate at the start and at the end
+python -m benchmarks.generate workers    trajectories a second with one process and two workers, then of short questions
+python -m benchmarks.generate long       100,000 short questions: memory and rate from the start to the end
 
 CPU is user and system time of the process and its children, as the kernel counts it; a trajectory's is the slope
-between a short run and a long one, so that starting is not in it. What is compared is measured in turn, in one command.
+between a short run and a long one, so that starting is not in it. What is compared is measured in turn, in one command;
+what takes minutes, beside a piece of work that is always the same, since the machine itself is slower at times.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from pathlib import Path
 
 @dataclass
 class Sample:
-    """One look at a running process: seconds since it began, resident MB, records written, MB of checkpoints; and the
-    CPU seconds of the whole machine.
+    """One look at a running process: seconds since it began, resident MB, records written, MB of checkpoints; the CPU
+    seconds of the whole machine, and the milliseconds of CPU that the same piece of work takes now.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class Sample:
     records: int
     checkpoints: float
     machine: float
+    pace: float
 
 
 @dataclass
@@ -92,7 +94,8 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
                 read, records = read + len(new), records + new.count(b"\n")
             stored = sum(path.stat().st_size for path in output.glob("*.sqlite*")) if output else 0
             resident = int(status[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-            samples.append(Sample(time.monotonic() - began, resident, records, stored / 1e6, cpu_seconds()))
+            seconds = time.monotonic() - began
+            samples.append(Sample(seconds, resident, records, stored / 1e6, cpu_seconds(), pace()))
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -134,7 +137,7 @@ def cost(folder: Path, rounds: int, count: int) -> None:
                 if name == "generate, 64":
                     peaks.append(max(sample.checkpoints for sample in whole.samples) * 1000 / in_flight)
                     resident = max(sample.resident for sample in whole.samples)
-                    rate = count / (whole.wall - short.wall)
+                    speed = count / (whole.wall - short.wall)
         parts = subprocess.run(
             [sys.executable, "-m", "benchmarks.parts", *addresses], capture_output=True, text=True, check=True
         )
@@ -145,7 +148,7 @@ def cost(folder: Path, rounds: int, count: int) -> None:
     print(f"ratio to the loop, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(ours, floor, strict=True))}")
     print(f"256 to 64 in flight, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(wide, ours, strict=True))}")
     print(
-        f"{rate:.0f} trajectories/s; at most {resident:.0f} MB resident; checkpoints at most {max(peaks):.0f} kB each"
+        f"{speed:.0f} trajectories/s; at most {resident:.0f} MB resident; checkpoints at most {max(peaks):.0f} kB each"
     )
     print("alone, at 64 in flight: " + ", ".join(f"{part} {ms} ms" for part, ms in json.loads(parts.stdout).items()))
 
@@ -164,20 +167,30 @@ def wall(folder: Path, count: int = 1024, in_flight: int = 256) -> None:
 
 def workers(folder: Path, rounds: int, count: int) -> None:
     """Trajectories a second, from the 64th record to the last, and how much of the machine all of it takes."""
-    with load_servers() as addresses:
-        for _ in range(rounds):
-            rates, busy = [], []
-            for number in ("1", "2"):
-                samples = generate(folder, addresses, count, 64, "--workers", number).samples
-                first = next(sample for sample in samples if sample.records >= 64)
-                last = next(sample for sample in samples if sample.records == samples[-1].records)
-                took = last.seconds - first.seconds
-                rates.append((last.records - first.records) / took)
-                busy.append((last.machine - first.machine) / took)
-            print(
-                f"one process {rates[0]:.1f}/s, two workers {rates[1]:.1f}/s, ratio {rates[1] / rates[0]:.2f};", end=""
-            )
-            print(f" {busy[0]:.2f} and {busy[1]:.2f} of {os.cpu_count()} cores busy")
+    for calls, questions in ((5, count), (0, 8 * count)):
+        with load_servers("--calls", str(calls)) as addresses:
+            for _ in range(rounds):
+                rates, busy = [], []
+                for number in ("1", "2"):
+                    samples = generate(folder, addresses, questions, 64, "--workers", number).samples
+                    first = next(sample for sample in samples if sample.records >= 64)
+                    last = next(sample for sample in samples if sample.records == samples[-1].records)
+                    rates.append(rate(first, last))
+                    busy.append((last.machine - first.machine) / (last.seconds - first.seconds))
+                print(f"{calls} calls: one process {rates[0]:.1f}/s, two workers {rates[1]:.1f}/s, ratio", end=" ")
+                print(f"{rates[1] / rates[0]:.2f}; {busy[0]:.2f} and {busy[1]:.2f} of {os.cpu_count()} cores busy")
+
+
+def rate(first: Sample, last: Sample) -> float:
+    """Records a second between two looks."""
+    return (last.records - first.records) / (last.seconds - first.seconds)
+
+
+def pace() -> float:
+    """The milliseconds of CPU that a piece of work takes which is always the same."""
+    began = time.thread_time()
+    sum(n * n for n in range(20_000))
+    return (time.thread_time() - began) * 1000
 
 
 def cpu_seconds() -> float:
@@ -187,13 +200,19 @@ def cpu_seconds() -> float:
 
 
 def long(folder: Path, count: int) -> None:
-    """Memory and rate over a run of many short questions, and how long it takes to see that all is done."""
+    """Memory and rate over a run of many short questions, beside the pace of the machine in each tenth; and how long it
+    takes to see that all is done.
+    """
     with load_servers("--calls", "0") as addresses:
         samples = generate(folder, addresses, count, 64).samples
+        at_pace = []
         for share in range(10):
             part = [sample for sample in samples if share * count / 10 <= sample.records < (share + 1) * count / 10]
-            rate = (part[-1].records - part[0].records) / (part[-1].seconds - part[0].seconds)
-            print(f"to {part[-1].records:>7,}: {rate:6.1f}/s, {part[-1].resident:.0f} MB resident")
+            now, paced = rate(part[0], part[-1]), statistics.mean(sample.pace for sample in part)
+            at_pace.append(now * paced)
+            print(f"to {part[-1].records:>7,}: {now:6.1f}/s where the same work takes {paced:.2f} ms,", end=" ")
+            print(f"{now * paced:.0f} in its time; {part[-1].resident:.0f} MB resident")
+        print(f"the last tenth to the first, in the time of the same work: {at_pace[-1] / at_pace[0]:.2f}")
         early = next(sample for sample in samples if sample.records >= 1000)
         last = [sample.resident for sample in samples if sample.resident][-1]
         print(f"after 1,000: {early.resident:.0f} MB; at the end: {last:.0f} MB")
