@@ -36,6 +36,12 @@ _BREAKING: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserEr
 """What ends a run, wherever it happens."""
 
 
+async def _whole_lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """What the other end says, line by line; a line that it could not finish is none."""
+    while (line := await reader.readline()).endswith(b"\n"):
+        yield line[:-1]
+
+
 @dataclass
 class _Worker:
     process: asyncio.subprocess.Process
@@ -87,7 +93,7 @@ class WorkerPool:
         """Take in what a worker says, until it is gone."""
         waiting: set[asyncio.Task[None]] = set()
         try:
-            while line := await worker.reader.readline():
+            async for line in _whole_lines(worker.reader):
                 self._take_in(worker, line, waiting)
         except ConnectionError:
             pass  # it ended with questions unread
@@ -97,7 +103,7 @@ class WorkerPool:
         await self._let_go(worker)
 
     def _take_in(self, worker: _Worker, line: bytes, waiting: "set[asyncio.Task[None]]") -> None:
-        told, *fields = line.rstrip(b"\n").split(b"\t", 3)
+        told, *fields = line.split(b"\t", 3)
         words = [word.decode() for word in fields[:2]]
         if told == b"say":
             self._say(words[0])
@@ -203,8 +209,8 @@ class Foreman:
         When the first process goes before all is answered, this one ends at once.
         """
         tasks: set[asyncio.Task[None]] = set()
-        while line := await self._reader.readline():
-            told, *fields = line.decode().rstrip("\n").split("\t", 2)
+        async for line in _whole_lines(self._reader):
+            told, *fields = line.decode().split("\t", 2)
             if told == "ask":
                 tasks.add(task := asyncio.create_task(self._settle(settle, fields[0], json.loads(fields[1]))))
                 task.add_done_callback(tasks.discard)

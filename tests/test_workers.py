@@ -8,10 +8,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from backends.demo_model.server import DemoModel
 from tests.crash.test_kill import command, records, requests_so_far
-from tests.fakes import ROOT, demo_model, free_port, served, trajgraph_process, write_questions
+from tests.fakes import (
+    ROOT,
+    Reply,
+    ScriptedModel,
+    answer,
+    demo_model,
+    free_port,
+    read_jsonl,
+    served,
+    trajgraph_process,
+    write_questions,
+)
 
 COUNT = 24
 TWO = ("--workers", "2")
@@ -94,6 +106,46 @@ def test_a_killed_worker_ends_the_run_with_all_else_saved_and_the_same_command_c
         assert f"worker process {victim} ended (-9); what it had begun goes on with the next run" in errors
         assert " 0 failed, 0 pending" not in output
         completed(folder, url, tools_url)
+
+
+def test_workers_killed_while_they_hand_over_their_records_leave_no_piece_of_one(
+    tmp_path: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", ["First, at length?", "Second, at length?"])
+
+    def say_much(messages: list[dict[str, Any]]) -> Reply:
+        process.send_signal(signal.SIGSTOP)
+        return answer("It helps. " * 200_000)  # more than a socket holds
+
+    scripted_model.script = say_much
+    run = [*command(tmp_path, scripted_model.url, tools_url), *TWO]
+    process = subprocess.Popen([sys.executable, "-m", "cli", *run], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+    while answers_stored(tmp_path) < 2:
+        time.sleep(0.05)
+    time.sleep(1)  # each has written what fits into its socket
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert errors.count("ended (-9)") == 2
+    assert records_of(tmp_path) == []
+    again = trajgraph_process(*run)
+    assert again.stdout.startswith("2 questions: 2 accepted, 0 rejected, 0 failed, 0 pending"), again
+    assert len(records_of(tmp_path)) == 2
+    assert len(scripted_model.requests) == 2, "the answers were stored"
+
+
+def answers_stored(folder: Path) -> int:
+    for path in folder.rglob("*_checkpoints.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as stored, contextlib.suppress(sqlite3.OperationalError):
+            found = stored.execute("SELECT COUNT(DISTINCT thread_id) FROM writes WHERE channel = 'final_answer'")
+            return int(found.fetchone()[0])
+    return 0  # not yet, or not yet its tables
+
+
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    return [record for path in folder.rglob("*_incremental.jsonl") for record in read_jsonl(path)]
 
 
 def test_an_interrupt_lets_the_workers_save_their_steps(tmp_path: Path, tools_url: str) -> None:
