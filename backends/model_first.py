@@ -29,6 +29,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
         self._put_off = put_off
         self._lull = lull
         self._free = _AT_ONCE
+        """Below 0 while one whose wait was cancelled computes on, without having come to its turn."""
         self._to_model, self._replied, self._later = _Line(), _Line(), _Line()
         self._storing = 0
         self._last_computed = 0.0
@@ -63,7 +64,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
         """A turn for what no request to the model waits for: `now`, like a graph, or in a lull."""
         if self._later and len(self._later) >= self._put_off:
             self._to_model.append(self._later.popleft())
-            if self._free:
+            if self._free > 0:
                 self._pass_on(self._to_model)
         await self._enter(self._to_model if now else self._later)
         try:
@@ -80,7 +81,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     async def take(self, line: _Line) -> None:
         """Have a turn; also where it raises CancelledError, since whoever leaves gives one back."""
-        if self._free and line is not self._later:
+        if self._free > 0 and line is not self._later:
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -101,7 +102,7 @@ class ModelFirst(AbstractAsyncContextManager[None]):
 
     def _give(self) -> None:
         self._free += 1
-        if not (self._pass_on(self._to_model) or self._pass_on(self._replied)):
+        if self._free > 0 and not (self._pass_on(self._to_model) or self._pass_on(self._replied)):
             self._look_for_lull()
 
     def _pass_on(self, line: _Line) -> bool:

@@ -207,7 +207,8 @@ def long(folder: Path, count: int) -> None:
         samples = generate(folder, addresses, count, 64).samples
         at_pace = []
         for share in range(10):
-            part = [sample for sample in samples if share * count / 10 <= sample.records < (share + 1) * count / 10]
+            since, until = max(64, share * count / 10), (share + 1) * count / 10  # without the start
+            part = [sample for sample in samples if since <= sample.records < until]
             now, paced = rate(part[0], part[-1]), statistics.mean(sample.pace for sample in part)
             at_pace.append(now * paced)
             print(f"to {part[-1].records:>7,}: {now:6.1f}/s where the same work takes {paced:.2f} ms,", end=" ")

@@ -72,11 +72,8 @@ class Attempts:
         if seed is not None:
             config["configurable"]["seed"] = seed
         failures = at_this_step = 0
-        stood_at: str | None = None
+        standing = await self._standing(config, thread)
         while True:
-            standing = await self._standing(config, thread)
-            at_this_step = at_this_step if standing == stood_at else 0
-            stood_at = standing
             inputs: Any = {"question": question} if standing is None else None
             try:
                 async with self.turn:
@@ -89,6 +86,8 @@ class Attempts:
             except ModelDenied as error:
                 raise UserError(f"{error}; mend that, and the same command continues") from error
             except BackendError as error:
+                stood_at, standing = standing, await self._standing(config, thread)
+                at_this_step = at_this_step if standing == stood_at else 0
                 if error.retryable and await self.away(error):
                     continue
                 failures, at_this_step = failures + 1, at_this_step + 1

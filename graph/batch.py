@@ -230,5 +230,6 @@ class Batch:
 
 
 def say(line: str) -> None:
-    """A line on stderr, above the progress line."""
-    tqdm.write(f"trajgraph: {line}", file=sys.stderr)
+    """A line on stderr, above the progress line; a run does not end because nobody can read it."""
+    with contextlib.suppress(OSError):
+        tqdm.write(f"trajgraph: {line}", file=sys.stderr)

@@ -63,10 +63,10 @@ class LineWriter:
     async def _write(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
-            error: OSError | None = None
+            error: Exception | None = None
             try:
                 await asyncio.to_thread(append_lines, self._path, [line for line, _ in group])
-            except OSError as failure:
+            except Exception as failure:
                 error = failure
             for _, done in group:
                 if not done.done():

@@ -37,9 +37,10 @@ _BREAKING: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserEr
 
 
 async def _whole_lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """What the other end says, line by line; a line that it could not finish is none."""
-    while (line := await reader.readline()).endswith(b"\n"):
-        yield line[:-1]
+    """What the other end says, line by line, until it is gone; a line that it could not finish is none."""
+    with contextlib.suppress(ConnectionError):  # it went with words of ours unread
+        while (line := await reader.readline()).endswith(b"\n"):
+            yield line[:-1]
 
 
 @dataclass
@@ -95,8 +96,6 @@ class WorkerPool:
         try:
             async for line in _whole_lines(worker.reader):
                 self._take_in(worker, line, waiting)
-        except ConnectionError:
-            pass  # it ended with questions unread
         except Exception:
             await self._let_go(worker)
             raise
@@ -120,14 +119,16 @@ class WorkerPool:
 
     async def _let_go(self, worker: _Worker) -> None:
         """A worker is gone: the run ends, unless it was ending."""
-        if not self._stop.event.is_set() or worker.pending:
-            self.lost += 1
-            self._stop.request()
-            code, pid = await worker.process.wait(), worker.process.pid
-            self._say(f"worker process {pid} ended ({code}); what it had begun goes on with the next run")
+        lost = not self._stop.event.is_set() or bool(worker.pending)
+        self._stop.request()
+        worker.writer.close()  # one that is still there ends
         for answer in worker.pending.values():
             if not answer.done():
                 answer.set_exception(GraphDrained())
+        if lost:
+            self.lost += 1
+            code, pid = await worker.process.wait(), worker.process.pid
+            self._say(f"worker process {pid} ended ({code}); what it had begun goes on with the next run")
 
     async def pass_on_the_stop(self) -> None:
         """Tell every worker when the run is to end."""

@@ -1,6 +1,7 @@
 """Whose turn it is to compute: a few at a time, those on their way to the model first; who waits gives way."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -204,3 +205,36 @@ async def test_who_ends_while_waiting_for_a_turn_takes_none_with_it() -> None:
     for task in again:
         task.cancel()
     await asyncio.gather(*again, return_exceptions=True)
+
+
+async def test_one_that_computes_on_after_its_wait_was_cancelled_lets_no_others_in() -> None:
+    turn, answered, ended, computing = ModelFirst(), asyncio.Event(), asyncio.Event(), 0
+
+    async def compute_on() -> None:
+        async with turn:
+            with contextlib.suppress(asyncio.CancelledError):
+                async with turn.away():
+                    await answered.wait()
+            await ended.wait()
+
+    async def compute() -> None:
+        nonlocal computing
+        async with turn:
+            computing += 1
+            await ended.wait()
+
+    cancelled = asyncio.create_task(compute_on())
+    await asyncio.sleep(0.01)
+    tasks = [asyncio.create_task(compute()) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    at_once = computing
+    answered.set()
+    await asyncio.sleep(0.01)
+    cancelled.cancel()
+    await asyncio.sleep(0.01)
+    tasks += [asyncio.create_task(compute()) for _ in range(50)]
+    await asyncio.sleep(0.01)
+    assert computing == at_once
+    ended.set()
+    await asyncio.wait_for(asyncio.gather(cancelled, *tasks), 10)
+    assert computing == 100

@@ -36,11 +36,11 @@ def asked(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def begun(folder: Path, url: str, tools_url: str, after: int) -> "subprocess.Popen[str]":
+def begun(folder: Path, url: str, tools_url: str, after: int, stderr: Any = subprocess.PIPE) -> "subprocess.Popen[str]":
     """A run with two workers that has made so many requests."""
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", *command(folder, url, tools_url), *TWO], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=stderr,
     )  # fmt: skip
     before = requests_so_far(url)
     while process.poll() is None and requests_so_far(url) < before + after:
@@ -146,6 +146,34 @@ def answers_stored(folder: Path) -> int:
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
     return [record for path in folder.rglob("*_incremental.jsonl") for record in read_jsonl(path)]
+
+
+def test_a_run_whose_words_nobody_can_read_ends_when_a_worker_dies(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "mute")
+    with demo_model(latency=0.1) as url, Path("/dev/full").open("w") as full:
+        process = begun(folder, url, tools_url, after=20, stderr=full)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode == 1
+        completed(folder, url, tools_url)
+
+
+def test_workers_end_in_silence_when_the_first_process_dies_without_having_heard_them(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "unheard")
+    with demo_model(latency=0.1) as url, (tmp_path / "said").open("w+") as said:
+        process = begun(folder, url, tools_url, after=20, stderr=said)
+        workers = workers_of(process)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # they tell what they have settled
+        process.kill()
+        process.communicate()
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            time.sleep(0.02)
+        said.seek(0)
+        assert said.read() == ""
+        completed(folder, url, tools_url)
 
 
 def test_an_interrupt_lets_the_workers_save_their_steps(tmp_path: Path, tools_url: str) -> None:
