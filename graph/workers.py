@@ -119,16 +119,15 @@ class WorkerPool:
 
     async def _let_go(self, worker: _Worker) -> None:
         """A worker is gone: the run ends, unless it was ending."""
-        lost = not self._stop.event.is_set() or bool(worker.pending)
-        self._stop.request()
-        worker.writer.close()  # one that is still there ends
+        if not self._stop.event.is_set() or worker.pending:
+            self.lost += 1
+            self._stop.request()
+            worker.writer.close()  # one that is still there ends
+            code, pid = await worker.process.wait(), worker.process.pid
+            self._say(f"worker process {pid} ended ({code}); what it had begun goes on with the next run")
         for answer in worker.pending.values():
             if not answer.done():
                 answer.set_exception(GraphDrained())
-        if lost:
-            self.lost += 1
-            code, pid = await worker.process.wait(), worker.process.pid
-            self._say(f"worker process {pid} ended ({code}); what it had begun goes on with the next run")
 
     async def pass_on_the_stop(self) -> None:
         """Tell every worker when the run is to end."""
