@@ -155,7 +155,6 @@ def test_a_run_whose_words_nobody_can_read_ends_when_a_worker_dies(tmp_path: Pat
         os.kill(workers_of(process)[0], signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == 1
-        completed(folder, url, tools_url)
 
 
 def test_workers_end_in_silence_when_the_first_process_dies_without_having_heard_them(
@@ -173,7 +172,6 @@ def test_workers_end_in_silence_when_the_first_process_dies_without_having_heard
             time.sleep(0.02)
         said.seek(0)
         assert said.read() == ""
-        completed(folder, url, tools_url)
 
 
 def test_an_interrupt_lets_the_workers_save_their_steps(tmp_path: Path, tools_url: str) -> None:
