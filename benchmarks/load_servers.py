@@ -12,28 +12,17 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, cast
 
 import uvloop
 
-_THOUGHT = "The question asks for comparative evidence; I should look for randomised trials and meta-analyses. " * 8
-_ABSTRACT = (
-    "BACKGROUND Randomised evidence remains limited. METHODS We enrolled adults in a multicentre trial. RESULTS The "
-    "primary endpoint improved (HR 0.78, 95% CI 0.66-0.92; P = .003). CONCLUSIONS The treatment improved outcomes. "
-) * 10
-_PAPERS = {
-    "total": 5,
-    "offset": 0,
-    "next": 5,
-    "data": [
-        {
-            "paperId": str(30000000 + n), "url": f"https://pubmed.ncbi.nlm.nih.gov/{30000000 + n}/",
-            "title": f"A randomised trial of the treatment, report {n}", "abstract": _ABSTRACT, "year": "2023",
-            "venue": "The Lancet", "authors": [{"name": "Doe, Jane"}, {"name": "Roe, Richard"}],
-        }
-        for n in range(5)
-    ],
-}  # fmt: skip
+from backends.tool_server.corpus import BUNDLED
+from graph.lines import read_lines
+
+_DIFFERENT = 64
+"""So many thoughts and results: within one, no sentence comes twice, so that it packs no better than real text does."""
+_TEXTS = [paper["abstract"] for paper in read_lines(BUNDLED)]
 _SEARCH = {
     "name": "pubmed_search",
     "description": "Search PubMed.",
@@ -43,11 +32,29 @@ _SEARCH = {
         "required": ["query"],
     },
 }
-_FOUND = json.dumps(
-    {"content": [{"type": "text", "text": json.dumps(_PAPERS)}], "structuredContent": _PAPERS, "isError": False}
-).encode()
 Answer = Callable[[str, bytes], tuple[int, bytes, float]]
 """From path and body of a request: the status, the body, and the seconds to wait before sending them."""
+
+
+def thought(number: int) -> str:
+    """Some 800 characters."""
+    return " ".join(Random(number).sample(_TEXTS, 3))[:800]
+
+
+def found(number: int) -> bytes:
+    """What a search returns: five papers."""
+    texts = Random(number).sample(_TEXTS, 25)
+    papers = [
+        {
+            "paperId": str(30000000 + n), "url": f"https://pubmed.ncbi.nlm.nih.gov/{30000000 + n}/",
+            "title": f"A randomised trial of the treatment, report {n}", "abstract": " ".join(texts[n::5]),
+            "year": "2023", "venue": "The Lancet", "authors": [{"name": "Doe, Jane"}, {"name": "Roe, Richard"}],
+        }
+        for n in range(5)
+    ]  # fmt: skip
+    result = {"total": 5, "offset": 0, "next": 5, "data": papers}
+    text = {"type": "text", "text": json.dumps(result)}
+    return json.dumps({"content": [text], "structuredContent": result, "isError": False}).encode()
 
 
 @dataclass
@@ -59,7 +66,9 @@ class Model:
     stats: dict[str, int] = field(default_factory=lambda: {"requests": 0})
 
     def __post_init__(self) -> None:
-        self._replies = [self._reply(turn) for turn in range(self.calls + 1)]
+        self._replies = [
+            [self._reply(turn, thought(number)) for number in range(_DIFFERENT)] for turn in range(self.calls + 1)
+        ]
 
     def __call__(self, path: str, body: bytes) -> tuple[int, bytes, float]:
         if path.endswith("/models"):
@@ -67,15 +76,16 @@ class Model:
         if not path.endswith("/chat/completions"):
             return (200, json.dumps(self.stats).encode(), 0) if path == "/stats" else (404, b"{}", 0)
         self.stats["requests"] += 1
-        return 200, self._replies[min(body.count(b'"assistant"'), self.calls)], self.latency
+        replies = self._replies[min(body.count(b'"assistant"'), self.calls)]
+        return 200, replies[self.stats["requests"] % _DIFFERENT], self.latency
 
-    def _reply(self, turn: int) -> bytes:
+    def _reply(self, turn: int, thought: str) -> bytes:
         if turn < self.calls:
             said = (
-                f'<think>{_THOUGHT}</think>\n<call_tool name="pubmed_search" limit="5">trial outcome {turn}</call_tool>'
+                f'<think>{thought}</think>\n<call_tool name="pubmed_search" limit="5">trial outcome {turn}</call_tool>'
             )
         else:
-            said = f'<think>{_THOUGHT}</think>\n<answer>It helps. <cite id="30000001">HR 0.78</cite></answer>'
+            said = f'<think>{thought}</think>\n<answer>It helps. <cite id="30000001">HR 0.78</cite></answer>'
         message = {"role": "assistant", "content": said}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": None}
         usage = {"prompt_tokens": 1000 * (turn + 1), "completion_tokens": 200, "total_tokens": 1000 * turn + 1200}
@@ -89,6 +99,9 @@ class Tools:
 
     latency: float
     stats: dict[str, int] = field(default_factory=lambda: {"requests": 0})
+
+    def __post_init__(self) -> None:
+        self._found = [found(number) for number in range(_DIFFERENT)]
 
     def __call__(self, path: str, body: bytes) -> tuple[int, bytes, float]:
         if not body:
@@ -104,7 +117,7 @@ class Tools:
             result = json.dumps({"tools": [_SEARCH]}).encode()
         elif message["method"] == "tools/call":
             self.stats["requests"] += 1
-            result, wait = _FOUND, self.latency
+            result, wait = self._found[self.stats["requests"] % _DIFFERENT], self.latency
         identity = json.dumps(message["id"]).encode()
         return 200, b'{"jsonrpc": "2.0", "id": %b, "result": %b}' % (identity, result), wait
 
