@@ -9,12 +9,16 @@ from typing import Any
 from urllib.parse import quote
 
 import aiosqlite
+import zstandard
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from backends.model_first import Waiting
 from graph.group_saver import GroupSaver
 
-_PACKED = "+zlib"
+_PACKED = "+zstd"
+_PACKED_EARLIER = "+zlib"
+_LEVEL = 1
+"""What is packed is read only by a run that is taken up again: above all, packing must not take long."""
 _WORTH_IT = 4096
 """Bytes from which a value is packed: what tools return, which is stored as text and as a result."""
 
@@ -25,20 +29,22 @@ def thread_id(run_id: str, sample_id: str) -> str:
 
 
 class PackingSerializer(JsonPlusSerializer):
-    """LangGraph's own, with large values packed by zlib at its fastest; what came before is read too."""
+    """LangGraph's own, with large values packed by zstd; what earlier versions wrote is read too."""
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """The type of a value, `msgpack+zlib` when it is packed, and its bytes."""
+        """The type of a value, `msgpack+zstd` when it is packed, and its bytes."""
         kind, content = super().dumps_typed(obj)
         if len(content) < _WORTH_IT:
             return kind, content
-        return kind + _PACKED, zlib.compress(content, 1)
+        return kind + _PACKED, zstandard.compress(content, _LEVEL)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """The value again."""
         kind, content = data
         if kind.endswith(_PACKED):
-            data = kind.removesuffix(_PACKED), zlib.decompress(content)
+            data = kind.removesuffix(_PACKED), zstandard.decompress(content)
+        elif kind.endswith(_PACKED_EARLIER):
+            data = kind.removesuffix(_PACKED_EARLIER), zlib.decompress(content)
         return super().loads_typed(data)
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import zstandard
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -192,7 +192,11 @@ def written_bytes(run: Path) -> bytes:
 
 def stored_bytes(checkpoints: Path) -> bytes:
     """What the rows of a checkpoint file say, unpacked. Raises KeyError for what is packed in a way unknown here."""
-    opened: dict[str, Callable[[bytes], bytes]] = {"msgpack": bytes, "null": bytes, "msgpack+zlib": zlib.decompress}
+    opened: dict[str, Callable[[bytes], bytes]] = {
+        "msgpack": bytes,
+        "null": bytes,
+        "msgpack+zstd": zstandard.decompress,
+    }
     with contextlib.closing(sqlite3.connect(checkpoints)) as database:
         rows = [
             (kind, content, str(rest).encode())
