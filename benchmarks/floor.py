@@ -62,7 +62,7 @@ async def trajectory(client: httpx.AsyncClient, model_url: str, tools_url: str, 
 
 async def run(questions: Iterator[str], model_url: str, tools_url: str, concurrency: int) -> None:
     """All questions, so many at a time."""
-    system = system_prompt(Limits())
+    system = system_prompt(Limits(), ("pubmed_search",))
     limits = httpx.Limits(max_connections=2 * concurrency + 8, max_keepalive_connections=2 * concurrency + 8)
     async with httpx.AsyncClient(limits=limits, timeout=180, trust_env=False) as client:
 

@@ -1,5 +1,6 @@
 """What a trajectory costs: `generate` as a user runs it, against servers that cost nothing, beside a plain httpx loop.
 
+python -m benchmarks.generate            all of these:
 python -m benchmarks.generate cost       CPU a trajectory at 64 and 256 in flight, the loop's, checkpoints, the parts
 python -m benchmarks.generate wall       1,024 questions, 256 in flight, a model that takes 1 s, tools that take 200 ms
 python -m benchmarks.generate workers    trajectories a second with one process and two workers, then of short questions
@@ -28,8 +29,8 @@ from pathlib import Path
 
 @dataclass
 class Sample:
-    """One look at a running process: seconds since it began, resident MB, records written, MB of checkpoints; the CPU
-    seconds of the whole machine, and the milliseconds of CPU that the same piece of work takes now.
+    """One look at a running process: seconds since it began, resident MB with its workers', records written, MB of
+    checkpoints; the CPU seconds of the whole machine, and the milliseconds of CPU that the same work takes now.
     """
 
     seconds: float
@@ -42,10 +43,11 @@ class Sample:
 
 @dataclass
 class Measured:
-    """One process that ended: its CPU and wall seconds, and how it went."""
+    """One process that ended: its CPU and wall seconds, MB of checkpoints that it left, and how it went."""
 
     cpu: float
     wall: float
+    left: float
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -84,7 +86,7 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
         records, read = 0, 0
         while not ended.wait(every):
             try:
-                status = Path(f"/proc/{process.pid}/statm").read_text().split()
+                resident = resident_mb(process.pid)
             except OSError:
                 return
             for path in output.glob("*_incremental.jsonl") if output else ():
@@ -92,10 +94,8 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
                     lines.seek(read)
                     new = lines.read()
                 read, records = read + len(new), records + new.count(b"\n")
-            stored = sum(path.stat().st_size for path in output.glob("*.sqlite*")) if output else 0
-            resident = int(status[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
             seconds = time.monotonic() - began
-            samples.append(Sample(seconds, resident, records, stored / 1e6, cpu_seconds(), pace()))
+            samples.append(Sample(seconds, resident, records, stored_mb(output), cpu_seconds(), pace()))
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -104,7 +104,21 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
     looking.join()
     if status:
         sys.exit(f"{' '.join(command)}: ended with {status}")
-    return Measured(used.ru_utime + used.ru_stime, time.monotonic() - began, samples)
+    return Measured(used.ru_utime + used.ru_stime, time.monotonic() - began, stored_mb(output), samples)
+
+
+def resident_mb(process: int) -> float:
+    """Of a process and its children. Raises OSError when it has ended."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    pages = 0
+    for number in (str(process), *children):
+        pages += int(Path(f"/proc/{number}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def stored_mb(output: Path | None) -> float:
+    """Of the checkpoints and their log."""
+    return sum(path.stat().st_size for path in output.glob("*.sqlite*")) / 1e6 if output else 0.0
 
 
 def generate(folder: Path, addresses: tuple[str, str], count: int, in_flight: int, *more: str) -> Measured:
@@ -127,6 +141,9 @@ def cost(folder: Path, rounds: int, count: int) -> None:
     """Milliseconds of CPU a trajectory: ours, the loop's, and by parts."""
     found: dict[str, list[float]] = {"generate, 64": [], "plain loop, 64": [], "generate, 256": []}
     peaks: list[float] = []
+    left: list[float] = []
+    resident: list[float] = []
+    speeds: list[float] = []
     with load_servers() as addresses:
         for _ in range(rounds):
             for name, values in found.items():
@@ -136,8 +153,9 @@ def cost(folder: Path, rounds: int, count: int) -> None:
                 values.append((whole.cpu - short.cpu) / count * 1000)
                 if name == "generate, 64":
                     peaks.append(max(sample.checkpoints for sample in whole.samples) * 1000 / in_flight)
-                    resident = max(sample.resident for sample in whole.samples)
-                    speed = count / (whole.wall - short.wall)
+                    left.append(whole.left * 1000 / in_flight)
+                    resident.append(max(sample.resident for sample in whole.samples))
+                    speeds.append(count / (whole.wall - short.wall))
         parts = subprocess.run(
             [sys.executable, "-m", "benchmarks.parts", *addresses], capture_output=True, text=True, check=True
         )
@@ -148,8 +166,9 @@ def cost(folder: Path, rounds: int, count: int) -> None:
     print(f"ratio to the loop, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(ours, floor, strict=True))}")
     print(f"256 to 64 in flight, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(wide, ours, strict=True))}")
     print(
-        f"{speed:.0f} trajectories/s; at most {resident:.0f} MB resident; checkpoints at most {max(peaks):.0f} kB each"
+        f"{statistics.median(speeds):.0f} trajectories/s; at most {max(resident):.0f} MB resident; checkpoints at most"
     )
+    print(f"{max(peaks):.0f} kB for each in flight, {max(left):.0f} at the end")
     print("alone, at 64 in flight: " + ", ".join(f"{part} {ms} ms" for part, ms in json.loads(parts.stdout).items()))
 
 
@@ -159,21 +178,23 @@ def wall(folder: Path, count: int = 1024, in_flight: int = 256) -> None:
         took = generate(folder, addresses, count, in_flight)
     stats = json.loads(next((folder / "out").glob("trajectory_stats_*.json")).read_text(encoding="utf-8"))
     ideal = count / in_flight * (6 * 1.0 + 5 * 0.2)
+    seconds, whole = stats["wall_seconds"], took.wall
+    print(f"{count} questions, {in_flight} in flight: {seconds:.1f} s, ideal {ideal:.1f} s, ratio", end=" ")
     print(
-        f"{count} questions, {in_flight} in flight: {stats['wall_seconds']:.1f} s, ideal {ideal:.1f} s, ratio", end=" "
+        f"{seconds / ideal:.3f}; with starting and ending {whole:.1f} s, {whole / ideal:.3f}; {took.cpu:.1f} s of CPU"
     )
-    print(f"{stats['wall_seconds'] / ideal:.3f}; {took.cpu:.1f} s of CPU; the process {took.wall:.1f} s")
 
 
 def workers(folder: Path, rounds: int, count: int) -> None:
-    """Trajectories a second, from the 64th record to the last, and how much of the machine all of it takes."""
-    for calls, questions in ((5, count), (0, 8 * count)):
+    """Trajectories a second, from when as many as are in flight are done, and how much of the machine it takes."""
+    in_flight = 128
+    for calls, number_of in ((5, count), (0, 8 * count)):
         with load_servers("--calls", str(calls)) as addresses:
             for _ in range(rounds):
                 rates, busy = [], []
                 for number in ("1", "2"):
-                    samples = generate(folder, addresses, questions, 64, "--workers", number).samples
-                    first = next(sample for sample in samples if sample.records >= 64)
+                    samples = generate(folder, addresses, number_of, in_flight, "--workers", number).samples
+                    first = next(sample for sample in samples if sample.records >= in_flight)
                     last = next(sample for sample in samples if sample.records == samples[-1].records)
                     rates.append(rate(first, last))
                     busy.append((last.machine - first.machine) / (last.seconds - first.seconds))
@@ -226,19 +247,19 @@ def long(folder: Path, count: int) -> None:
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("cost", "wall", "workers", "long"))
+    parser.add_argument("what", nargs="?", choices=("cost", "wall", "workers", "long"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if asked.what == "cost":
+        if asked.what in ("cost", None):
             cost(folder, asked.rounds, asked.questions or 300)
-        elif asked.what == "wall":
+        if asked.what in ("wall", None):
             wall(folder)
-        elif asked.what == "workers":
+        if asked.what in ("workers", None):
             workers(folder, asked.rounds, asked.questions or 1000)
-        else:
+        if asked.what in ("long", None):
             long(folder, asked.questions or 100_000)
 
 

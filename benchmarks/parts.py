@@ -113,7 +113,8 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
             async def checkpointed() -> None:
                 thread = str(uuid.uuid4())
                 place = {**config, "configurable": {"thread_id": thread}}
-                await kept.ainvoke({"question": question}, place, durability="sync")
+                await kept.ainvoke({"question": question}, place, durability="async")
+                await saver.stored(thread)
                 await saver.adelete_thread(thread)
 
             with_checkpoints = await cost(checkpointed, count, concurrency)

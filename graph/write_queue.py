@@ -68,7 +68,7 @@ class WriteQueue:
             raise self._error
 
     async def close(self) -> None:
-        """Commit what waits, bring it all into the one file, and let that go."""
+        """Commit what waits, bring it all into the one file, give back what is free of it, and let it go."""
         try:
             await self.stored()
             await self._in_thread(self._disconnect)
@@ -114,6 +114,10 @@ class WriteQueue:
         return writer
 
     def _disconnect(self) -> None:
+        (pages,), (free,) = (self._writer.execute(f"PRAGMA {of}").fetchone() for of in ("page_count", "freelist_count"))
+        if 2 * free > pages:
+            with contextlib.suppress(sqlite3.Error):  # a full disk, say: nothing depends on it
+                self._writer.execute("VACUUM")
         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._writer.close()
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import ToolMessage
@@ -51,6 +52,20 @@ async def test_the_last_reply_to_a_question_is_on_disk_before_the_next_question_
     scripted_model.script = look
     await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=1, keep_checkpoints=True))
     assert stored == list(range(6))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_finished_run_gives_back_the_room_its_checkpoints_took(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, keep: bool
+) -> None:
+    scripted_model.script = two_turns
+    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, keep_checkpoints=keep))
+    assert counts(batch) == [6, 0, 0, 0]
+    with closing(sqlite3.connect(batch.files.checkpoints)) as ended:
+        (stored,), (free,) = (
+            ended.execute(asked).fetchone() for asked in ("SELECT count(*) FROM checkpoints", "PRAGMA freelist_count")
+        )
+    assert (stored > 0, free) == (keep, 0)
 
 
 async def test_with_nothing_left_to_ask_a_record_does_not_wait_for_the_checkpoints(
