@@ -17,7 +17,7 @@ from tqdm import tqdm
 from graph.attempts import Stop
 from graph.checkpoints import thread_id
 from graph.group_saver import GroupSaver
-from graph.lines import LineWriter, drop_torn_line, read_lines, summaries, summary, write_whole
+from graph.lines import LineWriter, drop_torn_line, encoded, read_lines, summaries, summary, write_whole
 from graph.outcomes import LetGo, Outcome, Settle, Settled
 from graph.questions import QuestionsFile, stream_questions
 from graph.run_files import RunFiles
@@ -59,7 +59,7 @@ class Batch:
         }
         self._held: dict[str, tuple[bytes, LetGo]] = {}
         self._done: dict[str, str] = {}
-        """What each sample became that an earlier process settled, or that has others after it."""
+        """What each sample became that an earlier process settled, or that others may follow."""
         self._open = 0
         """Questions of which more samples may be asked."""
         self._all_begun = False
@@ -144,6 +144,8 @@ class Batch:
                     break  # the next run tries again
                 self._done[identity] = outcome.kind
             self._open -= 1
+            for number in range(1, self.how.samples.most + 1):  # asked of no more
+                self._done.pop(sample_id(self.settings.model_name, place, number), None)
         self._all_begun = True
 
     async def _keep_later(self, identity: str, settled: Settled, bar: "tqdm[Any]") -> None:
@@ -172,10 +174,10 @@ class Batch:
         """Without incremental saving: all trajectories at once, in the order of their questions."""
         if self.how.incremental or self.stop.event.is_set():
             return
-        rows = {str(row["sample_id"]): row for row in read_lines(self.files.trajectories)}
-        rows |= {identity: json.loads(line) for identity, (line, _) in self._held.items()}
-        lines = (json.dumps(rows[identity], ensure_ascii=False) + "\n" for identity in sorted(rows))
-        write_whole(self.files.trajectories, "".join(lines))
+        lines = {str(row["sample_id"]): encoded(row) for row in read_lines(self.files.trajectories)}
+        lines |= {identity: line for identity, (line, _) in self._held.items()}
+        in_order = (lines[identity].decode() + "\n" for identity in sorted(lines, key=sample_of))
+        write_whole(self.files.trajectories, in_order)
         while self._held:
             _, (line, let_go) = self._held.popitem()
             self.stats.add("accepted", summary(line))
@@ -191,7 +193,7 @@ class Batch:
         asked, bad_rows = self._asked(), len(self.questions.bad_within(self.limit))
         questions = self.questions.asked(self.limit)
         stats = self.stats.content(questions=questions, asked=asked, bad_rows=bad_rows, about=about)
-        write_whole(self.files.stats, json.dumps(stats, ensure_ascii=False, indent=1) + "\n")
+        write_whole(self.files.stats, [json.dumps(stats, ensure_ascii=False, indent=1), "\n"])
         return stats
 
     def _asked(self) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +74,7 @@ class LineWriter:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a crash left without its end."""
+    """Cut off a last line that a crash left without its end; a whole row that only lacks its line feed is kept."""
     if not path.exists():
         return
     with path.open("r+b") as target:
@@ -89,7 +89,18 @@ def drop_torn_line(path: Path) -> None:
                 break
             kept -= step
         if kept < end:
-            target.truncate(kept)
+            target.seek(kept)
+            if _is_row(target.read()):
+                target.write(b"\n")
+            else:
+                target.truncate(kept)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def sample_ids(path: Path) -> Iterator[str]:
@@ -128,12 +139,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     return _each(path, json.loads)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, parts: Iterable[str]) -> None:
     """Write a file in one step: the old one stays until the new one is on disk."""
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("w", encoding="utf-8", errors="replace") as target:
-            target.write(text)
+            target.writelines(parts)
             target.flush()
             os.fsync(target.fileno())
         new.replace(path)

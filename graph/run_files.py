@@ -115,7 +115,7 @@ def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any], prom
             "versions": _versions(),
         }  # fmt: skip
         if not files.run.exists():  # nobody else makes one: the folder is locked
-            write_whole(files.run, json.dumps(content, ensure_ascii=False, indent=1))
+            write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
             return files
         now += timedelta(seconds=1)
 
@@ -205,7 +205,7 @@ def claimed_run(
                     told = {content["settings"].get("prompt_sha256"): content.get("prompt")}
                     update["earlier_prompts"] = {**content.get("earlier_prompts", {}), **told}
                 update["prompt"] = options.prompt()
-                write_whole(files.run, json.dumps({**content, **update}, ensure_ascii=False, indent=1))
+                write_whole(files.run, [json.dumps({**content, **update}, ensure_ascii=False, indent=1)])
         yield files
 
 

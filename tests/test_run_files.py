@@ -17,6 +17,11 @@ def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
         target.write(b'{"sample_id": "c", "te')
     drop_torn_line(path)
     assert [row["sample_id"] for row in read_lines(path)] == ["a", "b"]
+    path.write_bytes(path.read_bytes()[:-1])
+    drop_torn_line(path)
+    assert [row["sample_id"] for row in read_lines(path)] == ["a", "b"], "an editor took the last line feed, no row"
+    append_lines(path, [encoded({"sample_id": "c"})])
+    assert [row["sample_id"] for row in read_lines(path)] == ["a", "b", "c"]
     path.write_bytes(b"torn from the start")
     drop_torn_line(path)
     assert path.read_bytes() == b""

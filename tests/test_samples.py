@@ -99,3 +99,13 @@ def test_a_run_that_samples_until_enough_are_accepted_tells_how_many_questions_h
     assert trajgraph(*command, "--accept", "1", "--max-samples", "4").returncode == 0
     told = trajgraph("status", folder / "out")
     assert "3 accepted, 0 rejected, 0 failed; 3 of 3 questions have enough; nobody" in told.stdout, told.stdout
+
+
+async def test_written_at_the_end_the_tenth_sample_stands_behind_the_second(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda _: answer()
+    how = BatchSettings(3, limit=1, incremental=False, samples=Samples(most=11))
+    batch = await generate(folder, scripted_model, tools_url, how)
+    written = [row["sample_id"] for row in read_jsonl(batch.files.trajectories)]
+    assert written == ["qwen3_traj_00001", *(f"qwen3_traj_00001_s{n}" for n in range(2, 12))]
