@@ -226,15 +226,17 @@ def long(folder: Path, count: int) -> None:
     """
     with load_servers("--calls", "0") as addresses:
         samples = generate(folder, addresses, count, 64).samples
-        at_pace = []
+        rates, at_pace = [], []
         for share in range(10):
             since, until = max(64, share * count / 10), (share + 1) * count / 10  # without the start
             part = [sample for sample in samples if since <= sample.records < until]
             now, paced = rate(part[0], part[-1]), statistics.mean(sample.pace for sample in part)
+            rates.append(now)
             at_pace.append(now * paced)
             print(f"to {part[-1].records:>7,}: {now:6.1f}/s where the same work takes {paced:.2f} ms,", end=" ")
             print(f"{now * paced:.0f} in its time; {part[-1].resident:.0f} MB resident")
-        print(f"the last tenth to the first, in the time of the same work: {at_pace[-1] / at_pace[0]:.2f}")
+        print(f"the last tenth to the first: {rates[-1] / rates[0]:.2f};", end=" ")
+        print(f"in the time of the same work, {at_pace[-1] / at_pace[0]:.2f}")
         early = next(sample for sample in samples if sample.records >= 1000)
         last = [sample.resident for sample in samples if sample.resident][-1]
         print(f"after 1,000: {early.resident:.0f} MB; at the end: {last:.0f} MB")

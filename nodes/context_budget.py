@@ -6,9 +6,13 @@ from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
+from nodes.prompts import whole_text
+
 _SINGLE = re.compile(r"[^A-Za-z\s]")
 KEPT_CHARACTERS = 600
 """What is left of a shortened output at least: enough for the first title and its id."""
+_TEMPLATE = 16
+"""Tokens that a template may put around a message."""
 
 
 class Chat(Protocol):
@@ -70,6 +74,16 @@ async def fit_context(
     elif refused and not counted:  # nothing to shorten: it was the reply that had no room
         tokens = min(tokens, estimate_tokens(prompt))
     return shortened, max(min(max_tokens, size - tokens - 1), min(max_tokens, 16))
+
+
+def room_behind(chat: Chat, prompt: Sequence[dict[str, str]], reply: AIMessage, max_tokens: int) -> int:
+    """Tokens, `max_tokens` at most, that may follow a reply to `prompt`, by the server's own count if it sent one."""
+    if chat.max_model_len is None:
+        return max_tokens
+    usage = reply.usage_metadata
+    begun = {"role": "assistant", "content": whole_text(reply)}
+    taken = usage["input_tokens"] + usage["output_tokens"] if usage else estimate_tokens([*prompt, begun])
+    return min(max_tokens, chat.max_model_len - taken - _TEMPLATE)
 
 
 def most_tokens(begin: Sequence[dict[str, str]], messages: Sequence[AnyMessage]) -> int:

@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from backends.errors import ContextOverflow
 from graph.settings import Limits, ToolRole
 from graph.state import State
-from nodes.context_budget import Chat, fit_context
+from nodes.context_budget import Chat, fit_context, room_behind
 from nodes.prompts import prompt_messages, whole_text
 
 Stored = Callable[[str], Awaitable[None]]
@@ -48,11 +48,12 @@ async def reason(
     def build(history: Sequence[AnyMessage]) -> list[dict[str, str]]:
         return prompt_messages(system, state["question"], history, tool_role)
 
+    shortened: list[AnyMessage] = []
     try:
-        shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
-        prompt = build(_replaced(messages, shortened))
-        rest = await chat.continue_reply(prompt, whole_text(cut_off), max_tokens, seed) if cut_off else None
-        reply = _joined(cut_off, rest) if cut_off and rest else await chat.ask(prompt, max_tokens, seed)
+        reply = await _continued(chat, build(messages), cut_off, budget, seed) if cut_off else None
+        if reply is None:
+            shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
+            reply = await chat.ask(build(_replaced(messages, shortened)), max_tokens, seed)
     except ContextOverflow as error:
         if cut_off:  # there is no room for a longer reply: it stays cut off
             cut_off.response_metadata["attempt"] = 2
@@ -67,6 +68,15 @@ async def reason(
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.response_metadata["attempt"] = 2 if cut_off else 1
     return {"reply": reply, "messages": shortened} if shortened else {"reply": reply}
+
+
+async def _continued(
+    chat: Chat, prompt: list[dict[str, str]], begun: AIMessage, budget: int, seed: int | None
+) -> AIMessage | None:
+    """A cut-off reply with what follows it, from the very prompt that it was begun from; None where that cannot be."""
+    room = room_behind(chat, prompt, begun, budget)
+    rest = await chat.continue_reply(prompt, whole_text(begun), room, seed) if room > 0 else None
+    return _joined(begun, rest) if rest else None
 
 
 def _joined(begun: AIMessage, rest: AIMessage) -> AIMessage:

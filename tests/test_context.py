@@ -1,6 +1,9 @@
 """The context budget: the oldest tool outputs give way, visibly, in the prompt and in the record."""
 
 import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from graph.settings import Limits
 from serializers.interleaved import interleaved_text
 from serializers.record import QuestionRow, build_record
 from tests.fakes import Reply, ScriptedModel, answer, call, served, trajgraph, unbalanced, write_questions
 from tests.test_graph import run
 
+Messages = list[dict[str, Any]]
 SEARCHES: list[Reply] = [call("pubmed_search", query) for query in ("heart failure", "obesity", "Covid-19")]
 STATED = [
     "This model's maximum context length is 4000 tokens. However, you requested 9000 tokens.",
@@ -69,38 +74,79 @@ async def test_what_cannot_be_made_to_fit_ends_as_context_overflow(
     assert len(scripted_model.requests) == 2
 
 
-def test_a_prompt_of_digits_does_not_outgrow_the_context_of_a_server_that_counts(tmp_path: Any, tools_url: str) -> None:
-    """A token for every character, as digits are: a guess by the letter would be wrong by a factor of three."""
-    sizes: list[int] = []
+@contextmanager
+def counting_model(
+    reply: Callable[[Messages], Mapping[str, Any]], max_model_len: int, asked: list[Messages]
+) -> Iterator[str]:
+    """A server that can continue a reply and counts a token for every character; yields its address."""
+
+    def length(messages: Messages) -> int:
+        return sum(len(message["content"]) for message in messages)
 
     async def models(_: Request) -> JSONResponse:
-        return JSONResponse(
-            {"object": "list", "data": [{"id": "Qwen3-8B", "object": "model", "max_model_len": 16_000}]}
-        )
-
-    def length(messages: list[dict[str, Any]]) -> int:
-        return sum(len(message["content"]) for message in messages)
+        about = {"id": "Qwen3-8B", "object": "model", "owned_by": "vllm", "max_model_len": max_model_len}
+        return JSONResponse({"object": "list", "data": [about]})
 
     async def tokenize(request: Request) -> JSONResponse:
         return JSONResponse({"count": length((await request.json())["messages"])})
 
-    async def chat(request: Request) -> Any:
-        messages = (await request.json())["messages"]
-        sizes.append(length(messages))
-        turn = sum(message["role"] == "assistant" for message in messages)
-        said = SEARCHES[turn] if turn < 3 else answer()
-        message = {"role": "assistant", "content": said}
-        usage = {"prompt_tokens": sizes[-1], "completion_tokens": len(str(said)), "total_tokens": 0}
-        return JSONResponse({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
+    async def chat(request: Request) -> JSONResponse:
+        body = await request.json()
+        asked.append(body["messages"])
+        prompt = length(asked[-1])
+        if prompt + body["max_tokens"] > max_model_len:
+            return JSONResponse({"error": {"message": STATED[0].replace("4000", str(max_model_len))}}, 400)
+        said = reply(asked[-1])
+        choice = {"index": 0, "message": {"role": "assistant", "content": said["content"]}}
+        usage = {"prompt_tokens": prompt, "completion_tokens": len(said["content"]), "total_tokens": 0}
+        return JSONResponse({"choices": [{**choice, "finish_reason": said["finish_reason"]}], "usage": usage})
 
     routes = [Route("/v1/models", models), Route("/tokenize", tokenize, methods=["POST"])]
-    app = Starlette(routes=[*routes, Route("/v1/chat/completions", chat, methods=["POST"])])
+    with served(Starlette(routes=[*routes, Route("/v1/chat/completions", chat, methods=["POST"])])) as base:
+        yield f"{base}/v1"
+
+
+def searching(messages: Messages) -> Mapping[str, Any]:
+    turn = sum(message["role"] == "assistant" for message in messages)
+    return {"content": SEARCHES[turn] if turn < 3 else answer(), "finish_reason": "stop"}
+
+
+def test_a_prompt_of_digits_does_not_outgrow_the_context_of_a_server_that_counts(
+    tmp_path: Path, tools_url: str
+) -> None:
+    """A token for every character, as digits are: a guess by the letter would be wrong by a factor of three."""
+    asked: list[Messages] = []
     questions = write_questions(tmp_path / "q.jsonl", ["Does it help? " + "0123456789 " * 300])
-    with served(app) as base:
+    with counting_model(searching, 16_000, asked) as url:
         done = trajgraph(
-            "generate", "--questions-file", questions, "--local-model-url", f"{base}/v1", "--mcp-url", tools_url,
+            "generate", "--questions-file", questions, "--local-model-url", url, "--mcp-url", tools_url,
             "--output", tmp_path / "out",
         )  # fmt: skip
     assert done.stdout.startswith("1 questions: 1 accepted"), done
-    assert len(sizes) == 4
-    assert max(sizes) < 16_000
+    assert len(asked) == 4, "none was refused"
+
+
+@pytest.mark.parametrize("room", [1500, 300])
+async def test_a_reply_is_continued_from_the_very_prompt_that_it_was_begun_from(tools_url: str, room: int) -> None:
+    """Twice the budget might need the outputs shortened, which its first half saw whole."""
+    said = answer("It does. " * 150)
+
+    def cut_off_at_the_end(messages: Messages) -> Mapping[str, Any]:
+        if messages[-1]["role"] == "assistant":
+            return {"content": said[1000:], "finish_reason": "stop"}
+        turn = sum(message["role"] == "assistant" for message in messages)
+        return searching(messages) if turn < 3 else {"content": said[:1000], "finish_reason": "length"}
+
+    asked: list[Messages] = []
+    with counting_model(searching, 40_000, asked) as url:
+        await run(ScriptedModel(url=url), tools_url, [])
+    whole = sum(len(message["content"]) for message in asked[-1])
+    asked.clear()
+    limits = Limits(max_tokens=1000)
+    with counting_model(cut_off_at_the_end, whole + 1000 + room, asked) as url:
+        state = await run(ScriptedModel(url=url), tools_url, [], limits=limits)
+    begun, continued = asked[-2:]
+    assert continued == [*begun, {"role": "assistant", "content": said[:1000]}]
+    assert not any("shortened_from" in message.additional_kwargs for message in state["messages"])
+    assert state["messages"][-1].text == said
+    assert state["stop_reason"] == "answer"
