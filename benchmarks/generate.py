@@ -256,7 +256,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if asked.what in ("cost", None):
-            cost(folder, asked.rounds, asked.questions or 300)
+            cost(folder, asked.rounds, asked.questions or 600)
         if asked.what in ("wall", None):
             wall(folder)
         if asked.what in ("workers", None):
