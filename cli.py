@@ -1,6 +1,7 @@
 """The command line: the only place where commands meet live models, tools, savers and files."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -215,7 +216,8 @@ def run_to_end(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 def _say(line: str) -> None:
-    typer.echo(f"trajgraph: {line}", err=True)
+    with contextlib.suppress(OSError):  # where nobody can read it, the exit code still tells
+        typer.echo(f"trajgraph: {line}", err=True)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -243,6 +245,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         _say(f"{error.format_message()} (see --help)")
         sys.exit(2)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:  # on a full disk, say: else Python would end with a code of its own, 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 if __name__ == "__main__":

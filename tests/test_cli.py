@@ -180,3 +180,9 @@ def test_every_flag_of_the_earlier_script_is_there() -> None:
     )
     result = trajgraph_process("generate", "--help", env={**os.environ, "COLUMNS": "200"})
     assert all(f"{flag} " in result.stdout for flag in flags.split())
+
+
+def test_where_nobody_can_read_the_error_the_exit_code_still_tells(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", "generate", "--questions-file", str(tmp_path / "none.jsonl")]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(command, cwd=ROOT, stderr=full, timeout=60, check=False).returncode == 2
