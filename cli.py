@@ -247,7 +247,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(2)
     finally:
         try:
-            sys.stderr.flush()
+            if sys.stderr:  # there is none when it was closed
+                sys.stderr.flush()
         except OSError:  # on a full disk, say: else Python would end with a code of its own, 120
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

@@ -98,8 +98,8 @@ def drop_torn_line(path: Path) -> None:
 
 def _is_row(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return bool(json.loads(line)["sample_id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -73,10 +73,14 @@ async def reason(
 async def _continued(
     chat: Chat, prompt: list[dict[str, str]], begun: AIMessage, budget: int, seed: int | None
 ) -> AIMessage | None:
-    """A cut-off reply with what follows it, from the very prompt that it was begun from; None where that cannot be."""
+    """A cut-off reply with what follows it, from the very prompt that it was begun from; None where that cannot be, or
+    not in the room that the context leaves.
+    """
     room = room_behind(chat, prompt, begun, budget)
     rest = await chat.continue_reply(prompt, whole_text(begun), room, seed) if room > 0 else None
-    return _joined(begun, rest) if rest else None
+    if rest is None or (room < budget and rest.response_metadata.get("finish_reason") == "length"):
+        return None
+    return _joined(begun, rest)
 
 
 def _joined(begun: AIMessage, rest: AIMessage) -> AIMessage:

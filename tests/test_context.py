@@ -1,7 +1,7 @@
 """The context budget: the oldest tool outputs give way, visibly, in the prompt and in the record."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,7 @@ async def test_what_cannot_be_made_to_fit_ends_as_context_overflow(
 
 
 @contextmanager
-def counting_model(
-    reply: Callable[[Messages], Mapping[str, Any]], max_model_len: int, asked: list[Messages]
-) -> Iterator[str]:
+def counting_model(reply: Callable[[Messages], str], max_model_len: int, asked: list[Messages]) -> Iterator[str]:
     """A server that can continue a reply and counts a token for every character; yields its address."""
 
     def length(messages: Messages) -> int:
@@ -96,19 +94,21 @@ def counting_model(
         prompt = length(asked[-1])
         if prompt + body["max_tokens"] > max_model_len:
             return JSONResponse({"error": {"message": STATED[0].replace("4000", str(max_model_len))}}, 400)
-        said = reply(asked[-1])
-        choice = {"index": 0, "message": {"role": "assistant", "content": said["content"]}}
-        usage = {"prompt_tokens": prompt, "completion_tokens": len(said["content"]), "total_tokens": 0}
-        return JSONResponse({"choices": [{**choice, "finish_reason": said["finish_reason"]}], "usage": usage})
+        whole = reply(asked[-1])
+        said = whole[: body["max_tokens"]]
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}}
+        usage = {"prompt_tokens": prompt, "completion_tokens": len(said), "total_tokens": 0}
+        ended = "stop" if said == whole else "length"
+        return JSONResponse({"choices": [{**choice, "finish_reason": ended}], "usage": usage})
 
     routes = [Route("/v1/models", models), Route("/tokenize", tokenize, methods=["POST"])]
     with served(Starlette(routes=[*routes, Route("/v1/chat/completions", chat, methods=["POST"])])) as base:
         yield f"{base}/v1"
 
 
-def searching(messages: Messages) -> Mapping[str, Any]:
+def searching(messages: Messages, said: str = answer()) -> str:
     turn = sum(message["role"] == "assistant" for message in messages)
-    return {"content": SEARCHES[turn] if turn < 3 else answer(), "finish_reason": "stop"}
+    return str(SEARCHES[turn]) if turn < 3 else said
 
 
 def test_a_prompt_of_digits_does_not_outgrow_the_context_of_a_server_that_counts(
@@ -126,16 +126,15 @@ def test_a_prompt_of_digits_does_not_outgrow_the_context_of_a_server_that_counts
     assert len(asked) == 4, "none was refused"
 
 
-@pytest.mark.parametrize("room", [1500, 300])
-async def test_a_reply_is_continued_from_the_very_prompt_that_it_was_begun_from(tools_url: str, room: int) -> None:
-    """Twice the budget might need the outputs shortened, which its first half saw whole."""
+@pytest.mark.parametrize(("room", "continued"), [(1500, True), (600, True), (200, False), (20, False), (5, False)])
+async def test_a_reply_is_continued_from_the_very_prompt_that_it_was_begun_from_or_asked_again(
+    tools_url: str, room: int, continued: bool
+) -> None:
+    """Twice the budget may need the outputs shortened, which the first half of a reply has seen whole."""
     said = answer("It does. " * 150)
 
-    def cut_off_at_the_end(messages: Messages) -> Mapping[str, Any]:
-        if messages[-1]["role"] == "assistant":
-            return {"content": said[1000:], "finish_reason": "stop"}
-        turn = sum(message["role"] == "assistant" for message in messages)
-        return searching(messages) if turn < 3 else {"content": said[:1000], "finish_reason": "length"}
+    def long_at_the_end(messages: Messages) -> str:
+        return said[1000:] if messages[-1]["role"] == "assistant" else searching(messages, said)
 
     asked: list[Messages] = []
     with counting_model(searching, 40_000, asked) as url:
@@ -143,10 +142,11 @@ async def test_a_reply_is_continued_from_the_very_prompt_that_it_was_begun_from(
     whole = sum(len(message["content"]) for message in asked[-1])
     asked.clear()
     limits = Limits(max_tokens=1000)
-    with counting_model(cut_off_at_the_end, whole + 1000 + room, asked) as url:
+    with counting_model(long_at_the_end, whole + 1000 + room, asked) as url:
         state = await run(ScriptedModel(url=url), tools_url, [], limits=limits)
-    begun, continued = asked[-2:]
-    assert continued == [*begun, {"role": "assistant", "content": said[:1000]}]
-    assert not any("shortened_from" in message.additional_kwargs for message in state["messages"])
+    begun = next(prompt for prompt in asked if len(prompt) == 8)
+    seen = [message["content"] for message in asked[-1]]
+    assert (asked[-1] == [*begun, {"role": "assistant", "content": said[:1000]}]) == continued
+    assert all(message.text in seen for message in state["messages"][:-1]), "what the record holds"
     assert state["messages"][-1].text == said
     assert state["stop_reason"] == "answer"
