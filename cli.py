@@ -67,7 +67,7 @@ def generate(
     samples_per_question: Annotated[int, option("Trajectories for each question, each with its seed.", "Samples")] = 1,
     accept: Annotated[int | None, option("Sample each question until so many are accepted …", "Samples")] = None,
     max_samples: Annotated[int | None, option("… or so many spent (else four times as many).", "Samples")] = None,
-    no_incremental: Annotated[bool, option("All at the end, in memory so far.", None, "--no-incremental")] = False,
+    no_incremental: Annotated[bool, option("Write all at the end, in order.", None, "--no-incremental")] = False,
     instance_id: Annotated[str | None, option("Keeps runs apart that share an output folder.")] = None,
     api_key: ApiKey = None,
     temperature: Annotated[float, option("Sampling temperature.", "Model")] = 0.1,

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class Measured:
 
     cpu: float
     wall: float
-    left: float
+    checkpoints_left: float
     samples: list[Sample] = field(default_factory=list)
 
 
@@ -87,8 +87,8 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
         while not ended.wait(every):
             try:
                 resident = resident_mb(process.pid)
-            except OSError:
-                return
+            except OSError:  # it has ended, or one of its workers just did
+                continue
             for path in output.glob("*_incremental.jsonl") if output else ():
                 with path.open("rb") as lines:
                     lines.seek(read)
@@ -108,11 +108,9 @@ def measured(command: list[str], output: Path | None = None, every: float = 0.1)
 
 
 def resident_mb(process: int) -> float:
-    """Of a process and its children. Raises OSError when it has ended."""
+    """Of a process and its children. Raises OSError when one of them has ended."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    pages = 0
-    for number in (str(process), *children):
-        pages += int(Path(f"/proc/{number}/statm").read_text().split()[1])
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in (process, *children))
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -130,31 +128,31 @@ def generate(folder: Path, addresses: tuple[str, str], count: int, in_flight: in
     return measured([*command, "--output", str(output), "--concurrency", str(in_flight), *more], output)
 
 
-def plain_loop(folder: Path, addresses: tuple[str, str], count: int, in_flight: int) -> Measured:
-    """The same requests by asyncio and httpx."""
-    return measured(
-        [sys.executable, "-m", "benchmarks.floor", str(questions(folder, count)), *addresses, str(in_flight)]
-    )
+def plain_loop(folder: Path, addresses: tuple[str, str], count: int, in_flight: int, client: str) -> Measured:
+    """The same requests by asyncio and an HTTP client, `httpx` or `aiohttp`."""
+    asked = [str(questions(folder, count)), *addresses, str(in_flight), client]
+    return measured([sys.executable, "-m", "benchmarks.floor", *asked])
 
 
 def cost(folder: Path, rounds: int, count: int) -> None:
     """Milliseconds of CPU a trajectory: ours, the loop's, and by parts."""
-    found: dict[str, list[float]] = {"generate, 64": [], "plain loop, 64": [], "generate, 256": []}
-    peaks: list[float] = []
-    left: list[float] = []
-    resident: list[float] = []
+    ways: dict[str, tuple[Callable[..., Measured], int, list[str]]] = {
+        "generate, 64": (generate, 64, []),
+        "plain loop, 64": (plain_loop, 64, ["httpx"]),
+        "plain loop on aiohttp, 64": (plain_loop, 64, ["aiohttp"]),
+        "generate, 256": (generate, 256, []),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    at_64: list[Measured] = []
     speeds: list[float] = []
     with load_servers() as addresses:
         for _ in range(rounds):
-            for name, values in found.items():
-                run, in_flight = (generate if name.startswith("generate") else plain_loop), int(name.split()[-1])
-                short = run(folder, addresses, in_flight, in_flight)
-                whole = run(folder, addresses, in_flight + count, in_flight)
-                values.append((whole.cpu - short.cpu) / count * 1000)
+            for name, (run, in_flight, more) in ways.items():
+                short = run(folder, addresses, in_flight, in_flight, *more)
+                whole = run(folder, addresses, in_flight + count, in_flight, *more)
+                found[name].append((whole.cpu - short.cpu) / count * 1000)
                 if name == "generate, 64":
-                    peaks.append(max(sample.checkpoints for sample in whole.samples) * 1000 / in_flight)
-                    left.append(whole.left * 1000 / in_flight)
-                    resident.append(max(sample.resident for sample in whole.samples))
+                    at_64.append(whole)
                     speeds.append(count / (whole.wall - short.wall))
         parts = subprocess.run(
             [sys.executable, "-m", "benchmarks.parts", *addresses], capture_output=True, text=True, check=True
@@ -162,13 +160,14 @@ def cost(folder: Path, rounds: int, count: int) -> None:
     for name, values in found.items():
         spread = f"{min(values):.1f} to {max(values):.1f}"
         print(f"{name} in flight: {statistics.median(values):5.1f} ms of CPU a trajectory ({spread})")
-    ours, floor, wide = (found[name] for name in ("generate, 64", "plain loop, 64", "generate, 256"))
+    ours, floor, _, wide = found.values()
     print(f"ratio to the loop, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(ours, floor, strict=True))}")
     print(f"256 to 64 in flight, by round: {', '.join(f'{a / b:.2f}' for a, b in zip(wide, ours, strict=True))}")
-    print(
-        f"{statistics.median(speeds):.0f} trajectories/s; at most {max(resident):.0f} MB resident; checkpoints at most"
-    )
-    print(f"{max(peaks):.0f} kB for each in flight, {max(left):.0f} at the end")
+    resident = max(sample.resident for run in at_64 for sample in run.samples)
+    during = max(sample.checkpoints for run in at_64 for sample in run.samples) * 1000 / 64
+    after = max(run.checkpoints_left for run in at_64) * 1000
+    print(f"{statistics.median(speeds):.0f} trajectories/s; at most {resident:.0f} MB resident")
+    print(f"checkpoints: at most {during:.0f} kB for each in flight; {after:.0f} kB in all at the end")
     print("alone, at 64 in flight: " + ", ".join(f"{part} {ms} ms" for part, ms in json.loads(parts.stdout).items()))
 
 
@@ -188,12 +187,12 @@ def wall(folder: Path, count: int = 1024, in_flight: int = 256) -> None:
 def workers(folder: Path, rounds: int, count: int) -> None:
     """Trajectories a second, from when as many as are in flight are done, and how much of the machine it takes."""
     in_flight = 128
-    for calls, number_of in ((5, count), (0, 8 * count)):
+    for calls, total in ((5, count), (0, 8 * count)):
         with load_servers("--calls", str(calls)) as addresses:
             for _ in range(rounds):
                 rates, busy = [], []
                 for number in ("1", "2"):
-                    samples = generate(folder, addresses, number_of, in_flight, "--workers", number).samples
+                    samples = generate(folder, addresses, total, in_flight, "--workers", number).samples
                     first = next(sample for sample in samples if sample.records >= in_flight)
                     last = next(sample for sample in samples if sample.records == samples[-1].records)
                     rates.append(rate(first, last))
@@ -255,14 +254,14 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if asked.what in ("cost", None):
-            cost(folder, asked.rounds, asked.questions or 600)
-        if asked.what in ("wall", None):
-            wall(folder)
-        if asked.what in ("workers", None):
-            workers(folder, asked.rounds, asked.questions or 1000)
-        if asked.what in ("long", None):
-            long(folder, asked.questions or 100_000)
+        measures = {
+            "cost": lambda: cost(folder, asked.rounds, asked.questions or 600),
+            "wall": lambda: wall(folder),
+            "workers": lambda: workers(folder, asked.rounds, asked.questions or 1000),
+            "long": lambda: long(folder, asked.questions or 100_000),
+        }
+        for what in [asked.what] if asked.what else measures:
+            measures[what]()
 
 
 if __name__ == "__main__":
