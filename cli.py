@@ -18,6 +18,7 @@ import typer
 from backends.commands import ApiKey, McpUrl, listed_names, option
 from backends.commands import app as services_app
 from backends.errors import UserError
+from backends.printable import one_line, printable
 from graph.settings import HARD, TOOL_NAMES
 from training.commands import app as training_app
 
@@ -189,7 +190,7 @@ async def _demo(output: Path, concurrency: int) -> int:
         code = await _generate(options, None)
     written = sorted(read_lines(read_run(output)[0].trajectories), key=lambda record: str(record["sample_id"]))
     if written:
-        typer.echo("\n" + readable(written[0]))
+        typer.echo("\n" + printable(readable(written[0])))
     return code
 
 
@@ -197,10 +198,20 @@ def _summary(stats: dict[str, Any], files: "RunFiles") -> str:
     counts = ", ".join(f"{stats[name]} {name}" for name in ("accepted", "rejected", "failed", "pending"))
     samples = "" if stats["samples"] == stats["questions"] else f", {stats['samples']} samples"
     lines = [f"{stats['questions']} questions{samples}: {counts}"]
+    if stats["rejected"]:
+        lines.append(f"rejected for {_listed(stats['reject_reasons'])}")
+    if finished := stats["accepted"] + stats["rejected"]:
+        clean = stats["pass_every_gate"]
+        failed = f"; the others fail {_listed(stats['gates'])}" if stats["gates"] else ""
+        lines.append(f"{clean} of {finished} pass every gate ({100 * clean / finished:.0f} %){failed}")
     if stats["failed"]:
         lines.append(f"run the same command again to retry the {stats['failed']} failed")
     written = (files.trajectories, files.rejected, files.failed, files.stats, files.run)
     return "\n".join([*lines, *(f"  {path}" for path in written if path.exists() and path.stat().st_size)])
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
 
 
 def run_to_end(work: Coroutine[Any, Any, Result]) -> Result:
@@ -217,7 +228,7 @@ def run_to_end(work: Coroutine[Any, Any, Result]) -> Result:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError):  # where nobody can read it, the exit code still tells
-        typer.echo(f"trajgraph: {line}", err=True)
+        typer.echo(f"trajgraph: {one_line(line)}", err=True)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -28,14 +28,19 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS tools (name TEXT PRIMARY KEY, tool TEXT NOT NULL);
 """
 Ask = Callable[[], Awaitable[Any]]
+Failed = Callable[[Any], bool]
+"""Whether a result says that the call failed."""
+_RAISED, _SAID = 1, 2
+"""How a kept call failed: the server flagged it, or the result says so."""
 
 
 class Cassette:
     """Kept results. Make it with `open_cassette`."""
 
-    def __init__(self, path: Path, tape: sqlite3.Connection, mode: ToolsMode) -> None:
+    def __init__(self, path: Path, tape: sqlite3.Connection, mode: ToolsMode, failed: Failed) -> None:
         self._path = path
         self._tape = tape
+        self._failed = failed
         self.mode = mode
         self._in_flight: dict[tuple[str, str], asyncio.Task[Any]] = {}
         self._recorded: set[tuple[str, str]] = set()
@@ -50,8 +55,8 @@ class Cassette:
             return await ask(), False
         key = (tool, normalised(arguments))
         if (self.mode != "record" or key in self._recorded) and (kept := self._kept(key)):
-            result, failed = kept
-            if failed and isinstance(result, str):
+            result, how = kept
+            if how == _RAISED and isinstance(result, str):
                 raise ToolFailed(result)
             return result, True
         if self.mode == "replay":
@@ -79,9 +84,9 @@ class Cassette:
         try:
             result = await ask()
         except ToolFailed as error:
-            self._keep(key, str(error), failed=True)
+            self._keep(key, str(error), _RAISED)
             raise
-        self._keep(key, result, failed=is_failure(result))
+        self._keep(key, result, _SAID if self._failed(result) else 0)
         self._recorded.add(key)
         return result
 
@@ -90,19 +95,23 @@ class Cassette:
         if not task.cancelled():
             task.exception()  # whoever waits for it is told; nobody waits for one whose caller was cancelled
 
-    def _kept(self, key: tuple[str, str]) -> tuple[Any, bool] | None:
+    def _kept(self, key: tuple[str, str]) -> tuple[Any, int] | None:
+        """A result and how it failed; a failure is none but in replay, also one that was not taken for one when it was
+        kept.
+        """
         with self._told():
             row = self._tape.execute(
                 "SELECT result, failed FROM results WHERE tool = ? AND arguments = ?", key
             ).fetchone()
-        return (json.loads(row[0]), bool(row[1])) if row and (self.mode == "replay" or not row[1]) else None
+        result, how = (json.loads(row[0]), int(row[1])) if row else (None, 0)
+        return (result, how) if row and (self.mode == "replay" or not (how or self._failed(result))) else None
 
-    def _keep(self, key: tuple[str, str], result: Any, *, failed: bool) -> None:
+    def _keep(self, key: tuple[str, str], result: Any, how: int) -> None:
         with self._told():
             self._tape.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
-                "SET result = excluded.result, failed = excluded.failed WHERE failed >= excluded.failed",
-                (*key, json.dumps(result, ensure_ascii=False), int(failed)),
+                "SET result = excluded.result, failed = excluded.failed WHERE failed OR NOT excluded.failed",
+                (*key, json.dumps(result, ensure_ascii=False), how),
             )
 
     @contextmanager
@@ -114,8 +123,8 @@ class Cassette:
 
 
 @contextmanager
-def open_cassette(path: Path, mode: ToolsMode) -> Iterator[Cassette]:
-    """A cassette, made if it is not there (not in replay). Raises UserError when it cannot be."""
+def open_cassette(path: Path, mode: ToolsMode, failed: Failed) -> Iterator[Cassette]:
+    """A cassette, made if it is not there (not in replay); `failed` judges results. Raises UserError if it cannot."""
     if mode == "replay" and not path.is_file():
         raise UserError(f"--cassette {path}: no such file to replay")
     try:
@@ -127,7 +136,7 @@ def open_cassette(path: Path, mode: ToolsMode) -> Iterator[Cassette]:
     except sqlite3.Error as error:
         raise UserError(f"--cassette {path} cannot be used ({error})") from error
     with contextlib.closing(tape):
-        yield Cassette(path, tape, mode)
+        yield Cassette(path, tape, mode, failed)
         if mode != "replay":
             with contextlib.suppress(sqlite3.Error):  # another run is using it
                 tape.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -140,8 +149,3 @@ def normalised(arguments: Mapping[str, Any]) -> str:
         name: _SPACE.sub(" ", value).strip() if isinstance(value, str) else value for name, value in arguments.items()
     }
     return json.dumps(tidy, sort_keys=True, ensure_ascii=False)
-
-
-def is_failure(result: Any) -> bool:
-    """Whether a tool says in its result that it failed."""
-    return isinstance(result, dict) and (bool(result.get("error")) or result.get("success") is False)

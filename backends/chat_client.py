@@ -1,15 +1,19 @@
 """One reply at a time from the model, however its server names and refuses things."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
+import aiohttp
 import openai
 from langchain_core.messages import AIMessage
 
+from backends.adaptive_limit import AdaptiveLimit
+from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
-from backends.errors import ContextOverflow, ModelReplyInvalid
+from backends.errors import ContextOverflow, ModelOverloaded, ModelReplyInvalid, ModelUnreachable
 from backends.model_failures import typed_failure
 from backends.model_first import Waiting
 
@@ -31,8 +35,10 @@ class ChatClient:
         max_model_len: int | None = None,
         continues: bool = False,
         waiting: Waiting = nullcontext,
+        concurrency: int = 256,
     ) -> None:
         self._model = model
+        self.in_flight = AdaptiveLimit(concurrency)
         self._waiting = waiting
         self._continues = continues
         self._stop = list(stop)
@@ -42,9 +48,15 @@ class ChatClient:
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
 
-    async def ask(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None) -> AIMessage:
-        """One reply, with `seconds` in its `response_metadata`. Raises a `ModelError` that says what went wrong."""
-        reply = await self._invoke(messages, max_tokens, seed)
+    async def ask(
+        self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None, *, stops: bool = True
+    ) -> AIMessage:
+        """One reply, with `seconds` in its `response_metadata`; no stop string ends it if `stops` says so. Raises a
+        `ModelError` that says what went wrong.
+        """
+        reply = await self._invoke(
+            messages, {"max_tokens": max_tokens, "stop": self._stop if stops else [], **_seeded(seed)}
+        )
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
             raise ModelReplyInvalid(_ABORTED)
@@ -60,12 +72,9 @@ class ChatClient:
         if not self._continues:
             return None
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
+        asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": body, **_seeded(seed)}
         try:
-            async with self._waiting():
-                reply = await self._timed(
-                    [*messages, {"role": "assistant", "content": begun}],
-                    max_tokens=max_tokens, extra_body=body, **_seeded(seed),
-                )  # fmt: skip
+            reply = await self._timed([*messages, {"role": "assistant", "content": begun}], asked)
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
         except Exception as error:
@@ -76,16 +85,16 @@ class ChatClient:
             return None
         return reply
 
-    async def _invoke(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None) -> AIMessage:
+    async def _invoke(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
         extras = self._extras is not False
         try:
-            reply = await self._send(messages, max_tokens, seed, extras)
+            reply = await self._timed(messages, {**asked, **({"extra_body": self._EXTRAS} if extras else {})})
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             refusal = typed_failure(error)
             if not extras or self._extras or isinstance(refusal, ContextOverflow):
                 raise refusal from error
             try:  # perhaps a strict server: ask for no more than every server knows
-                reply = await self._send(messages, max_tokens, seed, False)
+                reply = await self._timed(messages, asked)
             except Exception:
                 raise refusal from error
             extras = False
@@ -94,46 +103,55 @@ class ChatClient:
         self._extras = extras
         return reply
 
-    async def _send(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None, extras: bool) -> AIMessage:
-        more: dict[str, Any] = {**_seeded(seed), **({"extra_body": self._EXTRAS} if extras else {})}
-        async with self._waiting():
-            return await self._timed(messages, max_tokens=max_tokens, **more)
-
-    async def _timed(self, messages: list[dict[str, str]], **asked: Any) -> AIMessage:
-        started = time.monotonic()
-        reply = await self._model.reply(messages, stop=self._stop, **asked)
-        reply.response_metadata["seconds"] = round(time.monotonic() - started, 3)
+    async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
+        """A reply and how long it took, among as many requests as the server bears."""
+        async with self._waiting(), self.in_flight:
+            started = time.monotonic()
+            try:
+                reply = await self._model.reply(messages, **asked)
+            except openai.RateLimitError:
+                self.in_flight.overloaded()
+                raise
+            seconds = time.monotonic() - started
+        self.in_flight.answered(seconds)
+        reply.response_metadata["seconds"] = round(seconds, 3)
         return reply
 
     async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
         if not self._tokenizes:
             return None
-        client = self._model.root_async_client
         body = {"model": self._model.model_name, "messages": messages}
         try:
             async with self._waiting():
-                counted = await client.post(str(client.base_url.join("../tokenize")), body=body, cast_to=object)
+                counted = await self._model.post(str(self._base.join("../tokenize")), body)
             return int(counted["count"])
-        except (openai.APIStatusError, KeyError, TypeError, ValueError):
+        except (openai.APIStatusError, KeyError, TypeError, ValueError, TooLong):
             self._tokenizes = False
-        except openai.APIError:
+        except (aiohttp.ClientError, OSError):
             pass
         return None
 
-    async def probe(self) -> bool:
-        """Whether the model server answers, be it with a refusal: its list of models, and one token from the model."""
-        client = self._model.root_async_client
+    async def probe(self) -> str | None:
+        """Why the model server is down: it refuses, resets, or answers 5xx to its list of models or to a request for
+        one token. None when it answers, be it with a refusal; and when it takes its time, for then it is at work.
+        """
         said = [{"role": "user", "content": "Hello"}]
         body = {"model": self._model.model_name, "messages": said, "max_tokens": 1}
         try:
-            await client.with_options(timeout=_PROBE_TIMEOUT).models.list()
-            await client.with_options(timeout=_PROBE_REPLY_TIMEOUT).post("/chat/completions", body=body, cast_to=object)
-        except openai.APIStatusError as error:
-            return error.status_code < 500
-        except Exception:
-            return False
-        return True
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await self._model.get(str(self._base.join("models")))
+            async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
+                await self._model.post(str(self._base.join("chat/completions")), body)
+        except Exception as error:
+            failure = typed_failure(error)
+            if isinstance(failure, ModelUnreachable) or (isinstance(failure, ModelOverloaded) and not failure.busy):
+                return f"{without_secrets(str(self._base))}: {failure}"
+        return None
+
+    @property
+    def _base(self) -> Any:
+        return self._model.root_async_client.base_url
 
 
 def _seeded(seed: int | None) -> dict[str, Any]:

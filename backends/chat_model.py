@@ -1,13 +1,13 @@
 """The model client: langchain-openai, keeping what local servers send and OpenAI's own API does not.
 
 `ChatOpenAI` drops the reasoning field and the matched stop string and renames `max_tokens`; its base class with the
-hooks below keeps all three. Reasoning is read from `reasoning` (vLLM) or `reasoning_content` (SGLang, llama.cpp, older
-vLLM) and left in `additional_kwargs["reasoning_content"]`.
+hooks below keeps all three. Reasoning is read from wherever a server puts it (see `completion`) and left in
+`additional_kwargs["reasoning_content"]`.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +21,12 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, SecretStr
 
-from backends.errors import ModelReplyInvalid
+from backends.bounded import MAX_REPLY, check_address, read_bounded
+from backends.completion import plain_completion, thought_of
 from backends.json_bytes import dump_json, load_json
 from backends.model_failures import NO_KEY
 
-_REASONING_FIELDS = ("reasoning", "reasoning_content")
-_TOLD = ("content-type", "retry-after")  # of a refusal: its body has been decoded already
+_TOLD = ("content-type", "retry-after", "location")  # of a refusal: its body has been decoded already
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,15 @@ class ModelAddress:
 
     url: str
     model: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     temperature: float = 0.1
     timeout: float = 180.0
     """Seconds until a request without a whole reply is given up."""
     max_model_len: int | None = None
     """Tokens of prompt and reply together, where the server does not say."""
+
+    def __post_init__(self) -> None:
+        check_address("--local-model-url", self.url)
 
 
 class LocalChatModel(BaseChatOpenAI):
@@ -64,42 +67,44 @@ class LocalChatModel(BaseChatOpenAI):
 
     async def _answered(self, body: dict[str, Any]) -> ChatResult:
         body.update(body.pop("extra_body", None) or {})
-        response = await self._post(body)
-        choices = response.get("choices") if isinstance(response, dict) else None
-        if (
-            not isinstance(choices, list)
-            or not choices
-            or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
-        ):
-            raise ModelReplyInvalid("the model server's reply is not a chat completion")
-        for choice in choices:
-            choice["message"] = {name: _sound(value) for name, value in choice["message"].items()}
+        response = plain_completion(await self.post(self._endpoint, body))
+        (choice,) = response["choices"]
         result = self._create_chat_result(response)
-        for generation, choice in zip(result.generations, response["choices"], strict=True):
-            _keep_reasoning(generation.message, choice["message"])
-            _keep_stop(generation.message, choice)
+        _keep_reasoning(result.generations[0].message, choice["message"])
+        _keep_stop(result.generations[0].message, choice)
         return result
 
-    async def _post(self, body: dict[str, Any]) -> Any:
-        """The request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs four times as much,
-        since every message of the history would be validated again at each turn.
+    async def post(self, url: str, body: dict[str, Any]) -> Any:
+        """A request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs four times as much,
+        since every message of the history would be validated again at each turn. Followed nowhere, and read up to a
+        bound.
         """
-        url, headers = self._endpoint
-        async with self.pool.post(url, data=dump_json(body), headers=headers) as response:
-            content = await response.read()
-        if response.status < 400:
+        async with self.pool.post(url, data=dump_json(body), headers=self._headers, allow_redirects=False) as response:
+            return await self._read("POST", url, response)
+
+    async def get(self, url: str) -> Any:
+        """The same without a body."""
+        async with self.pool.get(url, headers=self._headers, allow_redirects=False) as response:
+            return await self._read("GET", url, response)
+
+    async def _read(self, method: str, url: str, response: aiohttp.ClientResponse) -> Any:
+        content = await read_bounded(response.content, MAX_REPLY)
+        if response.status < 300:
             return load_json(content)
         sdk = self.root_async_client
-        request = httpx2.Request("POST", url, headers=sdk.auth_headers)
+        request = httpx2.Request(method, url, headers=sdk.auth_headers)
         told = {name: value for name in _TOLD if (value := response.headers.get(name, "")).isascii() and value}
         answer = httpx2.Response(response.status, headers=told, content=content, request=request)
         raise sdk._make_status_error_from_response(answer)
 
     @cached_property
-    def _endpoint(self) -> tuple[str, dict[str, str]]:
-        """Where requests go, and their headers."""
-        sdk = self.root_async_client
-        return f"{sdk.base_url}chat/completions", {**sdk.auth_headers, "Content-Type": "application/json"}
+    def _endpoint(self) -> str:
+        """Where requests go."""
+        return f"{self.root_async_client.base_url}chat/completions"
+
+    @cached_property
+    def _headers(self) -> dict[str, str]:
+        return {**self.root_async_client.auth_headers, "Content-Type": "application/json"}
 
     async def reply(self, messages: list[dict[str, str]], **asked: Any) -> AIMessage:
         """One reply to messages as OpenAI's API takes them: by `ainvoke` where somebody listens (Studio, a tracer),
@@ -129,7 +134,9 @@ async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIt
     many = concurrency + 8
     limits = httpx2.Limits(max_connections=many, max_keepalive_connections=many, keepalive_expiry=60)
     async with (
-        openai.DefaultAioHttpClient(timeout=address.timeout, limits=limits, trust_env=False) as http_client,
+        openai.DefaultAioHttpClient(
+            timeout=address.timeout, limits=limits, trust_env=False, follow_redirects=False
+        ) as http_client,
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=many, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=address.timeout),
@@ -148,11 +155,6 @@ async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIt
         )
 
 
-def _sound(value: Any) -> Any:
-    """Text without lone surrogates, which nothing can store."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and not value.isascii() else value
-
-
 def _listened_to() -> bool:
     """Whether the graph that this runs in has callback handlers."""
     callbacks = (var_child_runnable_config.get() or {}).get("callbacks")
@@ -160,7 +162,7 @@ def _listened_to() -> bool:
 
 
 def _keep_reasoning(message: BaseMessage, source: dict[str, Any]) -> None:
-    text = next((source[name] for name in _REASONING_FIELDS if isinstance(source.get(name), str) and source[name]), "")
+    text = thought_of(source)
     if text:
         message.additional_kwargs["reasoning_content"] = text
 

@@ -59,7 +59,7 @@ async def _health(url: str) -> AsyncIterator[Finding]:
         timeout = aiohttp.ClientTimeout(total=60)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{url.rstrip('/')}/health") as answer,
+            session.get(f"{url.rstrip('/')}/health", allow_redirects=False) as answer,
         ):
             said: Any = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError):

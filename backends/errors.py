@@ -3,17 +3,18 @@
     BackendError
     ├── ModelError
     │   ├── ModelUnreachable    no connection, or it broke           retried from the checkpoint
-    │   ├── ModelOverloaded     429, 5xx                             retried, after `retry_after` seconds if it says so
+    │   ├── ModelOverloaded     429 (costs no attempt), 5xx          retried, after `retry_after` seconds if it says so
     │   ├── ModelTimeout        no reply in time                     retried
     │   ├── ModelReplyInvalid   not JSON, no choices, empty, aborted retried
-    │   ├── ModelRejected       400, 413, 422                        not retried: the question fails
+    │   ├── ModelRejected       400, 413, 422, a redirect            not retried: the question fails
     │   │   └── ModelDenied     401, 403, 404                        ends the run: no question can succeed
     │   └── ContextOverflow     the prompt is too long               ends the trajectory
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried
-        ├── ToolOverloaded      429, 5xx                             retried, after `retry_after` seconds if it says so
+        ├── ToolOverloaded      429 (costs no attempt), 5xx          retried, after `retry_after` seconds if it says so
         ├── ToolTimeout         no result in time                    retried
         ├── ToolReplyInvalid    not JSON, or no tool result          retried
+        ├── ToolRejected        a redirect                           not retried: the question fails
         ├── CassetteMiss        a replay has no such result          not retried: the question fails
         └── ToolFailed          the tool said no                     the model reads it
 
@@ -25,9 +26,13 @@ from email.utils import parsedate_to_datetime
 
 
 class BackendError(Exception):
-    """Something outside this process failed; `retryable` says whether the same request may succeed later."""
+    """Something outside this process failed; `retryable` says whether the same request may succeed later, `answered`
+    that the server is there, since it replied, `busy` that it has too much to do just now.
+    """
 
     retryable = True
+    answered = False
+    busy = False
     retry_after: float | None = None
 
 
@@ -42,9 +47,9 @@ class ModelUnreachable(ModelError):
 class ModelOverloaded(ModelError):
     """The model server answered 429 or 5xx; `retry_after` holds its Retry-After in seconds."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, *, busy: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.busy, self.answered = retry_after, busy, busy
 
 
 class ModelTimeout(ModelError):
@@ -53,6 +58,8 @@ class ModelTimeout(ModelError):
 
 class ModelReplyInvalid(ModelError):
     """The model server replied, but not with a reply: no JSON, no choices, nothing in it, or aborted half-way."""
+
+    answered = True
 
 
 class ModelRejected(ModelError):
@@ -86,17 +93,25 @@ class ToolUnreachable(ToolError):
 class ToolOverloaded(ToolError):
     """The tool server answered 429 or 5xx; `retry_after` holds its Retry-After in seconds."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, *, busy: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.busy, self.answered = retry_after, busy, busy
 
 
 class ToolReplyInvalid(ToolError):
     """The tool server replied, but not with a result of the call."""
 
+    answered = True
+
 
 class ToolTimeout(ToolError):
     """A tool call did not come back in time."""
+
+
+class ToolRejected(ToolError):
+    """The tool server sends requests elsewhere, where none is sent."""
+
+    retryable = False
 
 
 class CassetteMiss(ToolError):

@@ -4,18 +4,32 @@ The SDK would take each call through two queues and four validations, end the se
 and wait in silence for an answer that broke off or is none. Here a failure is that call's own, typed, and at once.
 """
 
+import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
-from backends.errors import ToolFailed, ToolOverloaded, ToolReplyInvalid, ToolUnreachable, seconds_to_wait
+from backends.bounded import TooLong, read_bounded, redirection
+from backends.errors import (
+    ToolFailed,
+    ToolOverloaded,
+    ToolRejected,
+    ToolReplyInvalid,
+    ToolUnreachable,
+    seconds_to_wait,
+)
+from backends.event_stream import EventStream
 from backends.json_bytes import dump_json
 
-MAX_ANSWER = 200_000_000
+MAX_ANSWER = 50_000_000
 """Bytes of an answer that are read."""
+_SESSION_LOST = (-32001,)
+"""JSON-RPC's words for a session that the server does not know, in a 200."""
+_RETRY = 0.5
+"""Seconds until a closed stream is taken up again, where the server does not say."""
 
 
 class SessionUnknown(Exception):
@@ -37,69 +51,70 @@ class ToolCalls:
         request = {"jsonrpc": "2.0", "id": identity, "method": "tools/call"}
         body = dump_json({**request, "params": {"name": tool, "arguments": arguments}})
         try:
-            async with self._pool.post(self._url, data=body, headers=self.session) as response:
+            async with self._pool.post(self._url, data=body, headers=self.session, allow_redirects=False) as response:
                 if response.status != 200:
                     raise _refused(response)
-                if response.content_type == "text/event-stream":
-                    return await _from_events(response.content, identity)
-                return _result(_parsed(await _read(response.content)), identity)
+                if response.content_type != "text/event-stream":
+                    message = _parsed(await read_bounded(response.content, MAX_ANSWER))
+                    return _result(_own(message, identity) or message, identity)
+                heard = EventStream()
+                if (answer := await _answer_in(heard, response.content, identity)) is not None:
+                    return answer
+            return await self._taken_up(heard, identity)
+        except TooLong as error:
+            raise ToolReplyInvalid(f"the tool server's answer cannot be one: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 raise
             raise ToolUnreachable(f"the tool call was lost on its way ({type(error).__name__})") from error
 
+    async def _taken_up(self, heard: EventStream, identity: str) -> dict[str, Any]:
+        """The answer from a stream that its server closed before it: asked for again from the last event on."""
+        headers = {name: value for name, value in self.session.items() if name != "content-type"}
+        while (last := heard.last_id) is not None:
+            await asyncio.sleep(_RETRY if heard.retry is None else heard.retry)
+            asked = {**headers, "accept": "text/event-stream", "last-event-id": last}
+            async with self._pool.get(self._url, headers=asked, allow_redirects=False) as response:
+                if response.status != 200 or response.content_type != "text/event-stream":
+                    raise _refused(response) if response.status != 200 else ToolReplyInvalid("no event stream again")
+                if (answer := await _answer_in(heard, response.content, identity)) is not None:
+                    return answer
+        raise ToolUnreachable("the tool server's event stream ended without an answer")
+
 
 def _refused(response: aiohttp.ClientResponse) -> Exception:
+    if elsewhere := redirection(response.status, response.headers.get("location")):
+        return ToolRejected(f"the tool server is not where --mcp-url says: {elsewhere}")
     if response.status in (400, 404):
         return SessionUnknown(f"the tool server answered {response.status}")
     if response.status in (408, 429) or response.status >= 500:
         wait = seconds_to_wait(response.headers.get("retry-after"))
-        return ToolOverloaded(f"the tool server answered {response.status}", wait)
+        return ToolOverloaded(f"the tool server answered {response.status}", wait, busy=response.status == 429)
     if response.status in (202, 204):
         return ToolReplyInvalid(f"the tool server took the call and sent no answer ({response.status})")
     return ToolUnreachable(f"the tool server refused the call ({response.status})")
 
 
-async def _read(stream: aiohttp.StreamReader) -> bytes:
-    pieces, size = [], 0
-    async for piece in stream.iter_any():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_ANSWER:
-            raise ToolReplyInvalid(f"the tool server's answer is longer than {MAX_ANSWER} bytes")
-    return b"".join(pieces)
-
-
-async def _from_events(stream: aiohttp.StreamReader, identity: str) -> dict[str, Any]:
-    """The answer in an event stream; notifications on the way are passed over."""
-    async for data in _events(stream):
-        message = _parsed(data)
-        if not isinstance(message, dict) or "method" not in message:
+async def _answer_in(heard: EventStream, stream: aiohttp.StreamReader, identity: str) -> dict[str, Any] | None:
+    """The answer in an event stream; notifications, requests and the answers to other calls are passed over. None when
+    the stream ends before it.
+    """
+    async for data in heard.events(stream, MAX_ANSWER):
+        if (message := _own(_parsed(data), identity)) is not None:
             return _result(message, identity)
-    raise ToolUnreachable("the tool server's event stream ended without an answer")
+    return None
 
 
-async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """The data of each event."""
-    rest, size, data = bytearray(), 0, bytearray()
-    async for piece in stream.iter_any():
-        size += len(piece)
-        if size > MAX_ANSWER:
-            raise ToolReplyInvalid(f"the tool server's answer is longer than {MAX_ANSWER} bytes")
-        rest += piece
-        if b"\n" not in piece and b"\r" not in piece:
-            continue
-        *lines, last = bytes(rest).replace(b"\r\n", b"\n").split(b"\n")
-        rest = bytearray(last)
-        for line in lines:
-            if line.startswith(b"data:"):
-                data += line[5:].removeprefix(b" ") + b"\n"
-            elif not line and data:
-                yield bytes(data)
-                data.clear()
+def _own(message: Any, identity: str) -> dict[str, Any] | None:
+    """The answer to a call: the message itself, or one of several that came together."""
+    several = message if isinstance(message, list) else [message]
+    answers = (one for one in several if isinstance(one, dict) and "method" not in one)
+    return next(
+        (one for one in answers if one.get("id") == identity or (one.get("id") is None and "error" in one)), None
+    )
 
 
-def _parsed(content: bytes) -> Any:
+def _parsed(content: bytes | str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -107,9 +122,12 @@ def _parsed(content: bytes) -> Any:
 
 
 def _result(message: Any, identity: str) -> dict[str, Any]:
+    error = message.get("error") if isinstance(message, dict) else None
+    if isinstance(error, dict) and error.get("code") in _SESSION_LOST:
+        raise SessionUnknown("the tool server does not know the session")
     if not isinstance(message, dict) or message.get("id") != identity:
         raise ToolReplyInvalid("the tool server's answer belongs to no call")
-    if error := message.get("error"):
+    if error:
         raise ToolFailed(str(error.get("message") if isinstance(error, dict) else error))
     if not isinstance(message.get("result"), dict):
         raise ToolReplyInvalid("the tool server's answer holds no result")

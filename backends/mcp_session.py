@@ -9,6 +9,7 @@ from langchain_mcp_adapters.sessions import StreamableHttpConnection, create_ses
 from mcp import ClientSession, McpError
 from mcp.types import Tool
 
+from backends.bounded import without_secrets
 from backends.errors import ToolTimeout, ToolUnreachable
 from backends.mcp_calls import SessionUnknown, ToolCalls
 
@@ -38,6 +39,8 @@ class KeptSession:
         self._calls = ToolCalls(url, self._pool)
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
+        self._failure = ""
+        """Why it could not be connected last."""
         self.served: list[Tool] = []
         """The server's tools, as of the last connection."""
 
@@ -74,27 +77,32 @@ class KeptSession:
             raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s") from error
         raise ToolUnreachable(f"{said}, in a new session too")
 
-    async def probe(self) -> bool:
-        """Whether the tool server answers."""
+    async def probe(self) -> str | None:
+        """Why the tool server is down; None when it answers, or takes its time: then it is at work."""
         asking = asyncio.ensure_future(self._ping())
         try:
             await asyncio.wait({asking}, timeout=_PROBE_TIMEOUT)
-            return asking.done() and not asking.cancelled() and asking.result()
+            if asking.done() and not asking.cancelled():
+                lost = asking.result()
+            else:
+                lost = None if self._live.done() else "no connection"
         finally:
             asking.cancel()
+        return f"{without_secrets(self._url)}: {self._failure or lost}" if lost else None
 
-    async def _ping(self) -> bool:
+    async def _ping(self) -> str | None:
+        """What a ping comes to; None when it is answered."""
         session, broken = await asyncio.shield(self._live)
         try:
             await session.send_ping()
         except McpError as error:
             if error.error.message in _LOST:
                 self._lose(broken)
-            return error.error.message not in _LOST
-        except Exception:
+                return error.error.message
+        except Exception as error:
             self._lose(broken)
-            return False
-        return not broken.is_set()
+            return type(error).__name__
+        return "the session broke" if broken.is_set() else None
 
     def _lose(self, broken: asyncio.Event) -> None:
         broken.set()
@@ -111,7 +119,7 @@ class KeptSession:
                     await asyncio.wait_for(session.initialize(), self._timeout)
                     self.served = (await asyncio.wait_for(session.list_tools(), self._timeout)).tools
                     self._live.set_result((session, broken))
-                    attempt = 0
+                    attempt, self._failure = 0, ""
                     if not opened.done():
                         opened.set_result(None)
                     await broken.wait()
@@ -119,6 +127,7 @@ class KeptSession:
                 current = asyncio.current_task()
                 if current is None or current.cancelling():
                     raise  # ours; otherwise the broken transport cancelled its own scope
+                self._failure = type(_first_of(error)).__name__
                 if not opened.done():
                     opened.set_exception(error if isinstance(error, Exception) else ConnectionError("cancelled"))
                     return
@@ -143,3 +152,10 @@ class KeptSession:
             headers=headers, timeout=timeout or httpx.Timeout(30), auth=auth, trust_env=False,
             event_hooks={"request": [note]},
         )  # fmt: skip
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """The first of the errors that the SDK's task groups wrap."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

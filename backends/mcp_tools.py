@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from mcp.types import Tool
 
+from backends.bounded import redirection
 from backends.cassette import Cassette
 from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UserError
 from backends.mcp_session import KeptSession
@@ -34,6 +35,9 @@ _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
 _RENAMED = {"serper_google_webpage_search": {"limit": "num_results"}}
 _TOOL_MAP = re.compile(r"(\w+)=([\w./-]+)(?:\((\w+)\))?")
 _OPEN_TIMEOUT = 15.0
+NO_RESULT = "No result."
+"""What the model reads of an answer without content."""
+_NOT_JSON = object()
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ class ToolClient:
                 route.server_name, arguments, lambda: self._ask(route.server_name, arguments)
             )
 
-    async def probe(self) -> bool:
-        """Whether the tool server answers."""
+    async def probe(self) -> str | None:
+        """Why the tool server is down; None when it answers."""
         return await self._session.probe()
 
     async def _ask(self, server_name: str, arguments: dict[str, Any]) -> Any:
@@ -139,9 +143,9 @@ class ReplayedSession:
         """Never asked for: a cassette in replay answers, or says what it misses."""
         raise CassetteMiss(f"{server_name} is replayed: there is no server to ask")
 
-    async def probe(self) -> bool:
-        """Nothing can be away."""
-        return True
+    async def probe(self) -> str | None:
+        """Nothing can be down."""
+        return None
 
 
 @asynccontextmanager
@@ -163,8 +167,11 @@ async def open_tool_client(
         try:
             await session.open(_OPEN_TIMEOUT)
         except Exception as error:
-            if _status(error) == 401:
+            answer = _answer(error)
+            if answer is not None and answer.status_code == 401:
                 raise UserError(f"the tool server at {url} asks for a token: set MCP_TOKEN to the right one") from error
+            if answer is not None and (elsewhere := redirection(answer.status_code, answer.headers.get("location"))):
+                raise UserError(f"the tool server is not at {url}: {elsewhere}; change --mcp-url") from error
             raise UserError(
                 f"no MCP server answers at {url}: start it (trajgraph serve-tools) or change MCP_TRANSPORT_HOST and "
                 "MCP_TRANSPORT_PORT, or --mcp-url"
@@ -177,30 +184,50 @@ async def open_tool_client(
 
 
 def read_result(result: Mapping[str, Any]) -> Any:
-    """The value of a `CallToolResult`: structured content, else its text parsed as JSON, else its plain text.
+    """The value of a `CallToolResult`: its text, parsed where it is JSON; its structured content where there is no
+    text, or where that has a shape that we know and the text has none; `No result.` where there is nothing.
 
     Raises ToolFailed when the server flags an error, ToolReplyInvalid when it is no such result.
     """
-    content, value = result.get("content"), result.get("structuredContent")
-    if not isinstance(content, list) and value is None:
+    content, structured = result.get("content"), result.get("structuredContent")
+    if not isinstance(content, list) and structured is None:
         raise ToolReplyInvalid("the tool server's answer is not a tool result")
-    text = "\n".join(map(_text, content or []))
+    texts = [_text(block) for block in content] if isinstance(content, list) else []
+    text = "\n".join(texts)
     if result.get("isError"):
         raise ToolFailed(text or "the tool failed without a word")
-    if isinstance(value, dict) and value.keys() == {"result"}:
-        if not isinstance(value["result"], str):
-            return value["result"]
-        text, value = value["result"], None
-    if value is not None:
+    value = _json(text)
+    if value is _NOT_JSON and len(texts) > 1:  # a list comes as a block an item
+        values = list(map(_json, texts))
+        value = values if all(isinstance(item, dict) for item in values) else value
+    if value is not _NOT_JSON and (value or structured is None):
         return value
+    if isinstance(structured, dict) and structured.keys() == {"result"}:
+        structured = structured["result"]
+        if isinstance(structured, str):
+            inner = _json(structured)
+            return text if text.strip() else structured if inner is _NOT_JSON else inner
+    if structured is not None and (not text.strip() or _is_known(structured)):
+        return structured
+    return text if text.strip() else NO_RESULT
+
+
+def _json(text: str) -> Any:
     try:
-        return json.loads(text) if text else {}
+        return json.loads(text) if text.strip() else _NOT_JSON
     except (ValueError, RecursionError):
-        return text
+        return _NOT_JSON
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a structured result has one of the shapes that are rendered: papers, links, a page."""
+    if isinstance(value, dict):
+        return any(isinstance(value.get(name), list) for name in ("data", "organic")) or bool(value.get("markdown"))
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "title" in item for item in value)
 
 
 def _text(block: Any) -> str:
-    """What a content block says; one that is no text is named."""
+    """What a content block says; one that is no text is named, a link with its name and address."""
     kind = block.get("type") if isinstance(block, dict) else None
     inner = block.get("resource") if kind == "resource" else block
     text = inner.get("text") if isinstance(inner, dict) else None
@@ -208,15 +235,18 @@ def _text(block: Any) -> str:
         return text
     if kind is None or kind == "text":
         raise ToolReplyInvalid("the tool server's answer is not a tool result")
+    if isinstance(inner, dict) and isinstance(inner.get("uri"), str):
+        named = (inner.get(name) for name in ("title", "name", "description"))
+        return ": ".join([*dict.fromkeys(name for name in named if isinstance(name, str) and name), inner["uri"]])
     return f"[{kind}]"
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that a connection failed with, however deep it lies."""
+def _answer(error: BaseException) -> httpx.Response | None:
+    """The HTTP answer that a connection failed with, however deep it lies."""
     if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code
+        return error.response
     inner = error.exceptions if isinstance(error, BaseExceptionGroup) else filter(None, [error.__cause__])
-    return next(filter(None, map(_status, inner)), None)
+    return next(filter(None, map(_answer, inner)), None)
 
 
 def _first_argument(tool: Tool) -> str:

@@ -8,6 +8,7 @@ import aiohttp
 import httpx2
 import openai
 
+from backends.bounded import TooLong, redirection
 from backends.errors import (
     ContextOverflow,
     ModelDenied,
@@ -36,6 +37,8 @@ def typed_failure(error: Exception) -> Exception:
     """The `ModelError` for what the client raised; anything unknown is a bug of ours and stays as it is."""
     if isinstance(error, ModelError):
         return error
+    if isinstance(error, TooLong):
+        return ModelReplyInvalid(f"the model server's reply cannot be one: {error}")
     if isinstance(error, openai.APIStatusError):
         return _typed_status(error)
     # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
@@ -52,6 +55,8 @@ def typed_failure(error: Exception) -> Exception:
 
 
 def _typed_status(error: openai.APIStatusError) -> ModelError:
+    if elsewhere := redirection(error.status_code, error.response.headers.get("location")):
+        return ModelRejected(f"the model server is not where --local-model-url says: {elsewhere}")
     said = _said(error)
     kind = str(error.body.get("type")) if isinstance(error.body, dict) else ""
     overflow = any(phrase in f"{said} {kind}".lower() for phrase in _OVERFLOW)
@@ -62,6 +67,7 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
         return ModelOverloaded(
             f"the model server answered {error.status_code}: {said}",
             seconds_to_wait(error.response.headers.get("retry-after")),
+            busy=error.status_code == 429,
         )
     if error.status_code in (401, 403, 404):
         return ModelDenied(f"the model server denies the key or the model ({error.status_code}): {said}")

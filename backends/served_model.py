@@ -1,10 +1,13 @@
 """What a model server says of the model that is asked for."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import openai
+import aiohttp
 
+from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
 from backends.errors import UserError
+from backends.json_bytes import load_json
 from backends.model_failures import NO_KEY
 
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
@@ -29,31 +32,47 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise UserError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
-    client = openai.AsyncOpenAI(
-        base_url=url, api_key=api_key or NO_KEY, timeout=timeout, max_retries=0,
-        http_client=openai.DefaultAioHttpClient(trust_env=False),
-    )  # fmt: skip
-    async with client:
-        try:
-            entries = (await client.models.list()).data
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key") from error
-        except openai.NotFoundError as error:
-            hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1"
-            raise UserError(f"{url} has no list of models: change --local-model-url{hint}") from error
-        except openai.APIStatusError as error:
-            raise UserError(f"the model server at {url} answers {error.status_code} to /models") from error
-        except openai.APIConnectionError as error:
-            raise UserError(f"no model server answers at {url}: start it or change --local-model-url") from error
-        except Exception as error:
-            raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
-    served = {
-        entry.id: ServedModel(entry.id, (entry.model_extra or {}).get("max_model_len"), entry.owned_by in _CONTINUING)
-        for entry in entries
-    }
+    headers = {"Authorization": f"Bearer {api_key or NO_KEY}"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as http,
+            http.get(f"{url.rstrip('/')}/models", headers=headers, allow_redirects=False) as answer,
+        ):
+            content = await read_bounded(answer.content, MAX_REPLY)
+    except (aiohttp.ClientError, OSError) as error:
+        raise UserError(f"no model server answers at {url}: start it or change --local-model-url") from error
+    except TooLong as error:
+        raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+    _check_status(url, answer)
+    try:
+        listed = load_json(content)
+        entries = listed["data"] if isinstance(listed, dict) else listed
+        served = {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
     if model in served or not served:
         return served.get(model, ServedModel(model))
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
     if len(alike) == 1:
         return served[alike[0]]
     raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
+
+
+def _check_status(url: str, answer: aiohttp.ClientResponse) -> None:
+    """Raises UserError unless the list of models came."""
+    if elsewhere := redirection(answer.status, answer.headers.get("location")):
+        raise UserError(f"the model server is not at {url}: {elsewhere}; change --local-model-url")
+    if answer.status in (401, 403):
+        raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key")
+    if answer.status == 404:
+        hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1"
+        raise UserError(f"{url} has no list of models: change --local-model-url{hint}")
+    if answer.status != 200:
+        raise UserError(f"the model server at {url} answers {answer.status} to /models")
+
+
+def _served(entry: dict[str, Any]) -> ServedModel:
+    about = entry.get("meta")  # llama.cpp's
+    told = entry.get("max_model_len") or (about.get("n_ctx") if isinstance(about, dict) else None)
+    length = told if isinstance(told, int) and told > 0 else None
+    return ServedModel(entry["id"], length, entry.get("owned_by") in _CONTINUING)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from backends.cassette import ToolsMode, open_cassette
+from backends.bounded import check_address
+from backends.cassette import Failed, ToolsMode, open_cassette
 from backends.chat_client import ChatClient
 from backends.chat_model import ModelAddress, open_chat_model
 from backends.mcp_tools import ToolClient, map_tools, open_tool_client
@@ -39,6 +40,9 @@ class ToolsAddress:
     token: str | None = field(default_factory=lambda: os.environ.get("MCP_TOKEN"), repr=False)
     """What a server that is not on this machine asks for."""
 
+    def __post_init__(self) -> None:
+        check_address("--mcp-url", self.url)
+
 
 @dataclass(frozen=True)
 class Services:
@@ -64,14 +68,16 @@ async def open_services(
     *,
     stop: Sequence[str],
     concurrency: int,
+    failed: Failed,
     at_model: Waiting = nullcontext,
     away: Waiting = nullcontext,
 ) -> AsyncIterator[Services]:
     """Both clients, connected and checked; a graph waits for the model within `at_model()` and for a tool within
-    `away()`. Raises UserError before any completion is asked for.
+    `away()`. `failed` judges whether a tool's result says that the call failed. Raises UserError before any completion
+    is asked for.
     """
     served = await resolve_model(model.url, model.model, model.api_key)
-    with open_cassette(tools.cassette, tools.mode) if tools.cassette else nullcontext() as cassette:
+    with open_cassette(tools.cassette, tools.mode, failed) if tools.cassette else nullcontext() as cassette:
         async with (
             open_chat_model(replace(model, model=served.name), concurrency=concurrency) as chat,
             open_tool_client(
@@ -85,4 +91,4 @@ async def open_services(
         ):
             client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
             max_model_len = model.max_model_len or served.max_model_len
-            yield Services(ChatClient(chat, stop, max_model_len, served.continues, at_model), client)
+            yield Services(ChatClient(chat, stop, max_model_len, served.continues, at_model, concurrency), client)

@@ -26,6 +26,7 @@ from graph.lines import LineWriter, encoded
 from graph.settings import Limits
 from graph.state import State
 from nodes.prompts import prompt_messages, system_prompt
+from serializers.evidence import failed
 from serializers.record import QuestionRow, build_record
 from serializers.tags import STOP_STRINGS
 
@@ -41,7 +42,9 @@ class Recorded:
         self.replies = [message for message in state["messages"] if isinstance(message, AIMessage)]
         self.result = result
 
-    async def ask(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None) -> AIMessage:
+    async def ask(
+        self, messages: list[dict[str, str]], max_tokens: int, seed: int | None, *, stops: bool = True
+    ) -> AIMessage:
         turn = sum(message["role"] == "assistant" for message in messages)
         said = self.replies[turn]
         return AIMessage(said.text, response_metadata=dict(said.response_metadata), usage_metadata=said.usage_metadata)
@@ -84,7 +87,7 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
     tools = ToolsAddress(tools_url, ("pubmed_search",))
     system, question = system_prompt(LIMITS, ("pubmed_search",)), "Does the treatment help?"
     config = {"recursion_limit": recursion_limit(LIMITS)}
-    async with open_services(address, tools, stop=STOP_STRINGS, concurrency=concurrency) as services:
+    async with open_services(address, tools, stop=STOP_STRINGS, concurrency=concurrency, failed=failed) as services:
         chat, call = services.chat, services.tools.call
         graph: Any = build_graph(chat, call, limits=LIMITS, system=system)
         state: State = await graph.ainvoke({"question": question}, config)

@@ -15,7 +15,7 @@ from pathlib import Path
 from backends.demo_model.policy import keywords
 from backends.mcp_tools import map_tools, open_tool_client
 from backends.serving import DEMO_QUESTIONS
-from graph.questions import stream_questions
+from graph.questions import check_questions
 
 CONCURRENCY = 32
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3000)
     asked = parser.parse_args()
     flags = ["--corpus", str(asked.corpus)] if asked.corpus else ["--offline"]
-    questions = [" ".join(keywords(row["question"])[:3]) for _, row in stream_questions(DEMO_QUESTIONS)]
+    questions = [" ".join(keywords(row["question"])[:3]) for _, row in check_questions(DEMO_QUESTIONS).stream()]
     idle, _, _ = measured(flags, [])
     cpu, wall, times = measured(flags, [questions[n % len(questions)] for n in range(asked.calls)])
     cuts = statistics.quantiles(times, n=100)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import random
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +18,9 @@ from graph.build import TrajectoryGraph, recursion_limit
 from graph.group_saver import GroupSaver
 from graph.settings import Limits
 from graph.state import State
+
+_LONGEST_BUSY = 15.0
+"""Seconds until a server that had too much to do is asked again."""
 
 
 class Unsettled(Exception):
@@ -60,6 +65,9 @@ class Attempts:
     away: Away = never_away
     turn: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
     waits: tuple[float, ...] = (2.0, 4.0, 6.0)
+    max_downtime: float | None = None
+    """Seconds after which a service that only says it has too much to do has failed; None waits as long as it takes."""
+    _told: set[str] = field(default_factory=set)
 
     async def settle(self, thread: str, question: str, seed: int | None = None) -> tuple[State, int]:
         """The final state of a question and how many attempts it took, one when nothing failed.
@@ -71,7 +79,8 @@ class Attempts:
         config: Any = {"configurable": {"thread_id": thread}, "recursion_limit": recursion_limit(self.limits)}
         if seed is not None:
             config["configurable"]["seed"] = seed
-        failures = at_this_step = 0
+        failures = at_this_step = busy = 0
+        busy_since = 0.0
         standing = await self._standing(config, thread)
         while True:
             inputs: Any = {"question": question} if standing is None else None
@@ -87,8 +96,15 @@ class Attempts:
                 raise UserError(f"{error}; mend that, and the same command continues") from error
             except BackendError as error:
                 stood_at, standing = standing, await self._standing(config, thread)
-                at_this_step = at_this_step if standing == stood_at else 0
-                if error.retryable and await self.away(error):
+                if standing != stood_at:
+                    at_this_step = busy = 0
+                if error.busy:
+                    busy_since = busy_since if busy else time.monotonic()
+                    busy += 1
+                    if self.max_downtime is None or time.monotonic() - busy_since < self.max_downtime:
+                        await self._make_way(error, busy)
+                        continue
+                if error.retryable and not error.answered and await self.away(error):
                     continue
                 failures, at_this_step = failures + 1, at_this_step + 1
                 if not error.retryable or at_this_step > len(self.waits):
@@ -118,6 +134,14 @@ class Attempts:
             self.say(f"thread {thread}: its checkpoint cannot be read ({type(error).__name__}); it starts again")
             await self.saver.adelete_thread(thread)
             return None
+
+    async def _make_way(self, error: BackendError, times: int) -> None:
+        """Wait while a service has too much to do; no attempt is spent."""
+        if type(error).__name__ not in self._told:
+            self._told.add(type(error).__name__)
+            self.say(f"{error}: fewer requests at a time")
+        share = 0.5 + random.random() / 2  # noqa: S311
+        await self._wait(max(error.retry_after or 0.0, share * min(0.5 * 2 ** min(times, 10), _LONGEST_BUSY)))
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 from langgraph.errors import GraphDrained
 from tqdm import tqdm
 
+from backends.printable import one_line
 from graph.attempts import Stop
-from graph.checkpoints import thread_id
+from graph.checkpoints import ThreadIds
 from graph.group_saver import GroupSaver
-from graph.lines import LineWriter, drop_torn_line, encoded, read_lines, summaries, summary, write_whole
+from graph.lines import LineWriter, drop_torn_line, encoded, read_lines, set_aside, summaries, summary, write_whole
 from graph.outcomes import LetGo, Outcome, Settle, Settled
-from graph.questions import QuestionsFile, stream_questions
+from graph.questions import QuestionsFile
 from graph.run_files import RunFiles
 from graph.settings import RunSettings, Samples
 from serializers.record import QuestionRow, sample_id, sample_of
@@ -46,6 +47,9 @@ class Batch:
     files: RunFiles
     questions: QuestionsFile
     settings: RunSettings
+    threads: ThreadIds
+    changed: bool = False
+    """Whether the run goes on under other settings than before."""
     how: BatchSettings = field(default_factory=BatchSettings)
     stop: Stop = field(default_factory=Stop)
 
@@ -89,23 +93,40 @@ class Batch:
     async def _settle_the_past(self) -> None:
         """Bring an earlier process's files in order and see which samples they already hold."""
         done = self._done
+        asked = {place: row["question"] for place, row in self.questions.stream()} if self.changed else None
+        threads = set[str]()
         for kind, path in (("accepted", self.files.trajectories), ("rejected", self.files.rejected)):
             drop_torn_line(path)
+            if asked is not None and (aside := set_aside(path, self.files.superseded, asked)):
+                say(f"{aside} trajectories of questions that are no longer in the file went to {self.files.superseded}")
             for record in summaries(path):
                 if record["sample_id"] not in done:
                     done[record["sample_id"]] = kind
                     self.stats.add(kind, record)
+                    threads.add(self.threads.of(record["sample_id"], record["question"]))
         failed = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if self.limit is not None:  # a run is never about fewer questions than it has worked on
-            self.limit = max([self.limit, *(sample_of(identity)[0] for identity in done.keys() | failed)])
-        if not self.how.keep_checkpoints and self.saver.threads:
-            for identity in done:
-                if (thread := thread_id(self.files.run_id, identity)) in self.saver.threads:
-                    await self.saver.adelete_thread(thread)
+            places = (sample_of(identity)[0] for identity in done.keys() | failed)
+            self.limit = max([self.limit, *(place for place in places if place <= self.questions.rows)])
+        if not self.how.keep_checkpoints:
+            if asked is not None:
+                threads = self.saver.threads - self._wanted(asked)
+            for thread in threads & self.saver.threads:
+                await self.saver.adelete_thread(thread)
+
+    def _wanted(self, asked: Mapping[int, str]) -> set[str]:
+        """The threads of samples that are still to be made."""
+        samples = range(1, self.how.samples.most + 1)
+        named = (
+            (sample_id(self.settings.model_name, place, number), question)
+            for place, question in asked.items()
+            for number in samples
+        )
+        return {self.threads.of(identity, question) for identity, question in named if identity not in self._done}
 
     def _left(self) -> Iterator[tuple[int, QuestionRow]]:
-        for place, row in stream_questions(self.questions.path, self.limit, self.questions.stamp):
+        for place, row in self.questions.stream(self.limit):
             if self._next_sample(place):
                 yield place, row
 
@@ -234,4 +255,4 @@ class Batch:
 def say(line: str) -> None:
     """A line on stderr, above the progress line; a run does not end because nobody can read it."""
     with contextlib.suppress(OSError):
-        tqdm.write(f"trajgraph: {line}", file=sys.stderr)
+        tqdm.write(f"trajgraph: {one_line(line)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The whole wiring of one question's graph: four nodes, one routing function."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from graph.group_saver import GroupSaver
-from graph.settings import Limits, ToolRole
+from graph.settings import TOOL_NAMES, Limits, ToolRole
 from graph.state import QuestionInput, State
 from nodes.context_budget import Chat
 from nodes.execute_mcp import CallTool, execute_mcp
@@ -18,6 +19,7 @@ from nodes.finalize import finalize
 from nodes.parse_tool import parse_tool
 from nodes.prompts import system_prompt
 from nodes.reason import nothing_to_store, reason
+from serializers.reply import calls_in
 
 TrajectoryGraph = CompiledStateGraph[State, None, QuestionInput, State]
 
@@ -28,19 +30,20 @@ def build_graph(
     *,
     limits: Limits,
     system: str | None = None,
+    tools: Sequence[str] = TOOL_NAMES,
     tool_role: ToolRole = "tool",
     checkpointer: BaseCheckpointSaver[Any] | None = None,
 ) -> TrajectoryGraph:
-    """The graph of one question, around a live model and live tools.
+    """The graph of one question, around a live model and live tools, under the names that the model knows.
 
     reason -> parse_tool -> (execute_mcp -> reason | reason | finalize)
     """
     builder = StateGraph(State, input_schema=QuestionInput)
-    prompt = system if system is not None else system_prompt(limits)
+    prompt = system if system is not None else system_prompt(limits, tools)
     stored = checkpointer.stored if isinstance(checkpointer, GroupSaver) else nothing_to_store
     ask = partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role, stored=stored)
     builder.add_node("reason", ask)
-    builder.add_node("parse_tool", partial(parse_tool, limits=limits))
+    builder.add_node("parse_tool", partial(parse_tool, limits=limits, tools=tools, examples=calls_in(prompt)))
     builder.add_node("execute_mcp", partial(execute_mcp, call_tool=call_tool, limits=limits))
     builder.add_node("finalize", finalize)
     builder.add_edge(START, "reason")

@@ -1,9 +1,11 @@
 """Checkpoints in one SQLite file per run: LangGraph's own tables, a thread per question."""
 
+import hashlib
 import uuid
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,9 +25,24 @@ _WORTH_IT = 4096
 """Bytes from which a value is packed: what tools return, which is stored as text and as a result."""
 
 
-def thread_id(run_id: str, sample_id: str) -> str:
-    """The thread of a question: the same UUID whenever the run is continued (LangGraph Studio takes only UUIDs)."""
-    return str(uuid.uuid5(uuid.UUID(run_id), sample_id))
+@dataclass(frozen=True)
+class ThreadIds:
+    """The threads of a run: the same UUIDs whenever it is continued (LangGraph Studio takes only UUIDs).
+
+    `made_under` is a hash of what decides the content of a trajectory beside its question: a checkpoint of another
+    question, prompt, tool or limit is another thread's, and is never taken up. A run that was started before that was
+    so has none, and keeps its threads.
+    """
+
+    run_id: str
+    made_under: str | None = None
+
+    def of(self, sample_id: str, question: str) -> str:
+        """The thread of a sample of a question."""
+        own = sample_id
+        if self.made_under is not None:
+            own += hashlib.sha256(f"{self.made_under}\0{question}".encode("utf-8", "replace")).hexdigest()
+        return str(uuid.uuid5(uuid.UUID(self.run_id), own))
 
 
 class PackingSerializer(JsonPlusSerializer):

@@ -13,8 +13,8 @@ from langgraph.errors import GraphDrained
 from backends.errors import BackendError, ModelError, ToolError
 from graph.attempts import Stop
 
-Probe = Callable[[], Awaitable[bool]]
-"""Says whether a service answers; never raises."""
+Probe = Callable[[], Awaitable[str | None]]
+"""Says where and why a service is down, None when it is not; never raises."""
 
 SERVICES: dict[str, type[BackendError]] = {"model": ModelError, "tool": ToolError}
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -22,18 +22,18 @@ _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 @dataclass
 class Downtimes:
-    """Holds every question back while a service is away, and asks for it one probe at a time with growing waits."""
+    """Holds every question back while a service is down, and asks for it one probe at a time with growing waits."""
 
     probes: Mapping[str, Probe]
     """By the names of `SERVICES`."""
     stop: Stop
-    """Requested by us when a service stays away too long."""
+    """Requested by us when a service stays down too long."""
     say: Callable[[str], None]
     max_downtime: float | None = None
     """Seconds after which the run ends cleanly; None waits for as long as it takes."""
     gave_up: bool = False
     _answers: Counter[str] = field(default_factory=Counter)
-    _was_away: dict[str, bool] = field(default_factory=dict)
+    _was_down: dict[str, bool] = field(default_factory=dict)
     _asking: dict[str, asyncio.Lock] = field(default_factory=lambda: {name: asyncio.Lock() for name in SERVICES})
 
     async def away(self, error: BackendError) -> bool:
@@ -46,17 +46,16 @@ class Downtimes:
         Raises GraphDrained when the run ends before that.
         """
         asking, stopped = self._asking[name], self.stop.event
-        asked_before, away = self._answers[name], False
+        asked_before = self._answers[name]
         async with asking:
             if self._answers[name] != asked_before:  # somebody has asked while we stood in line
-                return self._was_away[name]
+                return self._was_down[name]
             since, asked = time.monotonic(), 0
-            while not stopped.is_set() and not await self.probes[name]():
+            while not stopped.is_set() and (reason := await self.probes[name]()):
                 if asked == 0:
-                    self.say(f"the {name} server is away: paused until it answers")
-                away = True
+                    self.say(f"the {name} server is down ({reason}): paused until it answers")
                 if self.max_downtime is not None and time.monotonic() - since >= self.max_downtime:
-                    self.say(f"the {name} server stayed away for {self.max_downtime:g} s: the run ends here")
+                    self.say(f"the {name} server stayed down for {self.max_downtime:g} s ({reason}): the run ends here")
                     self.gave_up = True
                     self.stop.request()
                     break
@@ -67,10 +66,10 @@ class Downtimes:
             if stopped.is_set():
                 raise GraphDrained
             if asked:
-                self.say(f"the {name} server is back after {time.monotonic() - since:.0f} s")
+                self.say(f"the {name} server is up again after {time.monotonic() - since:.0f} s")
             self._answers[name] += 1
-            self._was_away[name] = away
-        return away
+            self._was_down[name] = asked > 0
+        return asked > 0
 
 
 def service_of(error: BackendError) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backends.errors import UserError
+from serializers.record import sample_of
+from serializers.tool_output import storable
 
 Row = TypeVar("Row")
 _SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
-_SUMMARY = ("sample_id", "topic", "question_type", "metadata")
+_SUMMARY = ("sample_id", "question", "topic", "question_type", "metadata")
 _METADATA = b', "metadata": {'
 _TEXT = rb'("[^"\\]*(?:\\.[^"\\]*)*")'
 _HEAD = re.compile(
@@ -22,9 +24,18 @@ _HEAD = re.compile(
 )
 
 
+_LINE_ENDS = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "\u2028\u2029\x85"})
+
+
 def encoded(row: Mapping[str, Any]) -> bytes:
-    """A row as its line, without the end; a lone surrogate becomes `?`."""
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
+    """A row as its line, without the end: no character that some readers take for a line's end, no number that is none;
+    a lone surrogate becomes `?`.
+    """
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(storable(dict(row), 200), ensure_ascii=False, allow_nan=False)
+    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
 
 
 def append_lines(path: Path, lines: Sequence[bytes]) -> None:
@@ -114,7 +125,7 @@ def sample_ids(path: Path) -> Iterator[str]:
 
 
 def summaries(path: Path) -> Iterator[dict[str, Any]]:
-    """`sample_id`, `topic`, `question_type` and `metadata` of each record."""
+    """`sample_id`, `question`, `topic`, `question_type` and `metadata` of each record."""
     return _each(path, summary)
 
 
@@ -128,7 +139,7 @@ def summary(line: bytes) -> dict[str, Any]:
         return {name: row[name] for name in _SUMMARY}
     metadata = line[at + len(_METADATA) - 1 :].rstrip()[:-1]
     try:
-        return dict(zip(_SUMMARY, map(json.loads, (head[1], head[3], head[4], metadata)), strict=True))
+        return dict(zip(_SUMMARY, map(json.loads, (*head.groups(), metadata)), strict=True))
     except ValueError:  # something within our metadata looks like its beginning
         row = json.loads(line)
         return {name: row[name] for name in _SUMMARY}
@@ -150,6 +161,25 @@ def write_whole(path: Path, parts: Iterable[str]) -> None:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, aside: Path, asked: Mapping[int, str]) -> int:
+    """Move the records whose question is no longer asked in their place to another file; returns how many."""
+    kept, moved = list[bytes](), list[bytes]()
+    for line in _each(path, bytes):
+        record = summary(line)
+        wanted = asked.get(sample_of(record["sample_id"])[0])
+        same = wanted is not None and _sound(wanted) == record["question"]
+        (kept if same else moved).append(line.rstrip(b"\n"))
+    if moved:
+        append_lines(aside, moved)
+        write_whole(path, (line.decode() + "\n" for line in kept))
+    return len(moved)
+
+
+def _sound(text: str) -> str:
+    """A text as it is stored."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _each(path: Path, read: Callable[[bytes], Row]) -> Iterator[Row]:

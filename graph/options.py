@@ -1,10 +1,10 @@
 """The flags of `generate` as data: stored in `…_run.json`, so that `resume` and Studio can repeat them."""
 
 import hashlib
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from backends.errors import UserError
 from graph.settings import HARD, TOOL_NAMES, Limits, RunSettings, Samples, ToolRole
@@ -18,6 +18,7 @@ _ABOVE_ZERO = (
     "concurrency", "workers", "limit", "samples_per_question", "accept", "max_samples", "max_turns", "max_tokens",
     "max_model_len", "max_downtime", "model_timeout", "tool_timeout",
 )  # fmt: skip
+_LONGEST_PROMPT = 1_000_000
 _NOT_STORED = ("fresh", "allow_changed_settings")
 
 
@@ -76,12 +77,10 @@ class GenerateOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
-        for name in ("local_model_url", "mcp_url"):
-            address = urlsplit(getattr(self, name) or "http:")
-            if address.scheme not in ("http", "https"):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: an address begins with http://")
-            if "@" in address.netloc:
-                raise UserError(f"--{name.replace('_', '-')}: no password in an address, it would be stored")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"--{item.name.replace('_', '-')} {value}: give a number")
         if self.tools_mode != "auto" and self.cassette is None:
             raise UserError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
         check_names(self.hard_gates)
@@ -95,13 +94,18 @@ class GenerateOptions:
             raise UserError("--max-tool-calls must not be negative, --temperature lies between 0 and 2")
 
     def prompt(self) -> str:
-        """The system prompt: the file's, else the built-in one for these tools and limits."""
-        if self.system_prompt_file is None:
+        """The system prompt, read: the file's, else the built-in one for these tools and limits."""
+        path = self.system_prompt_file
+        if path is None:
             return system_prompt(self.limits, self.tools)
         try:
-            return self.system_prompt_file.read_text(encoding="utf-8")
+            with path.open("rb") as source:
+                text = source.read(_LONGEST_PROMPT + 1).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--system-prompt-file {self.system_prompt_file}: {error}") from error
+            raise UserError(f"--system-prompt-file {path}: {error}") from error
+        if not text.strip() or len(text) > _LONGEST_PROMPT:
+            raise UserError(f"--system-prompt-file {path}: {'it is empty' if not text.strip() else 'it is too long'}")
+        return text
 
     def settings(self, questions_sha256: str, prompt: str, tools_sha256: str) -> RunSettings:
         """What decides the content of the run."""
@@ -109,7 +113,7 @@ class GenerateOptions:
             model_name=self.model_name,
             source_file=self.questions_file.name,
             questions_sha256=questions_sha256,
-            prompt_sha256=hashlib.sha256(prompt.encode()).hexdigest(),
+            prompt_sha256=text_sha256(prompt),
             tools_sha256=tools_sha256,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
@@ -137,3 +141,8 @@ class GenerateOptions:
             return cls(**values)
         except TypeError as error:
             raise UserError(f"the run's stored options do not fit this version: {error}") from error
+
+
+def text_sha256(text: str) -> str:
+    """The hash of a text."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

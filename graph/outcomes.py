@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from graph.attempts import Attempts, Unsettled
-from graph.checkpoints import thread_id
+from graph.checkpoints import ThreadIds
 from graph.lines import encoded
 from graph.settings import RunSettings
 from graph.state import State
@@ -50,14 +50,14 @@ class Settler:
 
     attempts: Attempts
     settings: RunSettings
-    run_id: str
+    threads: ThreadIds
     seeded: bool = False
     """Whether each sample of a question is asked for under a seed of its own, its number."""
     afterwards: Callable[[bool], AbstractAsyncContextManager[Any]] = nullcontext
     """What a record is built within: the next question may be asked meanwhile."""
 
     async def __call__(self, identity: str, row: QuestionRow) -> Settled:
-        thread, seed = thread_id(self.run_id, identity), sample_of(identity)[1] if self.seeded else None
+        thread, seed = self.threads.of(identity, row["question"]), sample_of(identity)[1] if self.seeded else None
         try:
             state, attempts = await self.attempts.settle(thread, row["question"], seed)
         except Unsettled as failure:
@@ -88,7 +88,7 @@ class Settler:
             **({"seed": seed} if self.seeded else {}),
             "max_tool_calls": self.settings.max_tool_calls,
             "tool_role": self.settings.tool_role,
-            "run_id": self.run_id,
+            "run_id": self.threads.run_id,
             "thread_id": thread,
             "prompt_sha256": self.settings.prompt_sha256,
             "tools_sha256": self.settings.tools_sha256,

@@ -1,7 +1,6 @@
 """The questions file: checked once from end to end, then streamed."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backends.errors import UserError
+from backends.json_bytes import load_json
 from serializers.record import QuestionRow
+from serializers.tool_output import storable
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,27 @@ class QuestionsFile:
         """Usable rows among the first `limit`."""
         return min(self.rows, limit or self.rows) - len(self.bad_within(limit))
 
+    def stream(self, limit: int | None = None) -> Iterator[tuple[int, QuestionRow]]:
+        """(place, row) of the usable rows among the first `limit`; a place is 1-based and counts bad rows too.
+
+        Raises UserError when the file is no longer what it was when it was checked.
+        """
+        bad = {row.place for row in self.bad}
+        with self.path.open("rb") as lines:
+            for place, line in enumerate(filter(bytes.strip, lines), start=1):
+                if _stamp(lines) != self.stamp:
+                    raise UserError(
+                        f"{self.path} was changed during the run: put it back, and the same command continues"
+                    )
+                if limit is not None and place > limit:
+                    return
+                if place in bad:
+                    continue
+                row = _read_row(line)
+                if isinstance(row, str):
+                    raise UserError(f"{self.path}, row {place}: {row}")
+                yield place, row
+
     def bad_within(self, limit: int | None = None) -> list[BadRow]:
         """Bad rows among the first `limit`."""
         return [row for row in self.bad if limit is None or row.place <= limit]
@@ -49,6 +71,8 @@ def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | Non
     rows = 0
     bad: list[BadRow] = []
     try:
+        if not path.is_file() and path.exists():
+            raise UserError(f"{path}: no regular file, and it is read more than once: write it to a file first")
         with path.open("rb") as lines:
             stamp = _stamp(lines)
             for number, line in enumerate(lines, start=1):
@@ -68,28 +92,6 @@ def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | Non
     return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp)
 
 
-def stream_questions(
-    path: Path, limit: int | None = None, stamp: tuple[int, int] | None = None
-) -> Iterator[tuple[int, QuestionRow]]:
-    """(place, row) of the usable rows among the first `limit`; a place is 1-based and counts bad rows too.
-
-    Raises UserError when the file is no longer what it was under `stamp`.
-    """
-    with path.open("rb") as lines:
-        place = 0
-        for line in lines:
-            if stamp and _stamp(lines) != stamp:
-                raise UserError(f"{path} was changed during the run: put it back, and the same command continues")
-            if not line.strip():
-                continue
-            place += 1
-            if limit is not None and place > limit:
-                return
-            row = _read_row(line)
-            if not isinstance(row, str):
-                yield place, row
-
-
 def _stamp(file: BinaryIO) -> tuple[int, int]:
     about = os.fstat(file.fileno())
     return about.st_size, about.st_mtime_ns
@@ -98,7 +100,7 @@ def _stamp(file: BinaryIO) -> tuple[int, int]:
 def _read_row(line: bytes) -> QuestionRow | str:
     """The row, or what is wrong with it."""
     try:
-        row: Any = json.loads(line)
+        row: Any = load_json(line)
     except (ValueError, RecursionError) as error:
         return f"not JSON ({error})"
     if not isinstance(row, dict):
@@ -111,5 +113,5 @@ def _read_row(line: bytes) -> QuestionRow | str:
         question=question,
         topic=str(row.get("topic") or ""),
         question_type=str(row.get("question_type") or ""),
-        expected_search_terms=terms if isinstance(terms, list) else [],
+        expected_search_terms=storable(terms) if isinstance(terms, list) else [],
     )

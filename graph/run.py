@@ -10,18 +10,21 @@ from typing import Any
 from backends.chat_model import ModelAddress
 from backends.model_first import ModelFirst
 from backends.services import Services, ToolsAddress, default_mcp_url, open_services
+from graph.acquire import Acquired, acquired_run
 from graph.attempts import Attempts, Away, Stop
 from graph.batch import Batch, BatchSettings, say
 from graph.build import build_graph
-from graph.checkpoints import open_checkpoints, thread_id
+from graph.checkpoints import ThreadIds, open_checkpoints
 from graph.downtime import Downtimes
 from graph.group_saver import GroupSaver
 from graph.options import GenerateOptions
 from graph.outcomes import Settle, Settler
 from graph.questions import check_questions
-from graph.run_files import RunFiles, check_writable, claimed_run, read_run
+from graph.run_files import RunFiles, check_writable, read_run
 from graph.settings import RunSettings
 from graph.workers import WorkerPool, meet_foreman, open_workers
+from serializers.escaping import balanced
+from serializers.evidence import failed
 from serializers.tags import STOP_STRINGS
 
 
@@ -43,7 +46,11 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UserError."""
     options = replace(options, mcp_url=options.mcp_url or default_mcp_url())
     options.check()
-    prompt = options.prompt()
+    prompt, strays = ("", []) if run else balanced(options.prompt())
+    if strays:
+        say(
+            f"the system prompt has {', '.join(strays)} without its other half: escaped, as trainers mask by these tags"
+        )
     questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows, limit=options.limit)
     for bad in questions.bad_within(options.limit):
         say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
@@ -55,25 +62,25 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     async with AsyncExitStack() as stack:
         turn = ModelFirst(put_off=options.concurrency)
         services = await stack.enter_async_context(_services(options, api_key, turn))
+        asked = questions.asked(options.limit) * options.samples_per_question
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
-        files = stack.enter_context(
-            claimed_run(options, settings, questions.asked(options.limit) * options.samples_per_question, run)
-        )
+        acquired = stack.enter_context(acquired_run(options, settings, prompt, asked, run))
+        files = acquired.files
         saver = await stack.enter_async_context(open_checkpoints(files.checkpoints, turn.at_disk))
-        downtimes = Downtimes(
-            {"model": services.chat.probe, "tool": services.tools.probe}, stop, say, options.max_downtime
-        )
+        probes = {"model": services.chat.probe, "tool": services.tools.probe}
+        downtimes = Downtimes(probes, stop, say, options.max_downtime)
         pool: WorkerPool | None = None
         settle: Settle
         if options.workers > 1:
             opened = open_workers(files.run, options.workers, downtimes, stop, say, api_key)
             settle = pool = await stack.enter_async_context(opened)
         else:
-            settle = _settler(options, prompt, services, saver, settings, files, stop, say, downtimes.away, turn)
-        stats = await Batch(settle, saver, files, questions, settings, how, stop).run()
+            settle = _settler(options, services, saver, acquired, stop, say, downtimes.away, turn)
+        batch = Batch(settle, saver, files, questions, acquired.settings, acquired.threads, acquired.changed, how, stop)
+        stats = await batch.run()
     if stop.event.is_set() and stats["pending"]:
         return Ended(stats, files, 1 if downtimes.gave_up or (pool and pool.lost) else 130)
-    return Ended(stats, files, 1 if stats["failed"] else 0)
+    return Ended(stats, files, 1 if stats["failed"] or stats["pending"] else 0)
 
 
 async def work(run: Path) -> int:
@@ -85,10 +92,9 @@ async def work(run: Path) -> int:
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints, turn.at_disk) as saver,
     ):
-        prompt = str(content["prompt"])
-        stop, tell, away = foreman.stop, foreman.say, foreman.away
-        settle = _settler(options, prompt, services, saver, settings, files, stop, tell, away, turn)
-        await foreman.serve(settle, lambda identity: saver.adelete_thread(thread_id(files.run_id, identity)))
+        threads = ThreadIds(files.run_id, content.get("made_under"))
+        acquired = Acquired(files, settings, str(content["prompt"]), threads)
+        await foreman.serve(_settler(options, services, saver, acquired, foreman.stop, foreman.say, foreman.away, turn))
     return 0
 
 
@@ -103,18 +109,24 @@ def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -
         options.tools_mode,
     )  # fmt: skip
     return open_services(
-        model, tools, stop=STOP_STRINGS, concurrency=options.concurrency, at_model=turn.at_model, away=turn.away
+        model,
+        tools,
+        stop=STOP_STRINGS,
+        concurrency=options.concurrency,
+        failed=failed,
+        at_model=turn.at_model,
+        away=turn.away,
     )
 
 
 def _settler(
-    options: GenerateOptions, prompt: str, services: Services, saver: GroupSaver, settings: RunSettings,
-    files: RunFiles, stop: Stop, tell: Callable[[str], None], away: Away, turn: ModelFirst,
+    options: GenerateOptions, services: Services, saver: GroupSaver, run: Acquired, stop: Stop,
+    tell: Callable[[str], None], away: Away, turn: ModelFirst,
 ) -> Settler:  # fmt: skip
     """The graph around live services, ready to settle questions in this process."""
     graph = build_graph(
-        services.chat, services.tools.call, limits=options.limits, system=prompt, tool_role=options.tool_role,
-        checkpointer=saver,
+        services.chat, services.tools.call, limits=options.limits, system=run.prompt, tools=options.tools,
+        tool_role=options.tool_role, checkpointer=saver,
     )  # fmt: skip
-    attempts = Attempts(graph, saver, options.limits, stop, tell, away, turn)
-    return Settler(attempts, settings, files.run_id, options.samples.most > 1, turn.afterwards)
+    attempts = Attempts(graph, saver, options.limits, stop, tell, away, turn, max_downtime=options.max_downtime)
+    return Settler(attempts, run.settings, run.threads, options.samples.most > 1, turn.afterwards)

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from backends.errors import UserError
-from graph.lines import drop_torn_line, read_lines, sample_ids, write_whole
-from graph.options import GenerateOptions
+from graph.lines import read_lines, sample_ids, write_whole
 from graph.settings import RunSettings
 
 _ENDING = 10.0
@@ -46,6 +45,11 @@ class RunFiles:
     @property
     def failed(self) -> Path:
         return self._path("failed.jsonl")
+
+    @property
+    def superseded(self) -> Path:
+        """Records that a change of the questions file has taken out of the run."""
+        return self._path("superseded.jsonl")
 
     @property
     def run(self) -> Path:
@@ -112,7 +116,7 @@ def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any], prom
         files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
         content = {
             "run_id": files.run_id, "settings": asdict(settings), "options": options, "prompt": prompt,
-            "versions": _versions(),
+            "made_under": settings.made_under, "versions": _versions(),
         }  # fmt: skip
         if not files.run.exists():  # nobody else makes one: the folder is locked
             write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
@@ -136,7 +140,7 @@ def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
     return files, content
 
 
-def _latest_run(folder: Path, settings: RunSettings) -> tuple[RunFiles, dict[str, Any]] | None:
+def latest_run(folder: Path, settings: RunSettings) -> tuple[RunFiles, dict[str, Any]] | None:
     """The newest run over the same questions file, model and instance; None when there is none."""
     for path in sorted(folder.glob("pubmed_trajectory_*_run.json"), reverse=True):
         try:
@@ -150,7 +154,7 @@ def _latest_run(folder: Path, settings: RunSettings) -> tuple[RunFiles, dict[str
 
 
 @contextmanager
-def _folder_locked(folder: Path) -> Iterator[None]:
+def folder_locked(folder: Path) -> Iterator[None]:
     """Two commands that look for a run at the same time do so one after the other."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -170,46 +174,8 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
 
 
-@contextmanager
-def claimed_run(
-    options: GenerateOptions, settings: RunSettings, asked: int, run: RunFiles | None = None
-) -> Iterator[RunFiles]:
-    """The run to work on, held by this process alone: the given one, else the last one over the same questions and
-    model if it still has something to do, else a new one. Raises UserError when that run was begun otherwise.
-    """
-    with ExitStack() as stack:
-        with _folder_locked(options.output):
-            found = read_run(run.run) if run else None if options.fresh else _latest_run(options.output, settings)
-            changed = settings.difference(found[1]["settings"]) if found else []
-            if found:
-                files, content = found
-                lock = stack.enter_context(ExitStack())
-                lock.enter_context(files.locked())
-                for path in (files.trajectories, files.rejected, files.failed):
-                    drop_torn_line(path)
-                if changed and not run and _is_complete(files, asked):
-                    lock.close()
-                    found = None
-            if found is None:
-                files = begin_run(options.output, settings, options.stored(), options.prompt())
-                stack.enter_context(files.locked())
-            else:
-                if changed and not options.allow_changed_settings:
-                    raise UserError(
-                        f"{files.run} was begun under other settings ({'; '.join(changed)}): set them back, start "
-                        "another run with --fresh, or continue all the same with --allow-changed-settings"
-                    )
-                earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
-                update = {"settings": asdict(settings), "options": options.stored(), "earlier_settings": earlier}
-                if content["settings"].get("prompt_sha256") != settings.prompt_sha256:
-                    told = {content["settings"].get("prompt_sha256"): content.get("prompt")}
-                    update["earlier_prompts"] = {**content.get("earlier_prompts", {}), **told}
-                update["prompt"] = options.prompt()
-                write_whole(files.run, [json.dumps({**content, **update}, ensure_ascii=False, indent=1)])
-        yield files
-
-
-def _is_complete(files: RunFiles, asked: int) -> bool:
+def is_complete(files: RunFiles, asked: int) -> bool:
+    """Whether a run has nothing left to do."""
     done = set(sample_ids(files.trajectories)) | set(sample_ids(files.rejected))
     return len(done) >= asked and not any(read_lines(files.failed))
 

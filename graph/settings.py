@@ -1,6 +1,8 @@
 """The settings of a run: frozen in memory, written to `<stem>_run.json`, compared on resume."""
 
-from dataclasses import asdict, dataclass, fields
+import hashlib
+import json
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 ToolRole = Literal["tool", "user"]
@@ -24,6 +26,10 @@ _HASHED = {
     "prompt_sha256": "another system prompt",
     "tools_sha256": "other tools, or other input schemas of theirs",
 }
+
+
+_OF_THE_RUN = ("source_file", "questions_sha256", "instance_id", "hard_gates")
+"""What may differ between two trajectories that were made alike."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,25 @@ class RunSettings:
         }
         return cls(**values)
 
+    @property
+    def made_under(self) -> str:
+        """A hash of what decides the content of a trajectory beside its question."""
+        values = {name: value for name, value in asdict(self).items() if name not in _OF_THE_RUN}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
     def difference(self, other: dict[str, Any]) -> list[str]:
         """A line for each setting in which a stored run differs, `name: theirs -> ours`; empty when none does."""
         mine = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         names = [field.name for field in fields(self)]
+        other = {**_defaults(), **other}  # a run that was started before a setting was there had its default
         return [
             f"{_HASHED[name]} ({name})" if name in _HASHED else f"{name}: {other.get(name)!r} -> {mine[name]!r}"
             for name in names
             if other.get(name) != mine[name]
             and not (name == "hard_gates" and other.get(name) in _EARLIER_HARD and self.hard_gates == HARD)
         ]
+
+
+def _defaults() -> dict[str, Any]:
+    found = {field.name: field.default for field in fields(RunSettings) if field.default is not MISSING}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}

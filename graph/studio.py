@@ -20,6 +20,8 @@ from graph.build import TrajectoryGraph, build_graph, unconnected_graph
 from graph.checkpoints import open_checkpoints as open_saver
 from graph.options import GenerateOptions
 from graph.run_files import read_run
+from serializers.escaping import balanced
+from serializers.evidence import failed
 from serializers.tags import STOP_STRINGS
 
 
@@ -54,10 +56,16 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
                 ),
                 stop=STOP_STRINGS,
                 concurrency=8,
+                failed=failed,
             )
         )
         yield build_graph(
-            services.chat, services.tools.call, limits=options.limits, system=system, tool_role=options.tool_role
+            services.chat,
+            services.tools.call,
+            limits=options.limits,
+            system=system,
+            tools=options.tools,
+            tool_role=options.tool_role,
         )
 
 
@@ -71,10 +79,13 @@ async def open_checkpoints() -> AsyncIterator[BaseCheckpointSaver[Any]]:
 
 
 def _options() -> tuple[GenerateOptions, str]:
-    """The options and prompt to work under: a run's own, else the defaults; addresses of the environment go first."""
+    """The options and prompt to work under: a run's own, as it keeps them, else the defaults; addresses of the
+    environment go first.
+    """
     run = os.environ.get("TRAJGRAPH_RUN")
+    content = read_run(Path(run))[1] if run else {}
     if run:
-        options = GenerateOptions.restored(read_run(Path(run))[1]["options"])
+        options = GenerateOptions.restored(content["options"])
     else:
         options = GenerateOptions(questions_file=Path(), local_model_url="")
     options = replace(
@@ -83,4 +94,4 @@ def _options() -> tuple[GenerateOptions, str]:
         model_name=os.environ.get("MODEL_NAME", options.model_name),
         mcp_url=os.environ.get("MCP_URL", options.mcp_url),
     )
-    return options, options.prompt()
+    return options, str(content.get("prompt") or balanced(options.prompt())[0])

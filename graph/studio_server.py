@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backends.errors import UserError
-from graph.checkpoints import copy_checkpoints, open_checkpoints, thread_id
+from graph.checkpoints import ThreadIds, copy_checkpoints, open_checkpoints
 from graph.options import GenerateOptions
-from graph.questions import stream_questions
+from graph.questions import check_questions
 from graph.run_files import RunFiles, read_run
 from serializers.record import sample_id
 
@@ -38,7 +38,8 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
             files, content = read_run(run)
             copy = Path(stack.enter_context(TemporaryDirectory(prefix="trajgraph-studio-"))) / "checkpoints.sqlite"
             await copy_checkpoints(files.checkpoints, copy)
-            threads = await _threads(files, GenerateOptions.restored(content["options"]), copy)
+            ids = ThreadIds(files.run_id, content.get("made_under"))
+            threads = await _threads(ids, GenerateOptions.restored(content["options"]), copy)
             environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy.resolve())}
         elif "LOCAL_MODEL_URL" not in environment:
             from backends.serving import demo_services
@@ -81,14 +82,14 @@ def _end(server: asyncio.subprocess.Process) -> None:
         server.terminate()
 
 
-async def _threads(files: RunFiles, options: GenerateOptions, copy: Path) -> dict[str, str]:
+async def _threads(ids: ThreadIds, options: GenerateOptions, copy: Path) -> dict[str, str]:
     """The run's stored threads under readable names: thread id to `sample_id: question`."""
     async with open_checkpoints(copy) as saver:
         stored = saver.threads
     named = {}
-    for place, row in stream_questions(options.questions_file):
+    for place, row in check_questions(options.questions_file, skip_bad_rows=True).stream():
         identity = sample_id(options.model_name, place)
-        thread = thread_id(files.run_id, identity)
+        thread = ids.of(identity, row["question"])
         if thread in stored:
             named[thread] = f"{identity}: {row['question']}"
     return named

@@ -17,7 +17,7 @@ import os
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from langgraph.errors import GraphDrained
 from backends.errors import BackendError, UserError
 from graph.attempts import Stop
 from graph.downtime import Downtimes, service_of
-from graph.outcomes import Kind, Outcome, Settle, Settled
+from graph.outcomes import Kind, LetGo, Outcome, Settle, Settled
 from serializers.record import QuestionRow
 
 _LONGEST_LINE = 1 << 30
@@ -184,6 +184,7 @@ class Foreman:
         self._writer = writer
         self._numbers = itertools.count()
         self._waiting: dict[str, asyncio.Future[bool]] = {}
+        self._forget: dict[str, LetGo] = {}
         self.stop = Stop()
 
     async def away(self, error: BackendError) -> bool:
@@ -203,8 +204,8 @@ class Foreman:
         """A line for the user."""
         self._tell("say", line.replace("\t", " ").replace("\n", " "))
 
-    async def serve(self, settle: Settle, forget: Callable[[str], Awaitable[None]]) -> None:
-        """Settle what is asked, and `forget` the checkpoints of a sample whose line is safe.
+    async def serve(self, settle: Settle) -> None:
+        """Settle what is asked, and forget the checkpoints of a sample whose line is safe.
 
         When the first process goes before all is answered, this one ends at once.
         """
@@ -216,7 +217,7 @@ class Foreman:
                 task.add_done_callback(tasks.discard)
             elif told == "forget":
                 with contextlib.suppress(sqlite3.Error):  # the questions in flight tell it
-                    await forget(fields[0])
+                    await self._forget.pop(fields[0])()
             elif told == "waited":
                 self._answer(fields[0], fields[1] == "1")
             else:
@@ -229,6 +230,7 @@ class Foreman:
     async def _settle(self, settle: Settle, identity: str, row: QuestionRow) -> None:
         try:
             settled = await settle(identity, row)
+            self._forget[identity] = settled.let_go
             await settled.stored()
             outcome = await settled.outcome(True)
         except GraphDrained:

@@ -11,9 +11,10 @@ from backends.errors import ToolFailed
 from graph.settings import Limits
 from graph.state import State
 from nodes.prompts import NUDGE_ANSWER
-from serializers.record import recorded_result
-from serializers.tags import Call, read_reply, write_call
-from serializers.tool_output import render_error, render_tool_output
+from serializers.evidence import failed
+from serializers.reply import read_reply
+from serializers.tags import Call, write_call
+from serializers.tool_output import MAX_JSON, Rendered, render, render_error
 
 CallTool = Callable[[str, str, Mapping[str, Any]], Awaitable[tuple[Any, bool]]]
 """Calls a tool by the model's name for it, with the query and the other parameters; raises a `ToolError`.
@@ -31,32 +32,33 @@ async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> d
     parameters = dict(called["args"])
     call = Call(called["name"], str(parameters.pop("query", "")), parameters)
     started = time.monotonic()
-    result: Any
     kept = False
     try:
         result, kept = await call_tool(call.name, call.query, call.parameters)
-        content = render_tool_output(call.name, result)
+        output, is_error = render(call.name, result), failed(result)
     except ToolFailed as error:
-        result = {"error": str(error)}
-        content = render_error(str(error))
+        output, is_error = Rendered(render_error(str(error)), {"error": str(error)[:MAX_JSON]}), True
     beside: dict[str, Any] = {
         "timestamp": datetime.now().isoformat(),
         "seconds": round(time.monotonic() - started, 3),
+        "snippet_ids": output.snippet_ids,
     }
     if kept:
         beside["from_cassette"] = True
+    if output.shortened:
+        beside["shortened"] = output.shortened
     if _is_last_call(messages, limits):
         beside["reminder"] = NUDGE_ANSWER
-    output = ToolMessage(
-        content,
+    message = ToolMessage(
+        output.text,
         id=str(called["id"]).replace("call", "output"),
         name=call.name,
         tool_call_id=str(called["id"]),
-        artifact=recorded_result(call.name, result),
-        status="error" if content.startswith("<tool_output>Error: ") else "success",
+        artifact=output.recorded,
+        status="error" if is_error else "success",
         additional_kwargs=beside,
     )
-    return {"messages": [*_edited(asked, call), output]}
+    return {"messages": [*_edited(asked, call), message]}
 
 
 def _is_last_call(messages: list[AnyMessage], limits: Limits) -> bool:

@@ -1,30 +1,42 @@
 """parse_tool: the raw reply is read, once, into the text that is kept and the call or answer in it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from graph.settings import Limits
+from graph.settings import TOOL_NAMES, Limits
 from graph.state import State
-from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, whole_text
-from serializers.gates import ENDED
-from serializers.tags import Call, Reply, read_reply
+from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, full_text
+from serializers.gates import model_ended
+from serializers.reply import Reading, Reply, read_reply
+from serializers.tags import Call
 
 _MAX_NUDGES = 2
 """Nudges in a row; a model that ignores them is not asked again."""
 
 
-async def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
-    """One AIMessage with the kept text and its call; or the final answer; or a nudge; or, cut off, another attempt."""
+async def parse_tool(
+    state: State, *, limits: Limits, tools: Sequence[str] = TOOL_NAMES, examples: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """One AIMessage with the kept text and its call; or the final answer; or a nudge; or, cut off, another attempt.
+
+    `examples` are the calls that the prompt itself shows: in an unclosed thought they are only quoted.
+    """
     raw = state.get("reply")
     if raw is None:
         return {}
     messages = state.get("messages", [])
-    reply = read_reply(whole_text(raw), stopped=raw.response_metadata.get("finish_reason") in ENDED)
-    cut_off = raw.response_metadata.get("finish_reason") not in ENDED or "answer_closed" in reply.repairs
+    about = raw.response_metadata
+    stopped = model_ended(about.get("finish_reason"))
+    reply = read_reply(full_text(raw), Reading(stopped, tools, examples, bool(about.get("ran_on"))))
+    cut_off = not stopped or "answer_closed" in reply.repairs or reply.thought_open
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
+    if state.get("stop_reason"):  # the prompt was cut: what was said to a part of it is not acted on
+        return {"messages": [_kept(raw, reply, turn)], "reply": None}
     if cut_off and reply.call is None:  # cut off is never an answer, and no call either; nor is one left open
-        if raw.response_metadata.get("attempt", 1) == 1:
+        if about.get("attempt", 1) == 1:
+            about["in_thought"] = stopped and reply.thought_open
             return {"reply": raw}
         return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": "truncated"}
     if reply.answer is not None:
@@ -52,7 +64,7 @@ async def parse_tool(state: State, *, limits: Limits) -> dict[str, Any]:
 
 def _kept(raw: AIMessage, reply: Reply, turn: int, call_number: int = 0) -> AIMessage:
     beside: dict[str, Any] = {"repairs": list(reply.repairs)} if reply.repairs else {}
-    if whole_text(raw) != reply.text:
+    if full_text(raw) != reply.text:
         beside["raw"] = {"content": raw.text, **raw.additional_kwargs}
     return AIMessage(
         reply.text,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from graph.settings import TOOL_NAMES, Limits, ToolRole
-from serializers.tags import join_reasoning, neutralise
+from serializers.escaping import escape_tags
+from serializers.reply import join_reasoning
 
 _TOOLS = {
     "pubmed_search": """pubmed_search: search PubMed. `limit` is the number of papers to show, 10 at most.
@@ -24,32 +25,30 @@ comes back, and citing it.
 
 # How to work
 1. Think first, inside <think>…</think>: what is asked, what is still missing, what to look up next.
-2. Make one call per reply, then stop right after </call_tool>. The result arrives as <tool_output>…</tool_output>.
+2. Make one call per reply, and end the reply with it. The tool's result comes in the next message.
 3. PubMed matches words: give it 3 to 6 keywords, no sentence. If little comes back, use fewer or other words.
 4. You have at most {max_tool_calls} calls in all. When you know enough, or have used them, answer.
 5. Answer inside <answer>…</answer>. Put <cite id="PMID">what the paper shows</cite> behind each claim, with the id of a
    snippet you were shown. If the evidence is thin or missing, say so.
 
 # Never
-- Never write <tool_output> yourself: only the tools do.
+- Never write a tool's result yourself: only the tools do.
 - Never invent a PMID, a title or a number. Cite nothing that you have not been shown.
+- Never make two calls in one reply, and write nothing behind a call.
 - Never write in another language than English.
 
 # Example
-Right, a reply that searches:
+A reply that searches:
 <think>I need the primary outcome of DAPA-HF. The trial's name and drug should find it.</think>
 <call_tool name="pubmed_search" limit="5">DAPA-HF dapagliflozin heart failure</call_tool>
-Right, a reply that answers:
+A reply that answers:
 <think>The first snippet gives the hazard ratio of the primary outcome.</think>
 <answer>Dapagliflozin lowered the risk of worsening heart failure or cardiovascular death (hazard ratio 0.74).
-<cite id="31535829">DAPA-HF: hazard ratio 0.74, 95% CI 0.65 to 0.85</cite></answer>
-Wrong, a sentence instead of keywords:
-<call_tool name="pubmed_search">What did the DAPA-HF trial find about dapagliflozin in heart failure?</call_tool>
-Wrong, two calls in one reply; wrong, text behind a call; wrong, an answer without </answer>."""
+<cite id="31535829">DAPA-HF: hazard ratio 0.74, 95% CI 0.65 to 0.85</cite></answer>"""
 
 NUDGE_FORMAT = (
-    "Your reply had neither a tool call nor an answer. Make one call, "
-    '<call_tool name="TOOL">keywords</call_tool>, or answer inside <answer>…</answer>.'
+    "Your reply had neither a tool call nor an answer. Make one call, written as the system prompt shows, or answer "
+    "inside <answer>…</answer>."
 )
 NUDGE_ANSWER = (
     "No tool calls are left and none will be executed. Write your final answer now, from what you have read, inside "
@@ -71,7 +70,7 @@ def prompt_messages(
     What is not the model's own goes back in `tool_role`. With `tool`, Qwen3's chat template keeps every earlier
     thought and the prompt only grows at its end; with `user`, it drops the thoughts before the last message.
     """
-    prompt = [{"role": "system", "content": system}, {"role": "user", "content": neutralise(question)}]
+    prompt = [{"role": "system", "content": system}, {"role": "user", "content": escape_tags(question)}]
     for message in messages:
         if isinstance(message, AIMessage):  # its call is in the text: sent natively too, it would be twice
             prompt.append({"role": "assistant", "content": message.text})
@@ -84,7 +83,7 @@ def prompt_messages(
     return prompt
 
 
-def whole_text(reply: AIMessage) -> str:
+def full_text(reply: AIMessage) -> str:
     """A raw reply as one text, wherever the server put its reasoning."""
     reasoning = reply.additional_kwargs.get("reasoning_content")
     return join_reasoning(reasoning, reply.text) if reasoning else reply.text

@@ -11,8 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from backends.errors import ContextOverflow
 from graph.settings import Limits, ToolRole
 from graph.state import State
-from nodes.context_budget import Chat, fit_context, room_behind
-from nodes.prompts import prompt_messages, whole_text
+from nodes.context_budget import Chat, fit_context, prompt_was_cut, room_behind
+from nodes.prompts import full_text, prompt_messages
 
 Stored = Callable[[str], Awaitable[None]]
 """Waits until the last reply of a thread is on disk."""
@@ -37,7 +37,8 @@ async def reason(
     this sample.
 
     A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
-    its budget. A prompt that was `refused` as too long is asked once more, with what fits by a stricter count.
+    its budget; one that a stop string ended within a thought that spoke of it, without stop strings. A prompt that was
+    `refused` as too long is asked once more, with what fits by a stricter count.
     """
     place = config.get("configurable", {})
     await stored(place.get("thread_id", ""))
@@ -53,7 +54,13 @@ async def reason(
         reply = await _continued(chat, build(messages), cut_off, budget, seed) if cut_off else None
         if reply is None:
             shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
-            reply = await chat.ask(build(_replaced(messages, shortened)), max_tokens, seed)
+            prompt = build(_replaced(messages, shortened))
+            in_thought = bool(cut_off and cut_off.response_metadata.get("in_thought"))
+            reply = await chat.ask(prompt, max_tokens, seed, stops=not in_thought)
+            if in_thought:
+                reply.response_metadata["ran_on"] = True
+            elif not shortened and prompt_was_cut(prompt, messages, reply):
+                return {"reply": reply, "stop_reason": "prompt_cut"}
     except ContextOverflow as error:
         if cut_off:  # there is no room for a longer reply: it stays cut off
             cut_off.response_metadata["attempt"] = 2
@@ -63,6 +70,8 @@ async def reason(
             return {"reply": None, "stop_reason": "context_overflow"}
         asked_again = partial(reason, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
         return await asked_again(state, config)
+    usage = reply.usage_metadata
+    reply.response_metadata["prompt_tokens"] = usage["input_tokens"] if usage else None
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
@@ -77,7 +86,7 @@ async def _continued(
     not in the room that the context leaves.
     """
     room = room_behind(chat, prompt, begun, budget)
-    rest = await chat.continue_reply(prompt, whole_text(begun), room, seed) if room > 0 else None
+    rest = await chat.continue_reply(prompt, full_text(begun), room, seed) if room > 0 else None
     if rest is None or (room < budget and rest.response_metadata.get("finish_reason") == "length"):
         return None
     return _joined(begun, rest)
@@ -88,8 +97,9 @@ def _joined(begun: AIMessage, rest: AIMessage) -> AIMessage:
     thought = rest.additional_kwargs.get("reasoning_content", "")
     closing = "</think>" if thought and rest.text else ""
     rest.response_metadata["continued"] = True
+    rest.response_metadata["ran_on"] = bool(begun.response_metadata.get("in_thought"))
     return AIMessage(
-        whole_text(begun) + thought + closing + rest.text,
+        full_text(begun) + thought + closing + rest.text,
         response_metadata=rest.response_metadata,
         usage_metadata=rest.usage_metadata,
     )

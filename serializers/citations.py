@@ -1,6 +1,7 @@
 """Citations, claim by claim: each is resolved to the very snippet that it rests on, or to none. No model is asked."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,10 +30,12 @@ class Citation:
     numbers_missing: tuple[str, ...] = ()
 
 
-def citations(pieces: list[Segment]) -> list[Citation]:
-    """Every citation of a trajectory, in order; `123, 456` are two, and one that names nothing is one too."""
+def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] | None = None) -> list[Citation]:
+    """Every citation of a trajectory, in order; `123, 456` are two, and one that names nothing is one too. `shown_ids`
+    are the results' own ids, call by call (see `snippets`).
+    """
     shown: dict[str, list[Snippet]] = {}
-    for snippet in snippets(pieces):
+    for snippet in snippets(pieces, shown_ids):
         shown.setdefault(_bare(snippet.identity), []).append(snippet)
     resolved = [
         (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in _identities(cite)])
@@ -53,6 +56,14 @@ def citations(pieces: list[Segment]) -> list[Citation]:
         for said in (_numbers_of(cite, held, behind[cite.group]),)
         for identity, verdict, snippet in targets
     ]
+
+
+def cited_pmids(answer: str) -> list[str]:
+    """PMIDs cited in an answer, in order of first appearance; `PMID: 123` and `123|456` are read, `G1` is none."""
+    named = (
+        one for cite in cites([Segment("answer", 0, len(answer), answer, closed=False)]) for one in _identities(cite)
+    )
+    return [one for one in dict.fromkeys(named) if one.isascii() and one.isdigit() and len(one) < 10]
 
 
 def _identities(cite: Cite) -> list[str]:

@@ -11,20 +11,22 @@ from typing import Any
 from backends.errors import UserError
 from graph.settings import HARD as HARD
 from serializers.citations import Citation, citations
+from serializers.evidence import output_failed, says_nothing
 from serializers.language import is_english
 from serializers.segments import Segment, segments
+from serializers.tags import QUERY_NAMES
 
 ENDED = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call", "", None)
 """Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
+
+
+def model_ended(finish_reason: object) -> bool:
+    """Whether the model itself ended a reply."""
+    return (finish_reason.lower() if isinstance(finish_reason, str) else finish_reason) in ENDED
+
+
 Fault = bool | list[Segment]
 """The pieces at fault, or True where it is the trajectory as a whole; nothing where all is well."""
-_ERROR = re.compile(
-    r"\s*(?:\[?(?:MCP )?error(?:\]|\s*[:(]|\s*\Z|\s+(?:executing|calling|fetching|code|while|-?\d{3}))"
-    r"|[A-Z]\w*(?:Error|Exception):|\{\s*\"error\"\s*:(?!\s*(?:null|false|\"\"))|\{\s*\"success\"\s*:\s*false|\{\s*\"status\"\s*:\s*\"error\""
-    r"|(?:tool|search|request|call|fetch|query)(?: \w+)? (?:failed|timed out)\b|HTTP (?:error )?[45]\d\d\b|Traceback \("
-    r"|failed to (?:fetch|search|load|connect|execute|call|read|open|get|retrieve)\b)|\s*\Z",
-    re.IGNORECASE,
-)
 _ATTRIBUTE = re.compile(r"""([\w-]{1,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _BYTES_A_TOKEN = 3.6
 
@@ -67,7 +69,15 @@ def taken_apart(record: Mapping[str, Any], tokens: int | None = None) -> Traject
     pieces, strays = segments(text)
     executed = len(calls) if isinstance(calls, list) else None
     about = metadata if isinstance(metadata, Mapping) else {}
-    return Trajectory(text, pieces, strays, citations(pieces), executed, about, tokens)
+    return Trajectory(text, pieces, strays, citations(pieces, _shown_ids(about)), executed, about, tokens)
+
+
+def _shown_ids(metadata: Mapping[str, Any]) -> list[list[str] | None] | None:
+    """The ids of the results, call by call; None where the record is not ours, or older: then the text tells."""
+    shown = metadata.get("snippet_ids")
+    if not isinstance(shown, list):
+        return None
+    return [list(map(str, ids)) if isinstance(ids, list) else None for ids in shown]
 
 
 def faults(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict[str, list[Segment]]:
@@ -91,8 +101,8 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def is_error(output: Segment) -> bool:
-    """Whether a tool output says that the call failed, or nothing."""
-    return bool(_ERROR.match(output.body))
+    """Whether a tool output says that the call failed."""
+    return output_failed(output.body)
 
 
 def unclosed_answer(trajectory: Trajectory, _: Thresholds) -> Fault:
@@ -120,7 +130,7 @@ def truncated(trajectory: Trajectory, _: Thresholds) -> Fault:
         return last
     told = trajectory.metadata.get("finish_reasons")
     reasons = told if isinstance(told, list) and told else [None]
-    return reasons[-1] not in ENDED or trajectory.metadata.get("stop_reason") == "truncated"
+    return not model_ended(reasons[-1]) or trajectory.metadata.get("stop_reason") == "truncated"
 
 
 def forged_tool_output(trajectory: Trajectory, _: Thresholds) -> Fault:
@@ -157,10 +167,42 @@ def no_tool_use(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 
 def tool_error_share(trajectory: Trajectory, limits: Thresholds) -> Fault:
-    """Too many of the tool outputs are errors."""
+    """Too many of the tool outputs are errors, or say nothing."""
     outputs = trajectory.of("tool_output")
-    errors = list(filter(is_error, outputs))
+    errors = [output for output in outputs if is_error(output) or says_nothing(output.body)]
     return errors if errors and len(errors) / len(outputs) > limits.tool_error_share else False
+
+
+def nothing_found(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """It answers, and no tool output says anything."""
+    outputs = trajectory.of("tool_output")
+    answered = bool(outputs) and bool(trajectory.of("answer"))
+    return answered and all(is_error(output) or says_nothing(output.body) for output in outputs)
+
+
+def empty_query(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """A call that asks for nothing."""
+    return [
+        call
+        for call in trajectory.of("call_tool")
+        if _empty(call) and not {name.lower() for name, _ in _ATTRIBUTE.findall(call.attributes)} & set(QUERY_NAMES)
+    ]
+
+
+def no_citation(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """An answer that cites nothing."""
+    answers = [answer for answer in trajectory.of("answer") if not _empty(answer)]
+    return [
+        answer
+        for answer in answers[-1:]
+        if not any(answer.start <= citation.start < answer.end for citation in trajectory.cited)
+    ]
+
+
+def number_not_in_source(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """A number in a cited sentence, or in what is cited, that does not stand in the source."""
+    starts = [citation.start for citation in trajectory.cited if citation.numbers_missing]
+    return [piece for piece in trajectory.pieces if any(piece.start <= start < piece.end for start in starts)]
 
 
 def duplicate_call(trajectory: Trajectory, _: Thresholds) -> Fault:
@@ -226,8 +268,8 @@ def estimated_tokens(text: str) -> int:
 
 _ALL: Sequence[Callable[[Trajectory, Thresholds], Fault]] = (
     unclosed_answer, no_answer, answer_not_last, truncated, forged_tool_output, unanswered_call, unbalanced_tags,
-    no_tool_use, tool_error_share, duplicate_call, call_limit_passed, empty_think, thought_missing,
-    ungrounded_citation, over_token_limit, language,
+    no_tool_use, nothing_found, tool_error_share, empty_query, duplicate_call, call_limit_passed, empty_think,
+    thought_missing, no_citation, ungrounded_citation, number_not_in_source, over_token_limit, language,
 )  # fmt: skip
 GATES: Mapping[str, Callable[[Trajectory, Thresholds], Fault]] = {gate.__name__: gate for gate in _ALL}
 """By name; the docstring of each says what it finds."""

@@ -3,8 +3,6 @@
 Ours go under `metadata` only. Everything about the trajectory is derived from the messages.
 """
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,16 +12,12 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from typing_extensions import TypedDict
 
 from graph.state import State
+from serializers.citations import cited_pmids
 from serializers.gates import HARD, taken_apart, violated
 from serializers.interleaved import interleaved_text
-from serializers.tags import cited_pmids
 
 FORMAT_VERSION = "trajgraph-1"
-MAX_RESULT = 3000
-MAX_RECORDED_PAPERS = 5
-_MAX_LEVELS = 40
 _SAMPLE = re.compile(r"_traj_(\d+)(?:_s(\d+))?$")
-_PAPER_KEYS = ("paperId", "title", "abstract", "year", "venue")
 
 
 class QuestionRow(TypedDict):
@@ -36,7 +30,7 @@ class QuestionRow(TypedDict):
 
 
 class ToolCallRecord(TypedDict):
-    """One executed call. `result` is bounded (see `recorded_result`); `timestamp` is local ISO 8601."""
+    """One executed call. `result` is bounded (see `tool_output.Rendered`); `timestamp` is local ISO 8601."""
 
     tool_name: str
     parameters: dict[str, Any]
@@ -117,7 +111,8 @@ def build_record(
     gates = violated(apart)
     if not answer.strip() and not {"no_answer", "unclosed_answer"} & set(gates):
         gates.insert(0, "no_answer")
-    verdicts = Counter(citation.verdict for citation in apart.cited)
+    verdicts: Counter[str] = Counter(citation.verdict for citation in apart.cited)
+    verdicts["numbers_missing"] = sum(bool(citation.numbers_missing) for citation in apart.cited)
     record["metadata"] |= {
         "gates": gates,
         "citations": dict(verdicts),
@@ -130,36 +125,6 @@ def reject_reasons(gates: Sequence[str], stop_reason: str, hard_gates: Sequence[
     """Why a finished trajectory is unfit for training; empty when it is accepted. Why it ended comes first."""
     ended = [] if stop_reason == "answer" else [stop_reason]
     return list(dict.fromkeys([*ended, *(gate for gate in gates if gate in hard_gates)]))
-
-
-def recorded_result(tool_name: str, result: Any) -> Any:
-    """A result as it is kept: papers by their five main keys, anything else up to 3,000 characters of JSON."""
-    result = storable(result)
-    if tool_name == "pubmed_search" and isinstance(result, dict) and isinstance(result.get("data"), list):
-        papers = [paper for paper in result["data"] if isinstance(paper, dict)]
-        kept = [{key: paper.get(key) for key in _PAPER_KEYS} for paper in papers[:MAX_RECORDED_PAPERS]]
-        return {"total": result.get("total", len(papers)), "data": kept}
-    text = json.dumps(result, ensure_ascii=False)
-    return result if len(text) <= MAX_RESULT else {"truncated": True, "preview": text[:MAX_RESULT]}
-
-
-def storable(value: Any, levels: int = _MAX_LEVELS) -> Any:
-    """A JSON value as every reader and a checkpoint can hold it: no NaN, no integer beyond 64 bits, no lone surrogate,
-    and what lies too deep as text.
-    """
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if levels == 0:
-        return "…"
-    if isinstance(value, dict):
-        return {storable(str(key)): storable(item, levels - 1) for key, item in value.items()}
-    return [storable(item, levels - 1) for item in value] if isinstance(value, list) else str(value)
 
 
 def _executed(messages: list[AnyMessage], outputs: dict[str, ToolMessage]) -> list[dict[str, Any]]:
@@ -207,13 +172,19 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
             for at, m in enumerate(outputs, 1)
             if "reminder" in m.additional_kwargs
         },
-        "shortened_outputs": _marked(outputs, "shortened_from"),
+        "snippet_ids": [output.additional_kwargs.get("snippet_ids") for output in outputs],
+        "shortened_outputs": _marked(outputs, "shortened_from", "shortened"),
+        "shortened_papers": {
+            str(at): output.additional_kwargs["shortened"]
+            for at, output in enumerate(outputs, 1)
+            if "shortened" in output.additional_kwargs
+        },
         "cassette_calls": _marked(outputs, "from_cassette"),
         "model_seconds": round(sum(message.response_metadata.get("seconds", 0.0) for message in replies), 3),
         "tool_seconds": round(sum(output.additional_kwargs.get("seconds", 0.0) for output in outputs), 3),
     }
 
 
-def _marked(outputs: list[ToolMessage], mark: str) -> list[int]:
-    """Numbers of the calls, from 1, whose outputs carry a mark."""
-    return [at for at, output in enumerate(outputs, 1) if mark in output.additional_kwargs]
+def _marked(outputs: list[ToolMessage], *marks: str) -> list[int]:
+    """Numbers of the calls, from 1, whose outputs carry one of the marks."""
+    return [at for at, output in enumerate(outputs, 1) if set(marks) & output.additional_kwargs.keys()]

@@ -1,15 +1,17 @@
 """An interleaved text taken apart: thoughts, calls, tool outputs and the answer, each with its place in the text."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from serializers.escaping import attribute_value
 from serializers.tags import TAG
 
 Kind = Literal["think", "call_tool", "tool_output", "answer", "text"]
 _SNIPPET = re.compile(r'<snippet id="?([^">]{1,100})"?>')
 _CITE = re.compile(r"<cite\b([^<>]*)>(.*?)(?=(</cite\s{0,8}>)|<cite\b|\Z)", re.DOTALL | re.IGNORECASE)
-_ID = re.compile(r"""\bid\s{0,4}=\s{0,4}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
+_ID = re.compile(r"""(?<![\w-])id\s{0,4}=\s{0,4}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 
@@ -110,20 +112,38 @@ def _closes(tags: list[re.Match[str]], number: int) -> bool:
     return next_one is not None and next_one["name"] == "think" and bool(next_one["close"])
 
 
-def snippets(pieces: list[Segment]) -> list[Snippet]:
-    """Every snippet that a tool showed, in order."""
-    shown = []
+def snippets(pieces: list[Segment], shown: Sequence[Sequence[str] | None] | None = None) -> list[Snippet]:
+    """Every snippet that a tool showed, in order. `shown` are the ids that each call's results had, as written, where
+    the record tells: then nothing else in an output is a snippet, whatever it looks like.
+    """
+    found = []
     for piece in pieces:
         if piece.kind != "tool_output" or piece.body.startswith("<webpage>"):  # a page's own words are no snippets
             continue
         offset = piece.start + len("<tool_output>")
         begun = list(_SNIPPET.finditer(piece.body))
+        if shown is not None:
+            begun = _in_order(begun, shown[piece.call - 1] if 0 < piece.call <= len(shown) else ())
         for place, match in enumerate(begun, start=1):
             following = begun[place].start() if place < len(begun) else len(piece.body)
             end = piece.body.find("</snippet>", match.end(), following)
             text = piece.body[match.end() : following if end < 0 else end]
-            shown.append(Snippet(match[1], text, piece.call, place, offset + match.start()))
-    return shown
+            found.append(Snippet(attribute_value(match[1]), text, piece.call, place, offset + match.start()))
+    return found
+
+
+def _in_order(begun: list[re.Match[str]], shown: Sequence[str] | None) -> list[re.Match[str]]:
+    """Those that are the results' own: the ids that were shown, in their order; the last may have been cut away. All of
+    them where nobody has said which were.
+    """
+    if shown is None:
+        return begun
+    kept, at = [], 0
+    for match in begun:
+        if at < len(shown) and match[1] == shown[at]:
+            kept.append(match)
+            at += 1
+    return kept
 
 
 def cites(pieces: list[Segment]) -> list[Cite]:
@@ -141,7 +161,7 @@ def cites(pieces: list[Segment]) -> list[Cite]:
                 sentence = next(filter(str.strip, reversed(_SENTENCE_END.split(before))), "").strip()
             at = match.end(3) if match[3] else match.end()
             named = _ID.search(match[1])
-            identity = next(filter(None, named.groups()), "").strip() if named else ""
+            identity = attribute_value(next(filter(None, named.groups()), "")).strip() if named else ""
             found.append(Cite(identity, match[2], offset + match.start(), offset + at, sentence, group))
     return found
 

@@ -13,7 +13,8 @@ class Stats:
         """accepted, rejected, failed"""
         self._sums: Counter[str] = Counter()
         self._seen: dict[str, Counter[str]] = {
-            name: Counter() for name in ("topics", "question_types", "stop_reasons", "reject_reasons", "tool_errors")
+            name: Counter()
+            for name in ("topics", "question_types", "stop_reasons", "reject_reasons", "gates", "tool_errors")
         }
 
     def add(self, kind: str, record: Mapping[str, Any]) -> None:
@@ -26,6 +27,9 @@ class Stats:
             self._sums["tool_calls"] += metadata["total_tool_calls"]
         self._seen["stop_reasons"][metadata["stop_reason"]] += 1
         self._seen["reject_reasons"].update(metadata["reject_reasons"])
+        gates = metadata.get("gates", [])
+        self._seen["gates"].update(gates)
+        self._sums["clean"] += not gates and not metadata["reject_reasons"]
         self._seen["tool_errors"].update(metadata["tool_errors"])
         for name in ("input_tokens", "output_tokens"):
             self._sums[name] += metadata["usage"][name]
@@ -54,6 +58,8 @@ class Stats:
             "bad_rows": bad_rows,
             "stop_reasons": dict(seen["stop_reasons"]),
             "reject_reasons": dict(seen["reject_reasons"]),
+            "gates": dict(seen["gates"]),
+            "pass_every_gate": sums["clean"],
             "tool_errors": dict(seen["tool_errors"]),
             "tokens": {"input": sums["input_tokens"], "output": sums["output_tokens"]},
             "seconds": {"model": round(sums["model_seconds"], 3), "tools": round(sums["tool_seconds"], 3)},

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from backends.demo_model.server import DemoModel
+from backends.demo_model.server import DemoModel, count_tokens
 from backends.tool_server.corpus import Corpus
 from backends.tool_server.server import http_app
 from backends.tool_server.sources import Sources
@@ -86,14 +86,15 @@ class ScriptedModel:
         if isinstance(reply, Response):
             return reply
         choice = {"finish_reason": self.finish_reason, **(reply if isinstance(reply, Mapping) else {"content": reply})}
-        return completion(choice, stream=bool(body.get("stream")))
+        prompt = "\n".join(str(message["content"]) for message in body["messages"])
+        return completion(choice, stream=bool(body.get("stream")), prompt_tokens=count_tokens(prompt))
 
 
-def completion(said: Mapping[str, Any], *, stream: bool = False) -> Response:
+def completion(said: Mapping[str, Any], *, stream: bool = False, prompt_tokens: int = 10) -> Response:
     """A chat completion; `said` holds the message's fields beside `finish_reason`, `stop_reason`, `matched_stop`."""
     about = {name: said[name] for name in ("finish_reason", "stop_reason", "matched_stop") if name in said}
     message = {"role": "assistant", **{name: value for name, value in said.items() if name not in about}}
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 5, "total_tokens": prompt_tokens + 5}
     head = {"id": "scripted", "created": 0, "model": "Qwen3-8B"}
     if not stream:
         choices = [{"index": 0, "message": message, **about}]

@@ -70,7 +70,7 @@ ODDITIES: list[tuple[str, str, dict[str, Any]]] = [
     ("a copyright notice", xml(abstract=abstract(
         "<AbstractText>One.</AbstractText><CopyrightInformation>© 2019</CopyrightInformation>")), {"abstract": "One."}),
     ("markup within words", xml(abstract=abstract("<AbstractText>OR<sub>Q4</sub>=2.78, 10<sup>-3</sup>, <i>TP53</i>.</AbstractText>")),
-     {"abstract": "ORQ4=2.78, 10-3, TP53."}),
+     {"abstract": "ORQ4=2.78, 10^-3, TP53."}),
     ("text behind markup in the title", xml(title="<ArticleTitle>The <i>TERT</i> gene and H<sub>2</sub>O.</ArticleTitle>"),
      {"title": "The TERT gene and H2O."}),
     ("a formula", xml(abstract=abstract(

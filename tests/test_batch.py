@@ -11,14 +11,14 @@ import pytest
 from starlette.responses import JSONResponse
 
 from backends.errors import UserError
+from graph.acquire import acquired_run
 from graph.attempts import Attempts, Stop
 from graph.batch import Batch, BatchSettings
 from graph.checkpoints import open_checkpoints
 from graph.lines import sample_ids
 from graph.options import GenerateOptions
 from graph.outcomes import Settler
-from graph.questions import check_questions, stream_questions
-from graph.run_files import claimed_run
+from graph.questions import check_questions
 from tests.fakes import QUESTIONS, Reply, ScriptedModel, answer, call, read_jsonl, write_questions
 from tests.test_graph import open_graph
 
@@ -40,15 +40,16 @@ async def generate(
     settings = options.settings(questions.sha256, "prompt", "tools")
     how = how or BatchSettings(concurrency=3, limit=options.limit)
     stop = Stop()
-    with claimed_run(options, settings, questions.asked(options.limit)) as files:
+    with acquired_run(options, settings, "prompt", questions.asked(options.limit)) as run:
         async with AsyncExitStack() as stack:
-            saver = await stack.enter_async_context(open_checkpoints(files.checkpoints))
+            saver = await stack.enter_async_context(open_checkpoints(run.files.checkpoints))
             timeouts = (options.model_timeout, options.tool_timeout)
             graph = await open_graph(
                 stack, model, tools_url, limits=options.limits, checkpointer=saver, timeouts=timeouts
             )
             attempts = Attempts(graph, saver, options.limits, stop, print, waits=waits)
-            batch = Batch(Settler(attempts, settings, files.run_id), saver, files, questions, settings, how, stop)
+            settler = Settler(attempts, settings, run.threads)
+            batch = Batch(settler, saver, run.files, questions, settings, run.threads, run.changed, how, stop)
             await batch.run()
     return batch
 
@@ -196,9 +197,9 @@ async def test_a_second_process_on_the_same_run_is_refused(folder: Path) -> None
     options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder)
     settings = options.settings("q", "p", "t")
     with (
-        claimed_run(options, settings, 6),
+        acquired_run(options, settings, "p", 6),
         pytest.raises(UserError, match=r"process \d+ is working on"),
-        claimed_run(options, settings, 6),
+        acquired_run(options, settings, "p", 6),
     ):
         pass
 
@@ -226,4 +227,5 @@ async def test_bad_rows_are_left_out_and_keep_their_places(
     assert counts(batch) == [2, 0, 0, 0]
     assert stats(batch)["bad_rows"] == 2
     assert sorted(sample_ids(batch.files.trajectories)) == ["qwen3_traj_00001", "qwen3_traj_00004"]
-    assert [place for place, _ in stream_questions(folder / "questions.jsonl")] == [1, 4]
+    checked = check_questions(folder / "questions.jsonl", skip_bad_rows=True)
+    assert [place for place, _ in checked.stream()] == [1, 4]

@@ -8,6 +8,7 @@ import pytest
 
 from backends.cassette import Cassette, open_cassette
 from backends.errors import CassetteMiss, ToolFailed, ToolUnreachable
+from serializers.evidence import failed
 from tests.fakes import demo_model, offline_tools, read_jsonl, trajgraph, write_questions
 
 
@@ -56,7 +57,7 @@ def test_more_who_ask_the_same_than_may_compute_at_once_all_get_it(tmp_path: Pat
 
 
 def tape(folder: Path, mode: Any = "auto") -> Any:
-    return open_cassette(folder / "tape", mode)
+    return open_cassette(folder / "tape", mode, failed)
 
 
 class Server:
@@ -108,7 +109,10 @@ async def test_a_changed_call_is_a_miss(tmp_path: Path, changed: tuple[str, dict
             await cassette.result(*changed, Server(2))
 
 
-@pytest.mark.parametrize("failure", [ToolFailed("no"), {"error": "no"}, {"success": False}])
+@pytest.mark.parametrize(
+    "failure",
+    [ToolFailed("no"), {"error": "no"}, {"success": False}, "Error: timeout", {"status": "error"}, "HTTP 500 from x"],
+)
 async def test_a_failure_of_the_tool_is_asked_again_and_replayed_as_it_was_read(tmp_path: Path, failure: Any) -> None:
     async def outcome(cassette: Cassette, server: Server) -> Any:
         try:

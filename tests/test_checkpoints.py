@@ -18,7 +18,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.responses import JSONResponse
 
 from graph.batch import BatchSettings
-from graph.checkpoints import PackingSerializer, copy_checkpoints, open_checkpoints, thread_id
+from graph.checkpoints import PackingSerializer, ThreadIds, copy_checkpoints, open_checkpoints
 from tests.fakes import Reply, ScriptedModel, answer, stored_bytes
 from tests.test_batch import counts, generate, two_turns
 
@@ -133,6 +133,17 @@ async def test_no_packed_value_escapes_the_tests_that_look_for_secrets(tmp_path:
 
 def test_a_thread_is_the_same_uuid_for_the_same_run_and_sample() -> None:
     run = str(uuid.uuid4())
-    assert thread_id(run, "qwen3_traj_00001") == thread_id(run, "qwen3_traj_00001")
-    assert thread_id(run, "qwen3_traj_00001") != thread_id(run, "qwen3_traj_00002")
-    assert str(uuid.UUID(thread_id(run, "x"))) == thread_id(run, "x")
+    ids = ThreadIds(run, "settings")
+    assert ids.of("qwen3_traj_00001", "Q?") == ThreadIds(run, "settings").of("qwen3_traj_00001", "Q?")
+    others = {
+        ids.of("qwen3_traj_00002", "Q?"),
+        ids.of("qwen3_traj_00001", "P?"),
+        ThreadIds(run, "x").of("qwen3_traj_00001", "Q?"),
+    }
+    assert len(others | {ids.of("qwen3_traj_00001", "Q?")}) == 4
+    assert str(uuid.UUID(ids.of("x", "Q?"))) == ids.of("x", "Q?")
+
+
+def test_a_run_that_was_started_before_keeps_its_threads() -> None:
+    run = str(uuid.uuid4())
+    assert ThreadIds(run).of("qwen3_traj_00001", "Q?") == str(uuid.uuid5(uuid.UUID(run), "qwen3_traj_00001"))

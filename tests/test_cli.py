@@ -89,7 +89,8 @@ def test_a_run_ends_with_its_counts_and_files_and_is_quiet_without_a_terminal(
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[0] == "3 questions: 3 accepted, 0 rejected, 0 failed, 0 pending"
-    assert all(Path(line.strip()).exists() for line in lines[1:])
+    assert lines[1] == "3 of 3 pass every gate (100 %)"
+    assert all(Path(line.strip()).exists() for line in lines[2:])
 
 
 def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None:

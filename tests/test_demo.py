@@ -11,7 +11,7 @@ import pytest
 from backends.demo_model.policy import keywords, reply
 from backends.serving import DEMO_QUESTIONS
 from backends.tool_server.corpus import BUNDLED, Corpus
-from graph.questions import check_questions, stream_questions
+from graph.questions import check_questions
 from tests.fakes import demo_model, read_jsonl
 
 CHAT: dict[str, Any] = {
@@ -79,7 +79,7 @@ def test_it_refuses_as_vllm_does(model_url: str, more: dict[str, Any], status: i
 
 def test_it_reads_the_conversation_refines_a_search_and_cites_only_what_it_was_shown() -> None:
     corpus = Corpus.bundled()
-    for _, row in stream_questions(DEMO_QUESTIONS):
+    for _, row in check_questions(DEMO_QUESTIONS).stream():
         messages = [{"role": "system", "content": ""}, {"role": "user", "content": row["question"]}]
         for _turn in range(6):
             text = reply(messages)

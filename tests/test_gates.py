@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def replaced(n: int, at: int, *pieces: str, **more: Any) -> dict[str, Any]:
 LIMITED = {"finish_reasons": ["stop", "stop", "length"]}
 DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
     "unclosed_answer": [
-        lambda n: replaced(n, 7, f"<answer>It helps, {n}"),
+        lambda n: replaced(n, 7, f'<answer>It helps <cite id="{1000 + n}">so</cite>'),
         lambda n: replaced(n, 7, sound(n)[7].removesuffix("</answer>")),
         lambda n: replaced(n, 7, "<answer>"),
     ],
@@ -79,13 +80,13 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: record(n, sound(n), stop_reason="truncated"),
     ],
     "answer_not_last": [
-        lambda n: record(n, [*sound(n), "<answer>It helps, again.</answer>"]),
+        lambda n: record(n, [*sound(n), sound(n)[7]]),
         lambda n: record(n, [*sound(n), think("I could look further.")]),
         lambda n: record(n, [*sound(n), call(f"more {n}"), output(4000 + n)]),
         lambda n: record(n, [*sound(n), "That is all."]),
     ],
     "unanswered_call": [
-        lambda n: record(n, [*sound(n)[:5], *sound(n)[6:7], "<answer>It helps.</answer>"]),
+        lambda n: record(n, [*sound(n)[:5], *sound(n)[6:7], f'<answer>It helps. <cite id="{1000 + n}">so</cite></answer>']),
         lambda n: record(n, [call(f"heart {n}"), *sound(n)]),
         lambda n: record(n, [*sound(n)[:2], call(f"both {n}"), *sound(n)[2:]]),
     ],
@@ -104,15 +105,33 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: record(n, [think("I know."), f"<answer>It helps, {n}.</answer>"]),
         lambda n: record(n, [think(f"I know, {n}."), "<answer>Yes.</answer>"]),
     ],
+    "nothing_found": [
+        *[lambda n, said=said: record(n, [think("I."), call(f"x {n}"), f"<tool_output>{said}</tool_output>", think("So."),
+                                          "<answer>There is nothing.</answer>"])
+          for said in (
+              "Error: None", "\n error : busy", '{"error": "timed out"}', "Error executing tool x: y", "HTTP 503",
+              "Search failed: 429", "Failed to fetch the page", "[Error] timeout", "  ", "Error (500): x", "HTTPError: 500",
+              '{"success": false, "error": "x"}', "MCP error -32602: y", '{"success": false}', "HTTP 500 from upstream",
+              '{"status": "error"}', '{"url": "u", "success": false}', '[{"error": "x"}]', '{"statusCode": 502}',
+              "\nFound 0 results. Showing top 0:\n\n", "{}", "[]", "null", "<webpage></webpage>", "<webpage> \n </webpage>",
+              "[image]", "No results found.", "No result.", '{"total": 0, "data": []}', "0 results", "Nothing found",
+              '{"searchParameters": {"q": "x"}, "organic": []}', "No papers matched your query", "none",
+              "Your search did not match any documents.", "<webpage># Just a moment...</webpage>",
+              "<webpage>Please enable JavaScript and cookies to continue</webpage>", "<webpage>404 Not Found</webpage>",
+              "<webpage>Verify you are human by completing the CAPTCHA</webpage>", "Search returned no matching articles.",
+              "<webpage>We use cookies. Accept all cookies</webpage>", "<webpage>Access denied</webpage>",
+              '\nFound 3 results. Showing top 1:\n<snippet id="unknown">Title: No title\nAuthors:  | Year: N/A | '
+              "Journal: N/A\nAbstract: No abstract</snippet>\n")],
+    ],
     "tool_error_share": [
-        lambda n: record(n, [*sound(n)[:2], "<tool_output>Error: busy</tool_output>", think("Again."), call(f"x {n}"),
-                             "<tool_output>Error: busy</tool_output>", think("Hm."), call(f"y {n}"), output(1000 + n),
-                             think("Enough."), "<answer>Yes.</answer>"]),
-        *[lambda n, said=said: record(n, [think("I."), call(f"x {n}"), f"<tool_output>{said}</tool_output>",
-                                          think("So."), "<answer>The search failed.</answer>"])
-          for said in ("Error: None", "\n error : busy", '{"error": "timed out"}', "Error executing tool x: y", "HTTP 503",
-                       "Search failed: 429", "Failed to fetch the page", "[Error] timeout", "  ",
-                       "Error (500): x", "HTTPError: 500", '{"success": false, "error": "x"}', "MCP error -32602: y")],
+        *[lambda n, said=said: record(n, [*sound(n)[:2], f"<tool_output>{said}</tool_output>", think("Again."), call(f"x {n}"),
+                                f"<tool_output>{said}</tool_output>", think("Hm."), call(f"y {n}"), output(1000 + n),
+                                think("Enough."), f'<answer>Yes. <cite id="{1000 + n}">so</cite></answer>'])
+          for said in ("Error: busy", "[]", "No results found.")],
+    ],
+    "empty_query": [
+        lambda n: replaced(n, 4, '<call_tool name="pubmed_search"></call_tool>'),
+        lambda n: replaced(n, 4, '<call_tool name="pubmed_search" limit="5">  ? </call_tool>'),
     ],
     "duplicate_call": [
         lambda n: replaced(n, 4, call(f"dapagliflozin {n}")),
@@ -122,7 +141,7 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
     ],
     "call_limit_passed": [
         lambda n: record(n, [piece for k in range(6) for piece in (think("On."), call(f"q {n} {k}"), output(k))]
-                         + [think("Done."), "<answer>Yes.</answer>"]),
+                         + [think("Done."), '<answer>Yes. <cite id="5">so</cite></answer>']),
         lambda n: record(n, sound(n), max_tool_calls=1),
     ],
     "empty_think": [
@@ -132,6 +151,14 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
     ],
     "thought_missing": [
         lambda n: record(n, [piece for piece in sound(n) if "think" not in piece]),
+    ],
+    "no_citation": [
+        lambda n: replaced(n, 7, "<answer>It helps.</answer>"),
+        lambda n: replaced(n, 7, f"<answer>It helps, says {1000 + n}.</answer>"),
+    ],
+    "number_not_in_source": [
+        lambda n: replaced(n, 7, f'<answer>It helps. <cite id="{1000 + n}">hazard ratio 0.47</cite></answer>'),
+        lambda n: replaced(n, 7, f'<answer>It helps in 4,747 patients. <cite id="{1000 + n}">so</cite></answer>'),
     ],
     "ungrounded_citation": [
         lambda n: replaced(n, 7, f'<answer>Yes. <cite id="{7000 + n}">0.74</cite></answer>'),
@@ -149,7 +176,7 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
     "language": [
         lambda n: replaced(n, 0, think("我需要先找到这个试验的主要结果。")),
         lambda n: replaced(n, 6, think("Этого достаточно для ответа.")),
-        lambda n: replaced(n, 7, "<answer>はい、効果があります。</answer>"),
+        lambda n: replaced(n, 7, f'<answer>はい、効果があります。<cite id="{1000 + n}">0.74</cite></answer>'),
         *[lambda n, said=said: replaced(n, 6, think(said)) for said in (
             "好的", "เพียงพอแล้ว", "זה מספיק", "Αυτό αρκεί για την απάντηση.",
             "Das ist genug, ich kann nun mit der Antwort beginnen.",
@@ -167,10 +194,22 @@ def seeded() -> list[tuple[str | None, dict[str, Any]]]:
     return rows
 
 
+ALSO = {
+    "unclosed_answer": {"no_citation"},
+    "no_answer": {"no_citation"},
+    "no_tool_use": {"no_citation"},
+    "nothing_found": {"tool_error_share", "no_citation"},
+}
+"""What some of a gate's defects are defects of too."""
+
+
 def test_every_gate_finds_all_of_its_own_defects_and_none_of_the_others() -> None:
     assert DEFECTS.keys() == GATES.keys()
-    for name, row in seeded():
-        assert violated(taken_apart(row)) == ([name] if name else []), row["trajectory"]["interleaved_text"]
+    makers = [(name, make) for name, made in DEFECTS.items() for make in made]
+    rows = [*seeded(), *((name, make(9000 + at)) for at, (name, make) in enumerate(makers))]
+    for name, row in rows:
+        found = set(violated(taken_apart(row)))
+        assert found - ALSO.get(name or "", set()) == ({name} if name else set()), row["trajectory"]["interleaved_text"]
 
 
 def test_greek_letters_and_what_a_tool_wrote_are_no_other_language() -> None:
@@ -242,13 +281,14 @@ def test_a_result_that_only_speaks_of_failure_is_no_error() -> None:
     for said in (
         "Failed: the trial of X.",
         "Why it failed: lessons",
-        '{"error": null, "data": []}',
+        '{"error": null, "data": [1]}',
         "Errors of refraction",
+        "<webpage>404 patients took part in a trial of CAPTCHA-like tasks. No results differed between groups.</webpage>",
     ):
         row = record(
             1, [*sound(1)[:2], f"<tool_output>{said}</tool_output>", *sound(1)[6:7], "<answer>It helps.</answer>"]
         )
-        assert violated(taken_apart(row)) == [], said
+        assert not {"tool_error_share"} & set(violated(taken_apart(row))), said
 
 
 def test_an_id_may_be_written_in_many_ways_and_counts_once() -> None:
@@ -279,7 +319,11 @@ def test_an_audit_counts_each_gate_and_its_exit_code_tells_of_hard_ones(rows_fil
     assert told.returncode == 1
     assert counts["rows"] == COUNT * (len(GATES) + 1) + 2
     assert counts["unreadable"] == 2
-    assert counts["gates"] == dict.fromkeys(GATES, COUNT)
+    also = Counter(name for found in ALSO.values() for name in found)
+    assert counts["gates"]["nothing_found"] == counts["gates"]["forged_tool_output"] == COUNT
+    assert {name: counts["gates"][name] for name in GATES if name not in also} == dict.fromkeys(
+        GATES.keys() - also, COUNT
+    )
     assert counts["clean"] == COUNT
     assert counts["unfit"] == len(HARD) * COUNT + 2
     again = trajgraph("audit", tmp_path / "clean.jsonl")
@@ -288,7 +332,9 @@ def test_an_audit_counts_each_gate_and_its_exit_code_tells_of_hard_ones(rows_fil
 
 
 def test_an_audit_explains_one_sample(rows_file: Path) -> None:
-    told = trajgraph("audit", rows_file, "--explain", "qwen3_traj_01400")
+    told = trajgraph(
+        "audit", rows_file, "--explain", f"qwen3_traj_{100 * (1 + list(DEFECTS).index('ungrounded_citation')):05d}"
+    )
     assert "ungrounded_citation: A citation of something that had not been shown, or of nothing." in told.stdout
     assert "never_retrieved, nowhere" in told.stdout
     assert trajgraph("audit", rows_file, "--explain", "nobody").returncode == 2

@@ -14,6 +14,7 @@ from backends.services import ToolsAddress, open_services
 from graph.build import TrajectoryGraph, build_graph, drawing
 from graph.settings import TOOL_NAMES, Limits, ToolRole
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT
+from serializers.evidence import failed
 from serializers.interleaved import interleaved_text
 from serializers.tags import STOP_STRINGS
 from tests.fakes import Reply, ScriptedModel, answer, call, unbalanced
@@ -36,6 +37,7 @@ async def open_graph(
             ToolsAddress(tools_url, TOOL_NAMES, timeout=timeouts[1]),
             stop=STOP_STRINGS,
             concurrency=4,
+            failed=failed,
         )
     )
     return build_graph(

@@ -88,7 +88,7 @@ class Asked:
     def __init__(self, path: Path) -> None:
         self.path, self.seen = path, list[int]()
 
-    async def ask(self, messages: Any, max_tokens: int, seed: int | None) -> AIMessage:
+    async def ask(self, messages: Any, max_tokens: int, seed: int | None, *, stops: bool = True) -> AIMessage:
         with sqlite3.connect(self.path) as other:
             found = "SELECT count(*) FROM writes WHERE channel = 'reply' AND type = 'msgpack' AND length(value) > 50"
             self.seen.append(int(other.execute(found).fetchone()[0]))

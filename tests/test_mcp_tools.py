@@ -28,8 +28,12 @@ def tool(name: str, *arguments: str) -> Tool:
     return Tool(name=name, inputSchema={"type": "object", "properties": properties, "required": list(arguments[:1])})
 
 
-def result(text: str = "", **more: Any) -> dict[str, Any]:
-    return {"content": [{"type": "text", "text": text}] if text else [], **more}
+def result(*texts: str, **more: Any) -> dict[str, Any]:
+    return {"content": [{"type": "text", "text": text} for text in texts], **more}
+
+
+PAPER = {"paperId": "1", "title": "T"}
+LINK = {"type": "resource_link", "name": "Trial protocol", "description": "The protocol", "uri": "https://x.org/p.pdf"}
 
 
 NAMES = ("pubmed_search", "browse_webpage", "google_search")
@@ -71,12 +75,23 @@ def test_a_missing_tool_is_named_and_the_servers_are_listed() -> None:
         (result('{"total": 1}'), {"total": 1}),
         (result('{\n  "total": 1\n}'), {"total": 1}),
         (result("plain text"), "plain text"),
-        (result(), {}),
+        (result(), "No result."),
+        (result(" \n"), "No result."),
         (result("[]"), []),
-        (result('{"total": 2}', structuredContent={"total": 1}), {"total": 1}),
-        (result("x", structuredContent={"result": [1, 2]}), [1, 2]),
-        (result("x", structuredContent={"result": '{"total": 3}'}), {"total": 3}),
-        (result("x", structuredContent={"result": "plain"}), "plain"),
+        (result('{"total": 2}', structuredContent={"total": 1}), {"total": 2}),
+        (result("Found it.", structuredContent={"status": "ok"}), "Found it."),
+        (result("x", structuredContent={"result": [1, 2]}), "x"),
+        (result("x", structuredContent={"result": "plain"}), "x"),
+        (result("See below.", structuredContent={"data": [PAPER]}), {"data": [PAPER]}),
+        (result("See below.", structuredContent={"result": [PAPER]}), [PAPER]),
+        (result(structuredContent={"result": [1, 2]}), [1, 2]),
+        (result(structuredContent={"result": '{"total": 3}'}), {"total": 3}),
+        (result(structuredContent={"total": 1}), {"total": 1}),
+        (result(json.dumps(PAPER), json.dumps(PAPER), structuredContent={"result": [PAPER, PAPER]}), [PAPER, PAPER]),
+        (result(json.dumps(PAPER), json.dumps(PAPER)), [PAPER, PAPER]),
+        ({"content": [LINK]}, "Trial protocol: The protocol: https://x.org/p.pdf"),
+        ({"content": [{"type": "resource", "resource": {"uri": "file:///a", "text": "inside"}}]}, "inside"),
+        ({"content": [{"type": "image", "data": "aGk=", "mimeType": "image/png"}]}, "[image]"),
         (result("[" * 100_000), "[" * 100_000),
     ],
 )
@@ -143,11 +158,11 @@ async def test_the_client_goes_on_when_the_server_restarts_between_calls() -> No
             client = await connected(await stack.enter_async_context(open_tool_client(url, concurrency=8, timeout=20)))
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 0
             await asyncio.to_thread(first.close)
-            assert not await client.probe()
+            assert str(await client.probe()).startswith(f"{url}: ")
             with served(counting_server(stateless=stateless)[0].streamable_http_app(), port):
                 answers = await asyncio.gather(*(client.call("pubmed_search", "x", {}) for _ in range(8)))
                 assert [answer["total"] for answer, _ in answers] == [0] * 8
-                assert await client.probe()
+                assert await client.probe() is None
 
 
 @pytest.mark.parametrize("json_response", [True, False])
@@ -205,7 +220,7 @@ async def test_a_call_without_an_answer_times_out_and_the_session_goes_on() -> N
             await connected(client)
             with pytest.raises(ToolTimeout, match=r"pubmed_search gave no result within 0\.5 s"):
                 await client.call("pubmed_search", "x", {})
-            assert await client.probe()
+            assert await client.probe() is None
 
 
 async def test_a_tool_that_does_not_exist_and_arguments_that_do_not_fit_are_for_the_model_to_read(
@@ -291,7 +306,7 @@ async def test_an_answer_may_come_in_pieces_behind_notifications() -> None:
     with served(slow) as base:
         async with open_tool_client(f"{base}/mcp", concurrency=1) as client:
             await connected(client)
-            assert await client.call("pubmed_search", "x", {}) == ({}, False)
+            assert await client.call("pubmed_search", "x", {}) == ("No result.", False)
 
 
 def test_a_retry_after_is_read_in_seconds_or_as_a_date() -> None:

@@ -9,9 +9,9 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from graph.state import State
-from serializers.record import QuestionRow, build_record, recorded_result, sample_id
+from serializers.record import QuestionRow, build_record, sample_id
 from serializers.stats import Stats
-from serializers.tool_output import render_tool_output
+from serializers.tool_output import render, render_tool_output
 
 GOLDEN = Path(__file__).parent / "golden"
 PAPERS = [
@@ -24,7 +24,12 @@ def finished() -> State:
     result = {"total": 7, "data": PAPERS}
     asked = '<think>I search.</think>\n<call_tool name="pubmed_search" limit="5">statins</call_tool>'
     final = '<think>Enough.</think>\n<answer>\nYes. <cite id="3">T3</cite> <cite id="1">T1</cite>\n</answer>'
-    beside = {"timestamp": "2026-01-01T00:00:00.000+00:00", "seconds": 0.5, "reminder": "not in the text"}
+    beside = {
+        "timestamp": "2026-01-01T00:00:00.000+00:00",
+        "seconds": 0.5,
+        "reminder": "not in the text",
+        "snippet_ids": [paper["paperId"] for paper in PAPERS],
+    }
     usage: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
     about = {"finish_reason": "stop", "seconds": 1.0}
     return State(
@@ -33,7 +38,7 @@ def finished() -> State:
             AIMessage(asked, tool_calls=[{"name": "pubmed_search", "args": {"query": "statins", "limit": 5}, "id": "call-1"}],
                       additional_kwargs={"repairs": ["stop_string_restored"]}, usage_metadata=usage, response_metadata=about),
             ToolMessage(render_tool_output("pubmed_search", result), name="pubmed_search", tool_call_id="call-1",
-                        artifact=recorded_result("pubmed_search", result), additional_kwargs=beside),
+                        artifact=render("pubmed_search", result).recorded, additional_kwargs=beside),
             AIMessage("Hm.", usage_metadata=usage, response_metadata=about),
             HumanMessage("a nudge"),
             AIMessage(final, usage_metadata=usage, response_metadata=about),
@@ -76,16 +81,16 @@ def test_unbalanced_tags_reject_a_record() -> None:
 
 
 def test_results_are_kept_bounded() -> None:
-    kept = recorded_result("pubmed_search", {"total": 7, "data": PAPERS})
+    kept = render("pubmed_search", {"total": 7, "data": PAPERS}).recorded
     assert [paper["paperId"] for paper in kept["data"]] == ["0", "1", "2", "3", "4"]
     assert list(kept["data"][0]) == ["paperId", "title", "abstract", "year", "venue"]
-    assert recorded_result("browse_webpage", {"markdown": "x" * 9000}).keys() == {"truncated", "preview"}
-    assert len(recorded_result("browse_webpage", {"markdown": "x" * 9000})["preview"]) == 3000
+    assert render("browse_webpage", {"markdown": "x" * 9000}).recorded.keys() == {"truncated", "preview"}
+    assert len(render("browse_webpage", {"markdown": "x" * 9000}).recorded["preview"]) == 3000
     state = finished()
-    state["messages"][1].artifact = recorded_result("browse_webpage", {"markdown": "x" * 9000})  # type: ignore[union-attr]
+    state["messages"][1].artifact = render("browse_webpage", {"markdown": "x" * 9000}).recorded  # type: ignore[union-attr]
     record = build_record("x", ROW, state, {})
     assert record["trajectory"]["tool_calls"][0]["result"]["preview"].startswith('{"markdown": "xxx')
-    assert recorded_result("browse_webpage", {"markdown": "x"}) == {"markdown": "x"}
+    assert render("browse_webpage", {"markdown": "x"}).recorded == {"markdown": "x"}
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,6 @@ def test_what_a_record_says_of_itself_is_found_without_reading_the_trajectory(
         "sample_id": "qwen3_traj_00001", "question": question, "topic": topic, "question_type": kind,
         "trajectory": trajectory, "metadata": metadata,
     }  # fmt: skip
-    asked = {name: record[name] for name in ("sample_id", "topic", "question_type", "metadata")}
+    asked = {name: record[name] for name in ("sample_id", "question", "topic", "question_type", "metadata")}
     assert summary(encoded(record)) == asked
     assert summary(json.dumps(record, separators=(",", ":")).encode()) == asked

@@ -10,23 +10,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serializers.tags import (
-    STOP_STRINGS,
-    Call,
-    cited_ids,
-    cited_pmids,
-    join_reasoning,
-    neutralise,
-    read_reply,
-    write_call,
-)
+from serializers.citations import cited_pmids
+from serializers.escaping import escape_tags
+from serializers.reply import Reading, join_reasoning, read_reply
+from serializers.respelling import web_address
+from serializers.tags import STOP_STRINGS, Call, write_call
 from tests.fakes import unbalanced
 
 TEXTS = int(os.environ.get("TAG_TEXTS", "500"))
 """`make crash` asks for many more than the suite has time for."""
 NAMES = st.sampled_from(["pubmed_search", "browse_webpage", "google_search"])
 PROSE = st.text(st.characters(blacklist_categories=["Cs"]), max_size=80)
-QUERIES = PROSE.map(str.strip).filter(lambda text: text and neutralise(text) == text)
+QUERIES = PROSE.map(str.strip).filter(lambda text: text and escape_tags(text) == text)
 PARAMETERS = st.dictionaries(
     st.sampled_from(["limit", "offset", "lang"]),
     st.integers(0, 9999)
@@ -104,11 +99,11 @@ def test_an_answer_is_read_without_the_space_around_it() -> None:
 def test_an_answer_the_model_ended_without_closing_is_closed_and_one_that_was_cut_off_is_none() -> None:
     assert read_reply("<answer>Yes.").answer == "Yes."
     assert read_reply("<answer>Yes.").repairs == ("answer_closed",)
-    assert read_reply("<answer>Yes.", stopped=False).answer is None
+    assert read_reply("<answer>Yes.", Reading(stopped=False)).answer is None
 
 
 def test_a_call_that_was_cut_off_is_no_call() -> None:
-    assert read_reply('<call_tool name="pubmed_search">stat', stopped=False).call is None
+    assert read_reply('<call_tool name="pubmed_search">stat', Reading(stopped=False)).call is None
 
 
 def test_the_first_of_call_and_answer_counts() -> None:
@@ -145,15 +140,16 @@ def test_what_is_written_is_read_back(name: str, query: str, parameters: dict[st
     numbers = {key: int(value) if re.fullmatch("0|-?[1-9][0-9]*", str(value)) else value
                for key, value in parameters.items()}  # fmt: skip
     reply = read_reply(write_call(Call(name, query, parameters)))
-    assert reply.call == Call(name, query, numbers)
-    assert reply.repairs == ()
+    meant = web_address(query) if name == "browse_webpage" else query
+    assert reply.call == Call(name, meant, numbers)
+    assert reply.repairs == (() if meant == query else ("address_completed",))
 
 
 @settings(max_examples=TEXTS)
 @given(SOUP, st.booleans())
 @example("<think>" * 3 + "</think>", True)
 def test_any_text_can_be_read_and_what_was_kept_reads_the_same_again(soup: str, stopped: bool) -> None:
-    reply = read_reply(soup, stopped=stopped)
+    reply = read_reply(soup, Reading(stopped))
     assert reply.call is None or reply.answer is None
     assert "<tool_output>" not in reply.text
     if stopped or reply.call or reply.answer is not None:
@@ -176,19 +172,19 @@ def test_a_real_trajectory_that_was_mangled_is_read_and_nothing_in_it_is_left_op
         start, end = sorted(chance.randint(0, len(text)) for _ in range(2))
         put = chance.choice(["", "", text[start:end][::-1], text[start:end] * 2, *PIECES])
         text = text[:start] + put + text[chance.choice([start, end]) :]
-    reply = read_reply(text, stopped=stopped)
+    reply = read_reply(text, Reading(stopped))
     assert "<tool_output>" not in reply.text
     if reply.call or reply.answer is not None:
         assert unbalanced(reply.text) == []
     if reply.call:
         assert read_reply(reply.text).text == reply.text
-    assert read_reply(neutralise(text)).call is None
+    assert read_reply(escape_tags(text)).call is None
 
 
 @settings(max_examples=TEXTS)
 @given(SOUP)
 def test_neutralised_text_holds_no_protocol_tag_and_differs_in_nothing_else(soup: str) -> None:
-    safe = neutralise(soup)
+    safe = escape_tags(soup)
     assert unbalanced(safe) == []
     assert read_reply(safe).call is None
     assert read_reply(safe).answer is None
@@ -196,15 +192,15 @@ def test_neutralised_text_holds_no_protocol_tag_and_differs_in_nothing_else(soup
 
 
 def test_neutralising_leaves_everything_else_alone() -> None:
-    text = 'P < 0.05, <sup>2</sup>, <cite id="1">x</cite>, <answers>, a<b>c'
-    assert neutralise(text) == text
+    text = "P < 0.05, <sup>2</sup>, <answers>, a<b>c, [1], <i>x</i>"
+    assert escape_tags(text) == text
 
 
 @pytest.mark.parametrize(
     "tag", ["<answer>", "</tool_output>", "<call_tool", "< / THINK >", "<Tool_Output x='1'>", "<|im_end|>"]
 )
 def test_every_spelling_of_a_protocol_tag_is_neutralised(tag: str) -> None:
-    assert neutralise(f"a {tag} b") == f"a &lt;{tag[1:]} b"
+    assert escape_tags(f"a {tag} b") == f"a &lt;{tag[1:]} b"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +209,7 @@ def test_every_spelling_of_a_protocol_tag_is_neutralised(tag: str) -> None:
 def test_a_megabyte_of_any_tag_is_read(piece: str) -> None:
     hostile = piece * (1_000_000 // len(piece))
     assert unbalanced(read_reply(hostile).text) == []
-    assert len(neutralise(hostile)) >= len(hostile)
+    assert len(escape_tags(hostile)) >= len(hostile)
     unbalanced(hostile)
 
 
@@ -232,5 +228,5 @@ def test_unbalanced_tags_are_found(text: str, found: list[str]) -> None:
 
 def test_citations_are_listed_in_order_of_first_appearance() -> None:
     text = '<cite id="22">x</cite> <cite id="11">y</cite> <cite id="G1">z</cite> <cite id="22">x</cite>'
-    assert cited_ids(text) == ["22", "11", "G1"]
+    assert cited_pmids(text) == ["22", "11"]
     assert cited_pmids(text + ' <cite id="PMID: 33, 44">x</cite>') == ["22", "11", "33", "44"]

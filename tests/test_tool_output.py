@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serializers.tags import read_reply
+from serializers.reply import read_reply
 from serializers.tool_output import MAX_BODY, render_error, render_tool_output
 from tests.fakes import unbalanced
 

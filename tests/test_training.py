@@ -193,7 +193,8 @@ def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> 
         pieces, strays = segments(text)
         assert strays == []
         assert "\n".join(text[piece.start : piece.end] for piece in pieces) == text
-        trained = "\n".join(text[start:end] for start, end in text_spans(pieces))
+        row = Row(run, 1, {"trajectory": {"interleaved_text": text}})
+        trained = "\n".join(text[start:end] for start, end in text_spans(row))
         assert trained == re.sub(r"\n<tool_output>.*?</tool_output>", "", text, flags=re.DOTALL)
 
 

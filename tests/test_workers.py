@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -194,10 +195,12 @@ def test_a_server_that_goes_away_is_waited_for_once_however_many_workers_miss_it
     with served(app, port) as base:
         process = begun(folder, f"{base}/v1", tools_url, after=20)
     assert process.stderr is not None
-    assert process.stderr.readline() == "trajgraph: the model server is away: paused until it answers\n"
+    assert re.match(
+        r"trajgraph: the model server is down \(http://.*\): paused until it answers\n", process.stderr.readline()
+    )
     with served(app, port):
         output, errors = process.communicate(timeout=60)
-    assert errors.startswith("trajgraph: the model server is back after")
+    assert errors.startswith("trajgraph: the model server is up again after")
     assert errors.count("\n") == 1
     assert output.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending")
 

@@ -9,6 +9,8 @@ from typing import Any
 from serializers.gates import GATES, Thresholds, faults, is_error, violated
 from training.rows import Row, read_rows
 
+_VERDICTS = ("grounded", "never_retrieved", "retrieved_later", "numbers_missing")
+
 
 @dataclass
 class Audit:
@@ -39,6 +41,7 @@ class Audit:
         self.whole_answers += any(piece.closed for piece in row.apart.of("answer"))
         self.gates.update(failed)
         self.citations.update(citation.verdict for citation in row.apart.cited)
+        self.citations["numbers_missing"] += sum(bool(citation.numbers_missing) for citation in row.apart.cited)
 
     def content(self) -> dict[str, Any]:
         """As JSON."""
@@ -46,7 +49,7 @@ class Audit:
             "file": self.name, "rows": self.rows, "unreadable": self.unreadable, "clean": self.clean,
             "unfit": self.unfit, "whole_answers": self.whole_answers, "tool_outputs": self.outputs,
             "tool_errors": self.errors, "gates": {name: self.gates[name] for name in GATES},
-            "citations": {name: self.citations[name] for name in ("grounded", "never_retrieved", "retrieved_later")},
+            "citations": {name: self.citations[name] for name in _VERDICTS},
         }  # fmt: skip
 
 
@@ -86,7 +89,7 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
     line("  of them errors", [audit.errors for audit in audits])
     for name in GATES:
         line(f"{'! ' if name in hard else '  '}{name}", [audit.gates[name] for audit in audits])
-    for verdict in ("grounded", "never_retrieved", "retrieved_later"):
+    for verdict in _VERDICTS:
         line(f"citations {verdict[:13]}", [audit.citations[verdict] for audit in audits])
     line("unreadable lines", [audit.unreadable for audit in audits])
     line("fail a hard gate (!)", [audit.unfit for audit in audits])

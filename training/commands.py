@@ -12,6 +12,7 @@ import typer
 
 from backends.commands import listed_names, option
 from backends.errors import UserError
+from backends.printable import printable
 
 app = typer.Typer()
 
@@ -50,11 +51,14 @@ def audit(
     tokenize_url: TokenizeUrl = None,
 ) -> None:
     """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
+    from graph.lines import encoded
     from serializers.gates import Thresholds
     from training.audit import audit as counted
     from training.audit import explained, table
     from training.rows import files_of, read_rows
 
+    if not 0 <= tool_error_share <= 1:
+        raise UserError(f"--tool-error-share {tool_error_share}: give a share between 0 and 1")
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
     paths = [path for given in files for path in files_of(given)]
     count = _counter(tokenizer, tokenize_url)
@@ -63,7 +67,7 @@ def audit(
         found = [explained(row, thresholds) for row in rows if row.sample_id == explain]
         if not found:
             raise UserError(f"--explain {explain}: no such sample in {', '.join(map(str, paths))}")
-        typer.echo("\n\n".join(found))
+        typer.echo(printable("\n\n".join(found)))
         return
     if write_clean:
         new = write_clean.with_name(f".{write_clean.name}.new")  # the clean file may be the one that is read
@@ -72,7 +76,7 @@ def audit(
                 paths,
                 thresholds,
                 hard,
-                lambda row: clean.write(json.dumps(row.record, ensure_ascii=False) + "\n"),
+                lambda row: clean.write(encoded(row.record).decode() + "\n"),
                 count,
             )
         new.replace(write_clean)
@@ -99,9 +103,10 @@ def export(
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
     from serializers.gates import Thresholds, estimated_tokens, violated
     from training.card import card, check_folder
-    from training.export import Making, conditions, exported
+    from training.export import Making, exported
     from training.rows import files_of, read_rows
     from training.template import Template
+    from training.where import conditions
 
     if not 0 <= test_share < 1:
         raise UserError(f"--test-share {test_share}: give a share between 0 and 1")
@@ -139,7 +144,9 @@ def export(
         count or estimated_tokens,
     )
     done = exported(chosen(), output, making, Template(verify_template) if verify_template else None)
-    funnel = {**told.get("funnel", {}), **seen, **done.rows}
+    funnel = {**told.get("funnel", {}), **seen, **done.left_out, **done.rows}
+    for reason, number in done.left_out.items():
+        typer.echo(f"left out: {number} rows {reason}")
     text = card(done, settings, funnel, format_name.value, token_limit)
     (output / "README.md").write_text(text, encoding="utf-8", errors="replace")
     for name, path in done.files.items():
@@ -182,7 +189,7 @@ def show(
 
     for row in chain.from_iterable(map(read_rows, files_of(run, rejected=True))):
         if row.sample_id == sample_id:
-            typer.echo(f"{timeline(row, whole=whole)}\n\n{explained(row, Thresholds())}")
+            typer.echo(printable(f"{timeline(row, whole=whole)}\n\n{explained(row, Thresholds())}"))
             return
     raise UserError(f"{sample_id}: no such sample in {run}")
 

@@ -1,8 +1,6 @@
 """Exports: rows for the trainers of the field, each with what is to be trained on, split by question, and a card."""
 
 import hashlib
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,35 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
+from graph.lines import encoded
 from graph.settings import ToolRole
-from serializers.gates import GATES, Thresholds, estimated_tokens, violated
+from serializers.gates import Thresholds, estimated_tokens, violated
 from training.messages import (
     Message,
     from_sharegpt,
+    masked_by_tags,
     message_spans,
     messages,
     one_message,
     sharegpt,
     text_spans,
-    thoughtless,
     trained_on,
+    unmarked,
 )
 from training.rows import Row
 from training.template import Loss, Template, losses, wrongly_masked
-
-_CONDITION = re.compile(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*")
-_FIELDS: dict[str, Callable[[Row], Any]] = {
-    "sample_id": lambda row: row.sample_id,
-    "topic": lambda row: str(row.record.get("topic", "")),
-    "question_type": lambda row: str(row.record.get("question_type", "")),
-    "calls": lambda row: len(row.apart.of("call_tool")),
-    "tokens": lambda row: row.tokens,
-    "cites": lambda row: len(row.apart.cited),
-    "thoughtless": thoughtless,
-    "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
-    "model": lambda row: str(row.metadata.get("model", "")),
-}
-_COUNTED = ("calls", "tokens", "cites", "thoughtless")
 
 
 @dataclass
@@ -52,23 +38,9 @@ class Exported:
     tokens: list[int] = field(default_factory=list)
     gates: Counter[str] = field(default_factory=Counter)
     """The rows that fail each of the gates."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Rows that the format cannot hold as they are, by the reason."""
     sample: dict[str, Any] = field(default_factory=dict)
-
-
-def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row], bool]:
-    """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. Raises UserError for what is none."""
-    checks = []
-    fields: dict[str, Callable[[Row], Any]] = {**_FIELDS, "gate": lambda row: violated(row.apart, thresholds)}
-    for text in stated:
-        match = _CONDITION.fullmatch(text)
-        if not match or match[1] not in fields:
-            raise UserError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(fields)}")
-        if match[1] == "gate" and match[3] not in GATES:
-            raise UserError(f"--where {text}: the gates are {', '.join(GATES)}")
-        if match[1] not in _COUNTED and match[2] not in ("=", "!="):
-            raise UserError(f"--where {text}: {match[1]} is a text; write = or !=")
-        checks.append((fields[match[1]], match[2], match[3]))
-    return lambda row: all(_holds(read(row), operator, value) for read, operator, value in checks)
 
 
 def split_of(question: str, test_share: float) -> str:
@@ -117,7 +89,7 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
             name: stack.enter_context(path.open("w", encoding="utf-8", errors="replace"))
             for name, path in writers.items()
         }
-        for one in _pairs(rows, making) if making.format_name == "dpo" else _singles(rows, making):
+        for one in _pairs(rows, making) if making.format_name == "dpo" else _singles(rows, making, done):
             found = one.losses(template) if template else []
             rows_lost += bool(found)
             for loss in found:
@@ -129,7 +101,7 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
             done.gates.update(violated(one.row.apart, making.thresholds))
             done.sample = done.sample or whole
             if handles:
-                handles[split].write(json.dumps(whole, ensure_ascii=False) + "\n")
+                handles[split].write(encoded(whole).decode() + "\n")
             else:
                 made[split].append(whole)
         if lost:
@@ -137,7 +109,8 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
             raise UserError(f"the chat template would lose {told}. Mend: {'; '.join(mends)}. Nothing was exported")
         if not done.tokens:
             pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
-            raise UserError(f"nothing to export: {pairs if making.format_name == 'dpo' else 'no trajectory is left'}")
+            why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
+            raise UserError(f"nothing to export: {pairs if making.format_name == 'dpo' else why}")
         for handle in handles.values():
             handle.close()
         for name in made:
@@ -186,34 +159,59 @@ class _Made:
         return found
 
 
-def _singles(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
+def _singles(rows: Iterable[Row], making: Making, done: Exported) -> Iterator[_Made]:
     for row in rows:
-        if making.format_name in ("messages", "sharegpt"):
+        if making.format_name == "drtulu":
+            made = _by_text(row, making)
+            if wrong := _masked_otherwise(made):
+                done.left_out[wrong] += 1
+            else:
+                yield made
+        elif making.format_name in ("messages", "sharegpt"):
             yield _by_message(row, making)
         else:
             yield _by_text(row, making)
+
+
+def _masked_otherwise(made: _Made) -> str:
+    """How the trainer that masks by tags would train on something else than the row's spans; empty when it does not."""
+    (told,), row = made.conversations, made.row
+    head = "\n".join(said["content"] for said in told[:-1]) + "\n"
+    trained = bytearray(b"\1" * len(head + row.text))
+    for start, end in masked_by_tags(head + row.text):
+        trained[start:end] = bytes(end - start)
+    spans = bytearray(len(row.text))
+    for start, end in made.content["train_spans"]:
+        spans[start:end] = b"\1" * (end - start)
+    differs = [
+        letter for letter, ours, theirs in zip(row.text, spans, trained[len(head) :], strict=True) if ours != theirs
+    ]
+    if not any(not letter.isspace() for letter in differs):
+        return ""
+    return "have a reply that was asked again, which this format cannot mask" if row.nudges else "are masked otherwise"
 
 
 def _by_message(row: Row, making: Making) -> _Made:
     """What is trained on is told by message."""
     told = making.messages(row)
     if making.format_name == "messages":
-        content: dict[str, Any] = {"messages": told, "train_spans": message_spans(told)}
+        content: dict[str, Any] = {"messages": unmarked(told), "train_spans": message_spans(told)}
     else:
         content = sharegpt(told)
         told = from_sharegpt(content)
         content["train_spans"] = message_spans(told[1:] if content["system"] else told)
-    return _Made([row], content, [told], [trained_on(told)])
+        content["conversations"] = unmarked(content["conversations"])
+    return _Made([row], content, [unmarked(told)], [trained_on(told)])
 
 
 def _by_text(row: Row, making: Making) -> _Made:
     """What is trained on is told by place in the interleaved text."""
     in_one = making.format_name == "drtulu"
-    told = one_message(row, making.system(row)) if in_one else making.messages(row)
+    told = one_message(row, making.system(row)) if in_one else unmarked(making.messages(row))
     content: dict[str, Any] = {"conversations": told} if in_one else {"question": row.question, "text": row.text}
     if making.format_name == "parquet":
         content["messages"] = [{"tool_call_id": None, **said} for said in told]
-    spans = text_spans(row.apart.pieces)
+    spans = text_spans(row)
     trained = [row.text[start:end] for start, end in spans]
     return _Made([row], {**content, "train_spans": spans}, [told], [trained], in_one)
 
@@ -229,26 +227,10 @@ def _pairs(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
         for pair in zip(*sides, strict=False):
             good, bad = told = [making.messages(row) for row in pair]
             content = {
-                "prompt": good[:head], "chosen": good[head:], "rejected": bad[head:],
+                "prompt": good[:head], "chosen": unmarked(good[head:]), "rejected": unmarked(bad[head:]),
                 "chosen_train_spans": message_spans(good[head:]), "rejected_train_spans": message_spans(bad[head:]),
             }  # fmt: skip
-            yield _Made(pair, content, told, [trained_on(side) for side in told])
-
-
-def _holds(value: Any, operator: str, wanted: str) -> bool:
-    if isinstance(value, list):
-        return (wanted in value) == (operator == "=")
-    if isinstance(value, int):
-        try:
-            number = float(wanted)
-        except ValueError as error:
-            raise UserError(f"--where: {wanted!r} is no number") from error
-        holds: dict[str, bool] = {
-            "=": value == number, "!=": value != number, ">": value > number, "<": value < number,
-            ">=": value >= number, "<=": value <= number,
-        }  # fmt: skip
-        return holds[operator]
-    return bool(value == wanted if operator == "=" else operator == "!=" and value != wanted)
+            yield _Made(pair, content, list(map(unmarked, told)), [trained_on(side) for side in told])
 
 
 def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from graph.settings import ToolRole
+from serializers.escaping import balanced, escape_tags
 from serializers.segments import Segment
-from serializers.tags import neutralise
 from training.rows import Row
 
 Message = dict[str, Any]
 SENDERS = {"user": "human", "assistant": "gpt", "tool": "observation"}
 """LLaMA-Factory's names for the roles."""
+
+
+NUDGED = "nudged"
+"""Marks, while a row is made, a reply after which the model had to be asked again: context, not to be trained on."""
 
 
 def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list[Message]:
@@ -20,7 +24,7 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
     The calls stand in the text, as the model wrote them: `tool_calls` beside it would have a template write them twice.
     """
     told: list[Message] = [{"role": "system", "content": system}] if system else []
-    told.append({"role": "user", "content": neutralise(row.question)})
+    told.append({"role": "user", "content": escape_tags(row.question)})
     outputs = 0
 
     def from_outside(identity: str, text: str) -> None:
@@ -30,7 +34,8 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
         """The nudges up to a place in the text, each behind what the model had said since `start`, be it nothing."""
         while nudges and nudges[0][0] <= until:
             at, nudge = nudges.pop(0)
-            told.append({"role": "assistant", "content": row.text[start:at].strip("\n") if at > start else ""})
+            said = row.text[start:at].strip("\n") if at > start else ""
+            told.append({"role": "assistant", "content": said, NUDGED: True})
             from_outside(f"nudge-{at}", nudge)
             start = max(start, at)
         return start
@@ -55,22 +60,57 @@ def thoughtless(row: Row) -> int:
     return sum(all(piece.kind != "think" for piece in pieces) for pieces in turns)
 
 
-def text_spans(pieces: list[Segment]) -> list[list[int]]:
-    """`[start, end]` in the interleaved text of what the model wrote: all but the tool outputs."""
+def text_spans(row: Row) -> list[list[int]]:
+    """`[start, end]` in the interleaved text of what the model wrote: all but the tool outputs, and the replies after
+    which it had to be asked again.
+    """
     spans: list[list[int]] = []
     read = True
-    for piece in pieces:
+    for piece in row.apart.pieces:
         if piece.kind != "tool_output" and read:
             spans.append([piece.start, piece.end])
         elif piece.kind != "tool_output":
             spans[-1][1] = piece.end
         read = piece.kind == "tool_output"
-    return spans
+    for begun, ended in nudged_ranges(row):
+        parts = ([[start, min(end, begun)], [max(start, ended), end]] for start, end in spans)
+        spans = [_bare(row.text, start, end) for both in parts for start, end in both if start < end]
+    return [[start, end] for start, end in spans if start < end]
+
+
+def nudged_ranges(row: Row) -> list[tuple[int, int]]:
+    """Where in the text the replies stand after which the model had to be asked again."""
+    ranges, begun = [], 0
+    outputs = [piece.end for piece in row.apart.pieces if piece.kind == "tool_output"]
+    for at, _ in sorted(row.nudges):
+        start = max([begun, *(end for end in outputs if end <= at)])
+        if start < at:
+            ranges.append((start, at))
+        begun = at
+    return ranges
+
+
+def _bare(text: str, start: int, end: int) -> list[int]:
+    """A span without the line feeds at its ends, which join the messages."""
+    while start < end and text[start] == "\n":
+        start += 1
+    while start < end and text[end - 1] == "\n":
+        end -= 1
+    return [start, end]
 
 
 def message_spans(told: list[Message]) -> list[list[int]]:
     """`[message, start, end]` of what the model wrote in a conversation: its own messages, whole."""
-    return [[at, 0, len(said["content"])] for at, said in enumerate(told) if said["role"] == "assistant"]
+    return [
+        [at, 0, len(said["content"])]
+        for at, said in enumerate(told)
+        if said["role"] == "assistant" and said["content"] and NUDGED not in said
+    ]
+
+
+def unmarked(told: list[Message]) -> list[Message]:
+    """The messages as they are written."""
+    return [{name: value for name, value in said.items() if name != NUDGED} for said in told]
 
 
 def trained_on(told: list[Message]) -> list[str]:
@@ -82,15 +122,16 @@ def sharegpt(told: list[Message]) -> dict[str, Any]:
     """LLaMA-Factory's: `human` or `observation`, then `gpt`, in turn and in pairs; the system prompt beside. What comes
     twice in a row from the same side is one message, and what no reply follows is left out: it trains nothing.
     """
-    turns: list[dict[str, str]] = []
+    turns: list[dict[str, Any]] = []
     for said in told:
         if said["role"] == "system":
             continue
         sender = SENDERS[said["role"]]
+        marked = {NUDGED: True} if NUDGED in said else {}
         if turns and (turns[-1]["from"] == "gpt") == (sender == "gpt"):
             turns[-1]["value"] += f"\n{said['content']}"
         else:
-            turns.append({"from": sender, "value": said["content"]})
+            turns.append({"from": sender, "value": said["content"], **marked})
     if turns and turns[-1]["from"] != "gpt":
         turns.pop()
     system = told[0]["content"] if told and told[0]["role"] == "system" else ""
@@ -101,13 +142,28 @@ def from_sharegpt(row: Mapping[str, Any]) -> list[Message]:
     """The same conversation under the roles that a chat template knows."""
     roles = {sender: role for role, sender in SENDERS.items()}
     told = [{"role": "system", "content": row["system"]}] if row["system"] else []
-    return [*told, *({"role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"])]
+    turns = ({**turn, "role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"])
+    return [*told, *({key: turn[key] for key in ("role", "content", NUDGED) if key in turn} for turn in turns)]
 
 
 def one_message(row: Row, system: str | None) -> list[Message]:
-    """The question, and the whole interleaved text as one assistant message, for masking by `<tool_output>`."""
-    told = [{"role": "system", "content": system}] if system else []
-    return [*told, {"role": "user", "content": neutralise(row.question)}, {"role": "assistant", "content": row.text}]
+    """The question, and the whole interleaved text as one assistant message, for masking by `<tool_output>`: before the
+    text, no tag of the protocol stands without its other half.
+    """
+    told = [{"role": "system", "content": balanced(system)[0]}] if system else []
+    return [*told, {"role": "user", "content": escape_tags(row.question)}, {"role": "assistant", "content": row.text}]
+
+
+def masked_by_tags(rendered: str) -> list[tuple[int, int]]:
+    """What a trainer leaves out that masks from each `<tool_output` to the next `</tool_output>`, over a whole row."""
+    spans, at = [], 0
+    while (start := rendered.find("<tool_output", at)) >= 0:
+        end = rendered.find("</tool_output>", start)
+        if end < 0:
+            break
+        at = end + len("</tool_output>")
+        spans.append((start, at))
+    return spans
 
 
 def _turns(pieces: list[Segment]) -> list[list[Segment]]:

@@ -102,6 +102,8 @@ class _Numbers:
                 name = names.get(piece.call)
                 self._counts["tool errors"][name[1] if name else "unnamed"] += 1
         self._counts["citations"].update(citation.verdict for citation in row.apart.cited)
+        missing = sum(bool(citation.numbers_missing) for citation in row.apart.cited)
+        self._counts["citations"].update({"numbers missing": missing} if missing else {})
         self._sizes["calls"][len(row.apart.of("call_tool"))] += 1
         self._sizes["thousand tokens"][row.tokens // 1000] += 1
         if row.seconds is not None:

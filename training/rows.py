@@ -11,7 +11,7 @@ from typing import Any
 from backends.errors import UserError
 from graph.run_files import read_run
 from serializers.gates import Trajectory, estimated_tokens, taken_apart
-from serializers.record import storable
+from serializers.tool_output import storable
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,15 @@ class Row:
         found = self.record.get("metadata")
         return found if isinstance(found, Mapping) else {}
 
+    def listed(self, name: str) -> list[Any]:
+        """A list in the metadata; empty where there is none."""
+        found = self.metadata.get(name)
+        return found if isinstance(found, list) else []
+
     @property
     def nudges(self) -> list[tuple[int, str]]:
         """Where in the text the model was asked again, and with which words."""
-        found = self.metadata.get("nudges")
-        told = [nudge for nudge in found if isinstance(nudge, Mapping)] if isinstance(found, list) else []
+        told = [nudge for nudge in self.listed("nudges") if isinstance(nudge, Mapping)]
         return [(nudge["at"], str(nudge.get("text"))) for nudge in told if type(nudge.get("at")) is int]
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from backends.errors import UserError
 from serializers.segments import Segment
-from training.messages import Message
+from training.messages import Message, nudged_ranges
 from training.rows import Row
 
 _NAMES = {"think": "thought", "call_tool": "call", "tool_output": "result"}
@@ -137,11 +137,19 @@ def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
             continue
         at = place + len(part)
         marked[place:at] = b"\1" * len(part)
+    asked_again = bytearray(len(text))
+    for start, end in nudged_ranges(row):
+        asked_again[start:end] = b"\1" * (end - start)
     for piece in row.apart.pieces:
-        covered = marked[piece.start : piece.end]
-        if piece.kind == "tool_output" and any(covered):
+        span = slice(piece.start, piece.start + len(text[piece.start : piece.end].rstrip()))
+        if piece.kind == "tool_output" and any(marked[piece.start : piece.end]):
             found.append(f"trained on although a tool gave it: {_shortened(piece.body.strip())}")
-        elif piece.kind != "tool_output" and not all(covered[: len(text[piece.start : piece.end].rstrip())]):
+        elif piece.kind != "tool_output" and any(a and b for a, b in zip(marked[span], asked_again[span], strict=True)):
+            found.append(f"trained on although the model was asked again: {_shortened(piece.body.strip())}")
+        elif piece.kind != "tool_output" and any(
+            not (ours or again) and not letter.isspace()
+            for ours, again, letter in zip(marked[span], asked_again[span], text[span], strict=True)
+        ):
             found.append(f"masked although the model wrote it: {_shortened(piece.body.strip())}")
     return found
 

@@ -19,4 +19,4 @@ def timeline(row: Row, *, whole: bool = False) -> str:
         if piece.kind == "tool_output" and not whole and len(lines) > _LINES:
             lines = [*lines[:_LINES], f"… {len(lines) - _LINES} more lines"]
         parts.append("\n".join([head.rstrip(), *(f"   {line}" for line in lines)]))
-    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in "\n".join(parts))
+    return "\n".join(parts)

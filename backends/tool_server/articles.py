@@ -12,10 +12,10 @@ from typing import IO, Any
 from lxml import etree
 from typing_extensions import TypedDict
 
-Element = etree._Element
+from backends.tool_server.markup import Element, text_of
+
 _MONTHS = {name: place for place, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
 _YEAR = re.compile(r"\b(1[5-9]\d\d|20\d\d)\b")
-_SPACE = re.compile(r"\s+")
 _HARDENED: dict[str, Any] = {"resolve_entities": False, "load_dtd": False, "no_network": True}
 
 
@@ -66,7 +66,7 @@ def read_articles(stream: IO[bytes]) -> Iterator[Article | Deleted]:
         for _, element in etree.iterparse(stream, events=("end",), tag=tags, **_HARDENED):
             _without_entities(element)
             if element.tag == "DeleteCitation":
-                yield Deleted(tuple(_text(child) for child in element.findall("PMID")))
+                yield Deleted(tuple(text_of(child) for child in element.findall("PMID")))
             elif article := read_article(element):
                 yield article
             element.clear(keep_tail=True)
@@ -94,43 +94,52 @@ def _read_journal_article(element: Element) -> Article | None:
     citation = element.find("MedlineCitation")
     pmid = citation.find("PMID") if citation is not None else None  # references and comments hold PMIDs too
     article = citation.find("Article") if citation is not None else None
-    if citation is None or pmid is None or article is None or not _text(pmid):
+    if citation is None or pmid is None or article is None or not text_of(pmid):
         return None
     date = article.find("Journal/JournalIssue/PubDate")
     year, published = _date(date)
     if year is None:
         year, published = _date(article.find("ArticleDate"))
-    ids = _external_ids(_text(pmid), element.find("PubmedData/ArticleIdList"))
+    ids = _external_ids(text_of(pmid), element.find("PubmedData/ArticleIdList"))
     for location in article.findall("ELocationID"):
         if location.get("EIdType") == "doi" and location.get("ValidYN") != "N":
-            ids.setdefault("DOI", _text(location))
-    types = {_text(kind) for kind in article.findall("PublicationTypeList/PublicationType")}
+            ids.setdefault("DOI", text_of(location))
+    types = {text_of(kind) for kind in article.findall("PublicationTypeList/PublicationType")}
     abstract = _abstract(article.find("Abstract")) or _other_abstract(citation)
+    venue = text_of(article.find("Journal/Title")) or text_of(citation.find("MedlineJournalInfo/MedlineTA"))
     paper = _paper(
         ids, _title(article), _authors(article.find("AuthorList")),
-        f"RETRACTED PUBLICATION\n{abstract}".rstrip() if "Retracted Publication" in types else abstract,
-        year, _text(article.find("Journal/Title")) or _text(citation.find("MedlineJournalInfo/MedlineTA")), published,
+        "\n".join(filter(None, [*_warnings(types, citation), abstract])),
+        year, venue, published,
     )  # fmt: skip
     return Article(paper, _mesh(citation), int(pmid.get("Version") or 1))
+
+
+def _warnings(types: set[str], citation: Element) -> list[str]:
+    """What a reader must know of a paper before its abstract: it was retracted, or its editors doubt it."""
+    notes = {note.get("RefType") for note in citation.findall("CommentsCorrectionsList/CommentsCorrections")}
+    retracted = "Retracted Publication" in types or not notes.isdisjoint(("RetractionIn", "PartialRetractionIn"))
+    concern = "ExpressionOfConcernIn" in notes
+    return ["RETRACTED PUBLICATION"] * retracted + ["EXPRESSION OF CONCERN"] * concern
 
 
 def _read_book(element: Element) -> Article | None:
     document = element.find("BookDocument")
     pmid = document.find("PMID") if document is not None else None
     book = document.find("Book") if document is not None else None
-    if document is None or pmid is None or book is None or not _text(pmid):
+    if document is None or pmid is None or book is None or not text_of(pmid):
         return None
-    book_title = _text(book.find("BookTitle"))
-    chapter = _text(document.find("ArticleTitle"))
+    book_title = text_of(book.find("BookTitle"))
+    chapter = text_of(document.find("ArticleTitle"))
     year, published = _date(document.find("ContributionDate"))
     if year is None:
         year, published = _date(book.find("PubDate"))
     lists = [*document.findall("AuthorList"), *book.findall("AuthorList")]
     lists.sort(key=lambda authors: authors.get("Type") == "editors")
     paper = _paper(
-        _external_ids(_text(pmid), document.find("ArticleIdList")), chapter or book_title,
+        _external_ids(text_of(pmid), document.find("ArticleIdList")), chapter or book_title,
         next(filter(None, map(_authors, lists)), []), _abstract(document.find("Abstract")), year,
-        book_title if chapter else _text(book.find("Publisher/PublisherName")), published,
+        book_title if chapter else text_of(book.find("Publisher/PublisherName")), published,
     )  # fmt: skip
     return Article(paper, (), int(pmid.get("Version") or 1))
 
@@ -153,16 +162,9 @@ def _paper(
     )  # fmt: skip
 
 
-def _text(element: Element | None) -> str:
-    """All text in it, its markup dropped and nothing put in its place: `OR<sub>Q4</sub>=2.78` is `ORQ4=2.78`."""
-    if element is None:
-        return ""
-    return _SPACE.sub(" ", etree.tostring(element, method="text", encoding="unicode", with_tail=False)).strip()
-
-
 def _title(article: Element) -> str:
-    title = _text(article.find("ArticleTitle"))
-    vernacular = _text(article.find("VernacularTitle"))
+    title = text_of(article.find("ArticleTitle"))
+    vernacular = text_of(article.find("VernacularTitle"))
     return vernacular if vernacular and title.strip("[]. ").lower() in ("", "not available") else title
 
 
@@ -170,7 +172,7 @@ def _abstract(element: Element | None) -> str:
     """Sections under their labels, each on a line of its own, as PubMed prints them."""
     lines: list[str] = []
     for section in element.findall("AbstractText") if element is not None else []:
-        text = _text(section)
+        text = text_of(section)
         label = (section.get("Label") or "").strip()
         if text:
             lines += [label, text] if label and label.upper() != "UNLABELLED" else [text]
@@ -188,10 +190,10 @@ def _authors(element: Element | None) -> list[dict[str, str]]:
     for author in element.findall("Author") if element is not None else []:
         if author.get("ValidYN") == "N":
             continue
-        last = _text(author.find("LastName"))
-        given = _text(author.find("ForeName")) or _text(author.find("Initials"))
-        first = f"{given} {_text(author.find('Suffix'))}".strip()
-        names.append(", ".join(filter(None, [last, first])) or _text(author.find("CollectiveName")))
+        last = text_of(author.find("LastName"))
+        given = text_of(author.find("ForeName")) or text_of(author.find("Initials"))
+        first = f"{given} {text_of(author.find('Suffix'))}".strip()
+        names.append(", ".join(filter(None, [last, first])) or text_of(author.find("CollectiveName")))
     return [{"name": name} for name in names if name]
 
 
@@ -199,16 +201,16 @@ def _external_ids(pmid: str, element: Element | None) -> dict[str, str]:
     ids = {"PubMed": pmid}
     for identity in element.findall("ArticleId") if element is not None else []:
         name = {"doi": "DOI", "pmc": "PMC"}.get(identity.get("IdType", ""))
-        if name and _text(identity):
-            ids.setdefault(name, _text(identity))
+        if name and text_of(identity):
+            ids.setdefault(name, text_of(identity))
     return ids
 
 
 def _mesh(citation: Element) -> tuple[str, ...]:
     headings: list[str] = []
     for heading in citation.findall("MeshHeadingList/MeshHeading"):
-        name = _text(heading.find("DescriptorName"))
-        headings += [name, *(f"{name} {_text(qualifier)}" for qualifier in heading.findall("QualifierName"))]
+        name = text_of(heading.find("DescriptorName"))
+        headings += [name, *(f"{name} {text_of(qualifier)}" for qualifier in heading.findall("QualifierName"))]
     return tuple(filter(None, headings))
 
 
@@ -216,12 +218,12 @@ def _date(element: Element | None) -> tuple[str | None, str | None]:
     """Year and date: `2019`, `2019-11-21`; as much of the date as is known, `MedlineDate` (`2000 Nov-Dec`) included."""
     if element is None:
         return None, None
-    loose = _text(element.find("MedlineDate"))
-    found = _YEAR.search(loose or _text(element.find("Year")))
+    loose = text_of(element.find("MedlineDate"))
+    found = _YEAR.search(loose or text_of(element.find("Year")))
     if not found:
         return None, None
-    year, month = found[1], _month(_text(element.find("Month")) or loose[found.end() :].strip())
-    day = _text(element.find("Day"))
+    year, month = found[1], _month(text_of(element.find("Month")) or loose[found.end() :].strip())
+    day = text_of(element.find("Day"))
     if not month:
         return year, year
     return year, f"{year}-{month:02d}" + (f"-{int(day):02d}" if day.isdigit() and 0 < int(day) < 32 else "")

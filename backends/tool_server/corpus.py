@@ -4,6 +4,9 @@ import json
 import re
 import sqlite3
 import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,42 +35,87 @@ _PMC_ADDRESS = re.compile(_NCBI + r"(?:pmc\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.
 
 
 class Corpus:
-    """An index made by `trajgraph corpus build`. Safe to share between threads: SQLite serialises its calls."""
+    """An index made by `trajgraph corpus build`. Each search has a connection to itself while it lasts: threads that
+    share one share its statements, and read each other's rows. Close it, or leave it as a context.
+    """
 
-    def __init__(self, index: sqlite3.Connection) -> None:
-        self._index = index
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._idle: deque[sqlite3.Connection] = deque()
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
         """An index on disk, read only. Raises UserError when there is none."""
+        address = f"{path.resolve().as_uri()}?mode=ro"
+        corpus = cls(lambda: sqlite3.connect(address, uri=True, check_same_thread=False))
         try:
-            index = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-            found = index.execute("PRAGMA user_version").fetchone()[0]
+            with corpus._connection() as index:
+                found = index.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
             raise UserError(f"{path} is no corpus index ({error}): make one with trajgraph corpus build") from error
         if found != FORMAT:
+            corpus.close()
             raise UserError(f"{path} is not a corpus index of this version: make one with trajgraph corpus build")
-        return cls(index)
+        return corpus
 
     @classmethod
     def bundled(cls) -> "Corpus":
         """The landmark papers that ship with the project, indexed in memory."""
         from backends.tool_server.corpus_build import bundled_index
 
-        return cls(bundled_index())
+        content = bundled_index()
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(":memory:", check_same_thread=False)
+            connection.deserialize(content)
+            return connection
+
+        return cls(connect)
+
+    def close(self) -> None:
+        """Close the connections; those of searches that have not ended are closed by them."""
+        self._connect = _closed
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> "Corpus":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection that nobody else has meanwhile."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()  # whatever is wrong with it is no other search's
+            raise
+        if self._connect is _closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
 
     def unfinished(self) -> list[str]:
         """Files of which a part is missing: their build was not ended."""
-        return [row[0] for row in self._index.execute("SELECT name FROM files WHERE NOT done ORDER BY name")]
+        with self._connection() as index:
+            return [row[0] for row in index.execute("SELECT name FROM files WHERE NOT done ORDER BY name")]
 
     def size(self) -> int:
         """How many papers it holds. Raises sqlite3.Error when the file is gone or broken."""
-        return int(self._index.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
+        with self._connection() as index:
+            return int(index.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
 
     def answers(self) -> bool:
         """Whether the index can be read now."""
         try:
-            return self._matching("facts : every", 1, 0)[0] > 0
+            with self._connection() as index:
+                return _matching(index, "facts : every", 1, 0)[0] > 0
         except sqlite3.Error:
             return False
 
@@ -78,34 +126,47 @@ class Corpus:
         """
         limit, offset = max(0, min(limit, _MAX_PAGE)), max(0, offset)
         asked = read_query(query)
-        total, pmids = self._matching(asked.match, limit, offset)
-        if not total and asked.relaxed:
-            total, pmids = self._matching(asked.relaxed, limit, offset)
-        data = [paper for pmid in pmids if (paper := self.paper(pmid))]
+        with self._connection() as index:
+            total, pmids = _matching(index, asked.match, limit, offset)
+            if not total and asked.relaxed:
+                total, pmids = _matching(index, asked.relaxed, limit, offset)
+            data = [paper for pmid in pmids if (paper := _paper(index, pmid))]
         return {"total": total, "offset": offset, "next": offset + len(data), "data": data}
 
     def paper(self, pmid: int) -> Paper | None:
         """One paper."""
-        row = self._index.execute("SELECT data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
-        return unpacked(row[0]).paper if row and row[0] else None
+        with self._connection() as index:
+            return _paper(index, pmid)
 
     def paper_at(self, url: str) -> Paper | None:
         """The paper that a PubMed or PMC address shows."""
         if pmid := pmid_of(url):
             return self.paper(int(pmid))
-        pmc = pmc_of(url)
-        _, found = self._matching(f'facts : "{pmc.lower()}"', 1, 0) if pmc else (0, [])
-        return self.paper(found[0]) if found else None
+        if not (pmc := pmc_of(url)):
+            return None
+        with self._connection() as index:
+            _, found = _matching(index, f'facts : "{pmc.lower()}"', 1, 0)
+            return _paper(index, found[0]) if found else None
 
-    def _matching(self, match: str, limit: int, offset: int) -> tuple[int, list[int]]:
-        if not match:
-            return 0, []
-        (total,) = self._index.execute("SELECT count(*) FROM papers_fts WHERE papers_fts MATCH ?", (match,)).fetchone()
-        rows = self._index.execute(
-            f"SELECT rowid FROM papers_fts WHERE papers_fts MATCH ? ORDER BY {_RANK}, rowid LIMIT ? OFFSET ?",  # noqa: S608
-            (match, limit, offset),
-        )
-        return total, [row[0] for row in rows]
+
+def _closed() -> sqlite3.Connection:
+    raise sqlite3.ProgrammingError("the corpus is closed")
+
+
+def _paper(index: sqlite3.Connection, pmid: int) -> Paper | None:
+    row = index.execute("SELECT data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
+    return unpacked(row[0]).paper if row and row[0] else None
+
+
+def _matching(index: sqlite3.Connection, match: str, limit: int, offset: int) -> tuple[int, list[int]]:
+    if not match:
+        return 0, []
+    (total,) = index.execute("SELECT count(*) FROM papers_fts WHERE papers_fts MATCH ?", (match,)).fetchone()
+    rows = index.execute(
+        f"SELECT rowid FROM papers_fts WHERE papers_fts MATCH ? ORDER BY {_RANK}, rowid LIMIT ? OFFSET ?",  # noqa: S608
+        (match, limit, offset),
+    )
+    return total, [row[0] for row in rows]
 
 
 def pmid_of(url: str) -> str | None:

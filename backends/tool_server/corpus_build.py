@@ -57,14 +57,14 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
         return int(connection.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
 
 
-def bundled_index() -> sqlite3.Connection:
-    """The bundled papers, indexed in memory."""
-    connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-    connection.executescript(SCHEMA)
-    with BUNDLED.open("rb") as lines:
-        for entry in _from_jsonl(lines):
-            _apply(connection, entry, origin=0)
-    return connection
+def bundled_index() -> bytes:
+    """The bundled papers, indexed: what a connection in memory is made of."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.executescript(SCHEMA)
+        with BUNDLED.open("rb") as lines:
+            for entry in _from_jsonl(lines):
+                _apply(connection, entry, origin=0)
+        return connection.serialize()
 
 
 def origin_of(path: Path) -> int:

@@ -1,11 +1,13 @@
 """Web search by Serper. Another provider is another class with the same two methods (`sources.WebSearch`)."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
+from backends.bounded import MAX_REPLY, TooLong, read_bounded
 from backends.errors import ToolFailed
 
 SERPER = "https://google.serper.dev"
@@ -26,7 +28,7 @@ class Serper:
         for wait in _WAITS:
             try:
                 status, found = await self._post({"q": query, "num": max(1, min(limit, 100))})
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError, TooLong) as error:
                 why = f"no answer ({type(error).__name__})"
             else:
                 if status == 200 and isinstance(found, dict):
@@ -49,4 +51,5 @@ class Serper:
             aiohttp.ClientSession(timeout=_TIMEOUT) as session,
             session.post(f"{self.url}/search", json=asked, headers=headers, allow_redirects=False) as answer,
         ):
-            return answer.status, await answer.json(content_type=None) if answer.status == 200 else None
+            body = await read_bounded(answer.content, MAX_REPLY)
+            return answer.status, json.loads(body) if answer.status == 200 else None

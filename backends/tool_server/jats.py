@@ -1,12 +1,7 @@
 """A full text of PubMed Central as Markdown. Source: the JATS document type, as efetch answers with it for `db=pmc`."""
 
-import re
+from backends.tool_server.markup import Element, text_of
 
-from lxml import etree
-
-from backends.tool_server.articles import Element
-
-_SPACE = re.compile(r"\s+")
 _LEFT_OUT = ("xref", "fig", "table-wrap", "disp-formula", "supplementary-material", "fn")
 
 
@@ -43,10 +38,4 @@ def _section(element: Element, level: int) -> list[str]:
 
 
 def _text(element: Element | None) -> str:
-    if element is None:
-        return ""
-    copy = etree.fromstring(etree.tostring(element, with_tail=False)) if element.find(".//*") is not None else element
-    for left_out in list(copy.iter(*_LEFT_OUT)):
-        if left_out is not copy:
-            left_out.text, left_out[:] = "", []
-    return _SPACE.sub(" ", etree.tostring(copy, method="text", encoding="unicode", with_tail=False)).strip()
+    return text_of(element, _LEFT_OUT)

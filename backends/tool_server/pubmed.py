@@ -14,16 +14,25 @@ from typing import Any
 
 import aiohttp
 
+from backends.bounded import TooLong, read_bounded, redirection
 from backends.errors import ToolFailed
-from backends.tool_server.articles import Element, Paper, parsed, read_article
+from backends.tool_server.articles import Paper, parsed, read_article
 from backends.tool_server.corpus import paper_page, pmc_of, pmid_of
 from backends.tool_server.jats import article_page
+from backends.tool_server.markup import Element
 
 NCBI = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 _LAST_HIT = 9_999
 _MAX_PAGE = 100
 _HEALTH_SECONDS = 30.0
+_MAX_ANSWER = 30_000_000
+"""Bytes of an answer: a hundred long articles stay far below."""
+_NOTICES = {
+    "phrasesnotfound": "not found", "quotedphrasesnotfound": "phrase not found", "fieldsnotfound": "no such field",
+    "phrasesignored": "ignored", "outputmessages": "",
+}  # fmt: skip
+"""What esearch says beside its results, and in which words the model reads it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,9 @@ class NcbiPubMed:
         pmids = [str(pmid) for pmid in found["idlist"]]
         papers = await self._papers(pmids, all_exist=True) if pmids else {}
         data = [papers[pmid] for pmid in pmids if pmid in papers]  # efetch leaves out unknown ones without a word
-        return {"total": int(found["count"]), "offset": offset, "next": offset + len(pmids), "data": data}
+        result = {"total": int(found["count"]), "offset": offset, "next": offset + len(pmids), "data": data}
+        notices = _notices(found)
+        return {**result, "notices": notices} if notices else result
 
     async def page(self, url: str) -> str | None:
         if pmid := pmid_of(url):
@@ -140,7 +151,10 @@ class NcbiPubMed:
                     if isinstance(error, TimeoutError)
                     else f"no connection ({type(error).__name__})"
                 )
-            except ValueError as error:
+            except TooLong as error:
+                why = str(error)
+                break
+            except (ValueError, RecursionError) as error:
                 why = str(error)
             if wait is None:
                 break
@@ -160,9 +174,12 @@ class NcbiPubMed:
         """Status, Retry-After in seconds, body. The form is posted: a key in an address would end up in logs."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._address.timeout))
-        async with self._session.post(url, data=form) as answer:
+        async with self._session.post(url, data=form, allow_redirects=False) as answer:
+            if elsewhere := redirection(answer.status, answer.headers.get("location")):
+                raise ToolFailed(f"PubMed could not be asked: {elsewhere}")
             after = answer.headers.get("retry-after", "")
-            return answer.status, float(after) if after.isdigit() else 0.0, await answer.read()
+            body = await read_bounded(answer.content, _MAX_ANSWER)
+            return answer.status, float(after) if after.isdigit() else 0.0, body
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -177,6 +194,17 @@ def _found(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict) or "idlist" not in found or "count" not in found:
         raise ValueError(str((found or {}).get("ERROR", "an answer without results"))[:200])
     return found
+
+
+def _notices(found: dict[str, Any]) -> list[str]:
+    """PubMed's own warnings of a search: what it did not find or understood otherwise."""
+    notices = []
+    for group in ("errorlist", "warninglist"):
+        said = found.get(group)
+        for name, meaning in _NOTICES.items():
+            for text in (said.get(name) or ()) if isinstance(said, dict) else ():
+                notices.append(f"{meaning}: {text}" if meaning else str(text))
+    return list(dict.fromkeys(notices))[:10]
 
 
 def _xml(body: bytes) -> Element:

@@ -82,7 +82,10 @@ class CorpusPubMed:
     async def page(self, url: str) -> str | None:
         if not is_paper_address(url):
             return None
-        paper = await asyncio.to_thread(self.corpus.paper_at, url)
+        try:
+            paper = await asyncio.to_thread(self.corpus.paper_at, url)
+        except sqlite3.Error as error:
+            raise ToolFailed(f"the corpus index cannot be read ({error})") from error
         if paper is None:
             raise ToolFailed("this paper is not in the offline corpus")
         return paper_page(paper)
@@ -93,7 +96,8 @@ class CorpusPubMed:
         return None if await asyncio.to_thread(self.corpus.answers) else "the corpus index cannot be read, or is empty"
 
     async def aclose(self) -> None:
-        """An index is only read; it closes with the process."""
+        """Close the index."""
+        self.corpus.close()
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ class CorpusLinks:
     corpus: Corpus
 
     async def search(self, query: str, limit: int) -> dict[str, Any]:
-        found = (await asyncio.to_thread(self.corpus.search, query, limit))["data"]
+        try:
+            found = (await asyncio.to_thread(self.corpus.search, query, limit))["data"]
+        except sqlite3.Error as error:
+            raise ToolFailed(f"the corpus index cannot be read ({error})") from error
         return {
             "searchParameters": {"q": query, "num": limit},
             "organic": [

@@ -1,0 +1,61 @@
+"""What comes from a server, read up to a bound; and a server that sends us elsewhere, named."""
+
+import re
+from urllib.parse import parse_qsl, urlsplit
+
+import aiohttp
+
+from backends.errors import UserError
+
+_SECRET = re.compile(
+    r"key|token|secret|passw|pwd|auth|credential|sig\b|signature|session|jwt|bearer|access", re.IGNORECASE
+)
+MAX_REPLY = 8_000_000
+"""Bytes of a model's reply that are read, after decompression."""
+
+
+class TooLong(Exception):
+    """An answer that goes on beyond its bound."""
+
+
+async def read_bounded(stream: aiohttp.StreamReader, most: int) -> bytes:
+    """All of a body. Raises TooLong when it has more than `most` bytes."""
+    pieces, size = [], 0
+    async for piece in stream.iter_any():
+        size += len(piece)
+        if size > most:
+            raise TooLong(f"the answer is longer than {most / 1e6:g} MB")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def redirection(status: int, location: str | None) -> str | None:
+    """In words where a redirect leads, without what may be secret in it; None where an answer is none."""
+    if not 300 <= status < 400 or status == 304:
+        return None
+    return f"it answers {status} and sends requests to {without_secrets(location or 'nowhere')}; none was sent there"
+
+
+def without_secrets(address: str) -> str:
+    """An address without credentials, query and fragment."""
+    try:
+        parts = urlsplit(address)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "an address that is none"
+    return f"{parts.scheme}://{host}{parts.path}"[:200] if host else parts.path[:200]
+
+
+def check_address(flag: str, address: str) -> None:
+    """Raises UserError for an address that is none, or that holds a secret: it would be stored and logged."""
+    try:
+        parts = urlsplit(address)
+        parts.port  # noqa: B018
+    except ValueError as error:
+        raise UserError(f"{flag}: this is not a web address ({error})") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{flag} {without_secrets(address)}: an address begins with http://")
+    if "@" in parts.netloc:
+        raise UserError(f"{flag}: no password in an address, it would be stored")
+    if any(_SECRET.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        raise UserError(f"{flag}: no key in an address, it would be stored; give it by --api-key or MCP_TOKEN")

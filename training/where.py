@@ -1,0 +1,66 @@
+"""`--where`: which rows an export takes, by what they hold."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from backends.errors import UserError
+from serializers.gates import GATES, Thresholds, is_error, violated
+from training.messages import thoughtless
+from training.rows import Row
+
+_CONDITION = re.compile(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*")
+_FIELDS: dict[str, Callable[[Row], Any]] = {
+    "sample_id": lambda row: row.sample_id,
+    "topic": lambda row: str(row.record.get("topic", "")),
+    "question_type": lambda row: str(row.record.get("question_type", "")),
+    "calls": lambda row: len(row.apart.of("call_tool")),
+    "tokens": lambda row: row.tokens,
+    "cites": lambda row: len(row.apart.cited),
+    "thoughtless": thoughtless,
+    "nudges": lambda row: len(row.nudges),
+    "repairs": lambda row: len(row.listed("repairs")),
+    "tool_errors": lambda row: sum(map(is_error, row.apart.of("tool_output"))),
+    "numbers_missing": lambda row: sum(bool(citation.numbers_missing) for citation in row.apart.cited),
+    "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
+    "model": lambda row: str(row.metadata.get("model", "")),
+}
+_COUNTED = ("calls", "tokens", "cites", "thoughtless", "nudges", "repairs", "tool_errors", "numbers_missing")
+
+
+def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row], bool]:
+    """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. Raises UserError for what is none."""
+    checks = []
+    fields: dict[str, Callable[[Row], Any]] = {
+        **_FIELDS,
+        "gate": lambda row: violated(row.apart, thresholds),
+        "passes_every_gate": lambda row: "false" if violated(row.apart, thresholds) else "true",
+    }
+    for text in stated:
+        match = _CONDITION.fullmatch(text)
+        if not match or match[1] not in fields:
+            raise UserError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(fields)}")
+        if match[1] == "gate" and match[3] not in GATES:
+            raise UserError(f"--where {text}: the gates are {', '.join(GATES)}")
+        if match[1] == "passes_every_gate" and match[3] not in ("true", "false"):
+            raise UserError(f"--where {text}: write true or false")
+        if match[1] not in _COUNTED and match[2] not in ("=", "!="):
+            raise UserError(f"--where {text}: {match[1]} is a text; write = or !=")
+        checks.append((fields[match[1]], match[2], match[3]))
+    return lambda row: all(_holds(read(row), operator, value) for read, operator, value in checks)
+
+
+def _holds(value: Any, operator: str, wanted: str) -> bool:
+    if isinstance(value, list):
+        return (wanted in value) == (operator == "=")
+    if isinstance(value, int):
+        try:
+            number = float(wanted)
+        except ValueError as error:
+            raise UserError(f"--where: {wanted!r} is no number") from error
+        holds: dict[str, bool] = {
+            "=": value == number, "!=": value != number, ">": value > number, "<": value < number,
+            ">=": value >= number, "<=": value <= number,
+        }  # fmt: skip
+        return holds[operator]
+    return bool(value == wanted if operator == "=" else operator == "!=" and value != wanted)
