@@ -1,41 +1,48 @@
 # uv where it is installed, plain venv and pip where it is not.
 UV := $(shell command -v uv 2>/dev/null)
 PYTHON ?= python3
-BIN := .venv/bin
+ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(ENV)/bin
+REAL := .venv-real
 CODE := backends benchmarks cli.py graph nodes serializers tests training
 MAX_LINES := 300
 
 ifdef UV
-VENV = $(UV) venv -q --allow-existing --python $(PYTHON) .venv
-INSTALL = $(UV) pip install -q --compile-bytecode --python $(BIN)/python
+VENV = $(UV) venv -q --allow-existing --python $(PYTHON)
+INSTALL_IN = $(UV) pip install -q --compile-bytecode --python
 else
-VENV = $(PYTHON) -m venv .venv
-INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check
+VENV = $(PYTHON) -m venv
+INSTALL_IN = pip() { "$$1" -m pip install -q --disable-pip-version-check "$${@:2}"; }; pip
 endif
+INSTALL = $(INSTALL_IN) $(BIN)/python
+SHELL := bash
 
-.PHONY: demo test crash check format studio lock clean
+.PHONY: demo test real crash check format studio lock clean
 
-demo: .venv/runtime  ## bundled questions, demo model and tools, on this machine
+demo: $(ENV)/runtime  ## bundled questions, demo model and tools, on this machine
 	$(BIN)/trajgraph demo
 
-test: .venv/dev  ## the whole suite
+test: $(ENV)/dev  ## the whole suite; PYTHON=python3.13 for another Python
 	$(BIN)/python -m pytest
 
-crash: .venv/dev  ## 200 questions, 30 random kills, one at every node boundary; 10,000 texts for the reader (minutes)
+real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that others wrote: llama.cpp, fastmcp, trainers
+	TRAJGRAPH_REAL=1 $(BIN)/python -m pytest -n 0 tests/real
+
+crash: $(ENV)/dev  ## 200 questions, 30 random kills, one at every node boundary; 10,000 texts for the reader (minutes)
 	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/crash tests/test_tags.py
 
-check: .venv/dev  ## format, lint, types, imports, module size
+check: $(ENV)/dev  ## format, lint, types, imports, module size
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@find $(CODE) -name '*.py' | xargs wc -l | awk '$$2 != "total" && $$1 > $(MAX_LINES) {print $$2 ": " $$1 " lines, $(MAX_LINES) at most"; bad = 1} END {exit bad}'
 
-format: .venv/dev
+format: $(ENV)/dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-studio: .venv/dev  ## LangGraph Studio
+studio: $(ENV)/dev  ## LangGraph Studio
 	$(BIN)/trajgraph studio
 
 lock:  ## rewrite the lock files (needs uv)
@@ -43,14 +50,25 @@ lock:  ## rewrite the lock files (needs uv)
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --extra studio --extra training --group dev -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-*
 
-.venv/runtime: requirements.lock pyproject.toml
-	$(VENV)
+$(ENV)/runtime: requirements.lock pyproject.toml
+	$(VENV) $(ENV)
 	$(INSTALL) -r requirements.lock
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
-.venv/dev: requirements-dev.lock .venv/runtime
+$(ENV)/dev: requirements-dev.lock $(ENV)/runtime
 	$(INSTALL) -r requirements-dev.lock
+	@touch $@
+
+$(REAL)/mcp/made: tests/real/requirements-mcp.txt
+	$(VENV) $(REAL)/mcp
+	$(INSTALL_IN) $(REAL)/mcp/bin/python -r $<
+	@touch $@
+
+$(REAL)/trainers/made: tests/real/requirements-trainers.txt tests/real/requirements-trainers-alone.txt
+	$(VENV) $(REAL)/trainers
+	$(INSTALL_IN) $(REAL)/trainers/bin/python -r $<
+	$(INSTALL_IN) $(REAL)/trainers/bin/python --no-deps -r $(word 2,$^)
 	@touch $@

@@ -127,15 +127,17 @@ def open_cassette(path: Path, mode: ToolsMode, failed: Failed) -> Iterator[Casse
     """A cassette, made if it is not there (not in replay); `failed` judges results. Raises UserError if it cannot."""
     if mode == "replay" and not path.is_file():
         raise UserError(f"--cassette {path}: no such file to replay")
-    try:
-        if mode == "replay":
-            tape = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10)
-        else:
-            tape = sqlite3.connect(path, isolation_level=None, timeout=10)
-            tape.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
-    except sqlite3.Error as error:
-        raise UserError(f"--cassette {path} cannot be used ({error})") from error
-    with contextlib.closing(tape):
+    with contextlib.ExitStack() as stack:
+        try:
+            if mode == "replay":
+                tape = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=10)
+                stack.callback(tape.close)
+            else:
+                tape = sqlite3.connect(path, isolation_level=None, timeout=10)
+                stack.callback(tape.close)
+                tape.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
+        except sqlite3.Error as error:
+            raise UserError(f"--cassette {path} cannot be used ({error})") from error
         yield Cassette(path, tape, mode, failed)
         if mode != "replay":
             with contextlib.suppress(sqlite3.Error):  # another run is using it

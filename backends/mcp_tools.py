@@ -192,11 +192,13 @@ def read_result(result: Mapping[str, Any]) -> Any:
     content, structured = result.get("content"), result.get("structuredContent")
     if not isinstance(content, list) and structured is None:
         raise ToolReplyInvalid("the tool server's answer is not a tool result")
-    texts = [_text(block) for block in content] if isinstance(content, list) else []
-    text = "\n".join(texts)
+    blocks = content if isinstance(content, list) else []
+    said = [_text(block) for block in blocks]
+    texts = [text for text, block in zip(said, blocks, strict=True) if block.get("type") in ("text", "resource")]
+    text = "\n".join(said)
     if result.get("isError"):
         raise ToolFailed(text or "the tool failed without a word")
-    value = _json(text)
+    value = _json("\n".join(texts))
     if value is _NOT_JSON and len(texts) > 1:  # a list comes as a block an item
         values = list(map(_json, texts))
         value = values if all(isinstance(item, dict) for item in values) else value

@@ -49,7 +49,7 @@ def typed_failure(error: Exception) -> Exception:
     lost = (openai.APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError)
     if isinstance(error, lost) or isinstance(cause, aiohttp.ClientError | OSError):
         return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
-    if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError):
+    if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError | RecursionError):
         return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")
     return error
 

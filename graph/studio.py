@@ -16,6 +16,9 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk.runtime import ServerRuntime
 
+from backends.chat_model import ModelAddress
+from backends.services import ToolsAddress, default_mcp_url, open_services
+from backends.serving import demo_services
 from graph.build import TrajectoryGraph, build_graph, unconnected_graph
 from graph.checkpoints import open_checkpoints as open_saver
 from graph.options import GenerateOptions
@@ -31,10 +34,6 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
     if runtime.execution_runtime is None:
         yield unconnected_graph()
         return
-    from backends.chat_model import ModelAddress
-    from backends.services import ToolsAddress, default_mcp_url, open_services
-    from backends.serving import demo_services
-
     options, system = await asyncio.to_thread(_options)
     async with AsyncExitStack() as stack:
         if not options.local_model_url:

@@ -71,8 +71,9 @@ class WriteQueue:
         """Commit what waits, bring it all into the one file, give back what is free of it, and let it go."""
         try:
             await self.stored()
-            await self._in_thread(self._disconnect)
+            await self._in_thread(self._tidy)
         finally:
+            self._thread.submit(self._disconnect)
             self._thread.shutdown()
 
     async def _write(self) -> None:
@@ -113,13 +114,16 @@ class WriteQueue:
             writer.execute(f"PRAGMA {setting}")
         return writer
 
-    def _disconnect(self) -> None:
+    def _tidy(self) -> None:
         (pages,), (free,) = (self._writer.execute(f"PRAGMA {of}").fetchone() for of in ("page_count", "freelist_count"))
         if 2 * free > pages:
             with contextlib.suppress(sqlite3.Error):  # a full disk, say: nothing depends on it
                 self._writer.execute("VACUUM")
         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._writer.close()
+
+    def _disconnect(self) -> None:
+        if "_writer" in self.__dict__:  # else nothing was ever written
+            self._writer.close()
 
 
 @cache

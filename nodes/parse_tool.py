@@ -30,13 +30,16 @@ async def parse_tool(
     about = raw.response_metadata
     stopped = model_ended(about.get("finish_reason"))
     reply = read_reply(full_text(raw), Reading(stopped, tools, examples, bool(about.get("ran_on"))))
-    cut_off = not stopped or "answer_closed" in reply.repairs or reply.thought_open
+    cut_off = not stopped or "answer_closed" in reply.repairs
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
     if state.get("stop_reason"):  # the prompt was cut: what was said to a part of it is not acted on
         return {"messages": [_kept(raw, reply, turn)], "reply": None}
+    first = about.get("attempt", 1) == 1
+    if reply.thought_open and stopped and first:  # what ended it was a stop string that it only spoke of, perhaps
+        about["in_thought"] = True
+        return {"reply": raw}
     if cut_off and reply.call is None:  # cut off is never an answer, and no call either; nor is one left open
-        if about.get("attempt", 1) == 1:
-            about["in_thought"] = stopped and reply.thought_open
+        if first:
             return {"reply": raw}
         return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": "truncated"}
     if reply.answer is not None:

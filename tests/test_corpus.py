@@ -7,7 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def found(corpus: Corpus, query: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
     folder = tmp_path_factory.mktemp("corpus")
-    return built(
+    with built(
         folder,
         official(folder, 1, [
             article(10001, "Aspirin for stroke.", date="<Year>2018</Year><Month>Jun</Month><Day>15</Day>"),
@@ -61,7 +62,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
             article(10004, "Failure of the heart in IL-6 blockade.", date="<Year>2021</Year><Month>1</Month><Day>1</Day>",
                     journal="<Title>Lancet (London, England)</Title>", abstract=""),
         ]),
-    )  # fmt: skip
+    ) as corpus:  # fmt: skip
+        yield corpus
 
 
 QUERIES = [
@@ -119,13 +121,13 @@ def test_the_order_is_the_same_every_time_and_pages_join_without_gap(library: Co
 
 def test_a_paper_is_found_at_its_pubmed_and_pmc_addresses(tmp_path: Path) -> None:
     paper = xml(ids="<ArticleId IdType='pmc'>PMC42</ArticleId>", pmid="<PMID>10009</PMID>")
-    corpus = built(tmp_path, official(tmp_path, 1, [paper]))
-    for url in ("https://pubmed.ncbi.nlm.nih.gov/10009/", "https://www.ncbi.nlm.nih.gov/pmc/articles/PMC42/",
-                "https://pmc.ncbi.nlm.nih.gov/articles/PMC42"):  # fmt: skip
-        at = corpus.paper_at(url)
-        assert at is not None
-        assert paper_page(at).startswith("# A trial.\n\nMcMurray, John J V\n\n*The New England")
-    assert corpus.paper_at("https://pubmed.ncbi.nlm.nih.gov/1/") is None
+    with built(tmp_path, official(tmp_path, 1, [paper])) as corpus:
+        for url in ("https://pubmed.ncbi.nlm.nih.gov/10009/", "https://www.ncbi.nlm.nih.gov/pmc/articles/PMC42/",
+                    "https://pmc.ncbi.nlm.nih.gov/articles/PMC42"):  # fmt: skip
+            at = corpus.paper_at(url)
+            assert at is not None
+            assert paper_page(at).startswith("# A trial.\n\nMcMurray, John J V\n\n*The New England")
+        assert corpus.paper_at("https://pubmed.ncbi.nlm.nih.gov/1/") is None
 
 
 def test_later_files_revise_and_delete_whatever_the_order_they_are_given_in(tmp_path: Path) -> None:
@@ -133,18 +135,18 @@ def test_later_files_revise_and_delete_whatever_the_order_they_are_given_in(tmp_
         tmp_path, 1, [article(1, "Old"), article(2, "Gone"), article(3, "Kept", version=2), article(3, "Older")]
     )
     second = official(tmp_path, 2, [article(1, "New"), "<DeleteCitation><PMID>2</PMID></DeleteCitation>"])
-    corpus = built(tmp_path, second, first)
-    assert found(corpus, "new") == ["1"]
-    assert found(corpus, "old") == found(corpus, "gone") == found(corpus, "older") == []
-    assert found(corpus, "kept") == ["3"]
-    assert corpus.size() == 2
+    with built(tmp_path, second, first) as corpus:
+        assert found(corpus, "new") == ["1"]
+        assert found(corpus, "old") == found(corpus, "gone") == found(corpus, "older") == []
+        assert found(corpus, "kept") == ["3"]
+        assert corpus.size() == 2
 
 
 def test_an_older_file_that_comes_later_brings_nothing_back(tmp_path: Path) -> None:
     built(tmp_path, official(tmp_path, 2, [article(1, "New"), "<DeleteCitation><PMID>2</PMID></DeleteCitation>"]))
-    corpus = built(tmp_path, official(tmp_path, 1, [article(1, "Old"), article(2, "Gone")]))
-    assert found(corpus, "new") == ["1"]
-    assert corpus.size() == 1
+    with built(tmp_path, official(tmp_path, 1, [article(1, "Old"), article(2, "Gone")])) as corpus:
+        assert found(corpus, "new") == ["1"]
+        assert corpus.size() == 1
 
 
 def test_papers_as_json_lines_are_read_too(tmp_path: Path) -> None:
@@ -152,9 +154,13 @@ def test_papers_as_json_lines_are_read_too(tmp_path: Path) -> None:
     path.write_text(
         json.dumps({"paperId": 5, "title": "Mine", "year": 2020, "mesh": ["Humans"], "doi": "10.1/x"}) + "\n"
     )
-    corpus = built(tmp_path, path)
-    paper = corpus.search("humans[mesh] 2020[dp]")["data"][0]
-    assert (paper["title"], paper["year"], paper["externalIds"]) == ("Mine", "2020", {"DOI": "10.1/x", "PubMed": "5"})
+    with built(tmp_path, path) as corpus:
+        paper = corpus.search("humans[mesh] 2020[dp]")["data"][0]
+        assert (paper["title"], paper["year"], paper["externalIds"]) == (
+            "Mine",
+            "2020",
+            {"DOI": "10.1/x", "PubMed": "5"},
+        )
 
 
 def test_a_build_killed_in_the_middle_goes_on_and_the_index_is_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -174,7 +180,8 @@ def test_a_build_killed_in_the_middle_goes_on_and_the_index_is_as_if_it_had_not_
     seen: list[Progress] = []
     assert build_corpus(tmp_path / "index", files, seen.append) == 6 * BATCH
     assert seen[0].skipped >= 2 * BATCH
-    assert Corpus.open(tmp_path / "index").search("paper 3[ti]")["total"] == 2 * len(range(3, 3 * BATCH, 7))
+    with Corpus.open(tmp_path / "index") as corpus:
+        assert corpus.search("paper 3[ti]")["total"] == 2 * len(range(3, 3 * BATCH, 7))
     seen.clear()
     build_corpus(tmp_path / "index", files, seen.append)
     assert [progress.skipped for progress in seen] == [3 * BATCH] * 2
@@ -186,7 +193,8 @@ def test_a_file_that_breaks_off_keeps_what_was_read_of_it_and_is_named(tmp_path:
     result = trajgraph("corpus", "build", tmp_path / "index", path)
     assert result.returncode == 2
     assert "pubmed26n0001.xml.gz" in result.stderr.splitlines()[-1]
-    assert Corpus.open(tmp_path / "index").size() == BATCH
+    with Corpus.open(tmp_path / "index") as corpus:
+        assert corpus.size() == BATCH
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "x", '{"paperId": "W123", "title": "x"}'])
@@ -199,7 +207,8 @@ def test_a_line_that_is_no_paper_is_named(tmp_path: Path, line: str) -> None:
 
 def test_what_is_no_index_is_said(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not SQLite at all, whatever its length may be")
-    sqlite3.connect(tmp_path / "other").executescript("CREATE TABLE t (x); PRAGMA user_version = 99;")
+    with closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.executescript("CREATE TABLE t (x); PRAGMA user_version = 99;")
     for name in ("text", "other", "missing"):
         result = trajgraph("serve-tools", "--corpus", tmp_path / name)
         assert result.returncode == 2
@@ -214,15 +223,16 @@ def test_two_files_of_one_name_in_two_folders_are_two_files(tmp_path: Path) -> N
         (tmp_path / folder).mkdir()
         files.append(tmp_path / folder / "papers.jsonl")
         files[-1].write_text(json.dumps({"paperId": str(number), "title": f"Paper {number}"}) + "\n")
-    corpus = built(tmp_path, *files)
-    assert found(corpus, "paper") == ["1", "2"]
-    assert corpus.unfinished() == []
+    with built(tmp_path, *files) as corpus:
+        assert found(corpus, "paper") == ["1", "2"]
+        assert corpus.unfinished() == []
 
 
 def test_a_higher_version_stays_whatever_file_the_lower_one_comes_in(tmp_path: Path) -> None:
     newer = official(tmp_path, 1, [article(7, "The second version.", version=2)])
     older = official(tmp_path, 2, [article(7, "The first version.", version=1)])
-    paper = built(tmp_path, newer, older).paper(7)
+    with built(tmp_path, newer, older) as corpus:
+        paper = corpus.paper(7)
     assert paper
     assert paper["title"] == "The second version."
 
@@ -244,11 +254,11 @@ def test_a_row_of_another_shape_is_named_by_its_line(tmp_path: Path, row: dict[s
 def test_no_name_and_no_heading_is_found_across_two_of_them(tmp_path: Path) -> None:
     row = {"paperId": "1", "title": "One", "mesh": ["Female", "Heart Failure"]}
     (tmp_path / "papers.jsonl").write_text(json.dumps({**row, "authors": [{"name": "Liu, Li"}, {"name": "Wang, Bo"}]}))
-    corpus = built(tmp_path, tmp_path / "papers.jsonl")
-    for query in ("Li Wang[au]", "female heart[mesh]", "Lin[au]"):
-        assert found(corpus, query) == [], query
-    for query in ("Liu[au]", "Wang B[au]", "heart failure[mesh]", "“heart failure”[mesh]", "one AND English[la]"):
-        assert found(corpus, query) == ["1"], query
+    with built(tmp_path, tmp_path / "papers.jsonl") as corpus:
+        for query in ("Li Wang[au]", "female heart[mesh]", "Lin[au]"):
+            assert found(corpus, query) == [], query
+        for query in ("Liu[au]", "Wang B[au]", "heart failure[mesh]", "“heart failure”[mesh]", "one AND English[la]"):
+            assert found(corpus, query) == ["1"], query
 
 
 async def test_an_index_that_breaks_is_told_to_the_model_and_by_health(tmp_path: Path) -> None:
@@ -261,3 +271,4 @@ async def test_an_index_that_breaks_is_told_to_the_model_and_by_health(tmp_path:
     with pytest.raises(ToolFailed, match="the corpus index cannot be read"):
         await pubmed.search("statins", 5, 0)
     assert "cannot be read" in str(await pubmed.problem())
+    await pubmed.aclose()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -77,8 +78,13 @@ def test_it_refuses_as_vllm_does(model_url: str, more: dict[str, Any], status: i
     assert said in json.load(caught.value)["error"]["message"]
 
 
-def test_it_reads_the_conversation_refines_a_search_and_cites_only_what_it_was_shown() -> None:
-    corpus = Corpus.bundled()
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[Corpus]:
+    with Corpus.bundled() as corpus:
+        yield corpus
+
+
+def test_it_reads_the_conversation_refines_a_search_and_cites_only_what_it_was_shown(bundled: Corpus) -> None:
     for _, row in check_questions(DEMO_QUESTIONS).stream():
         messages = [{"role": "system", "content": ""}, {"role": "user", "content": row["question"]}]
         for _turn in range(6):
@@ -87,7 +93,7 @@ def test_it_reads_the_conversation_refines_a_search_and_cites_only_what_it_was_s
             if "<answer>" in text:
                 break
             name, query = re.findall(r'<call_tool name="(\w+)"[^>]*>(.*)</call_tool>', text)[0]
-            papers = corpus.search(query, 5)["data"] if name == "pubmed_search" else []
+            papers = bundled.search(query, 5)["data"] if name == "pubmed_search" else []
             shown = [
                 f'<snippet id="{p["paperId"]}">Title: {p["title"]}\nAuthors:\nAbstract: {p["abstract"]}</snippet>'
                 for p in papers
@@ -118,13 +124,13 @@ def test_the_corpus_holds_each_paper_once_with_all_that_a_snippet_shows() -> Non
         assert len(paper["abstract"]) > 200
 
 
-def test_a_search_answers_in_the_shape_of_the_real_one() -> None:
-    found = Corpus.bundled().search("heart failure empagliflozin", limit=2)
+def test_a_search_answers_in_the_shape_of_the_real_one(bundled: Corpus) -> None:
+    found = bundled.search("heart failure empagliflozin", limit=2)
     assert found.keys() == {"total", "offset", "next", "data"}
     assert (found["offset"], found["next"], len(found["data"])) == (0, 2, 2)
     expected = "paperId url externalIds title authors abstract year venue publicationDate citationCount"
     assert list(found["data"][0]) == expected.split()
-    rest = Corpus.bundled().search("heart failure empagliflozin", limit=2, offset=2)
+    rest = bundled.search("heart failure empagliflozin", limit=2, offset=2)
     assert rest["offset"] == 2
     assert rest["data"][:1] != found["data"][:1]
 
@@ -132,8 +138,8 @@ def test_a_search_answers_in_the_shape_of_the_real_one() -> None:
 @pytest.mark.parametrize(
     "query", ["", "   ", '"', "a AND (", "NEAR(", "*", "title:x", "-", "ä\x00", "'; DROP TABLE papers"]
 )
-def test_no_query_breaks_the_search(query: str) -> None:
-    assert Corpus.bundled().search(query)["total"] >= 0
+def test_no_query_breaks_the_search(bundled: Corpus, query: str) -> None:
+    assert bundled.search(query)["total"] >= 0
 
 
 def test_the_tool_server_says_that_it_is_well(tools_url: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ async def test_what_many_graphs_write_at_once_is_read_back_by_the_next_process(t
 
 
 def on_disk(path: Path, table: str = "checkpoints") -> int:
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path)) as other:
         return int(other.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
@@ -89,7 +90,7 @@ class Asked:
         self.path, self.seen = path, list[int]()
 
     async def ask(self, messages: Any, max_tokens: int, seed: int | None, *, stops: bool = True) -> AIMessage:
-        with sqlite3.connect(self.path) as other:
+        with closing(sqlite3.connect(self.path)) as other:
             found = "SELECT count(*) FROM writes WHERE channel = 'reply' AND type = 'msgpack' AND length(value) > 50"
             self.seen.append(int(other.execute(found).fetchone()[0]))
         turn = len(self.seen)
@@ -135,7 +136,7 @@ async def test_after_a_transaction_that_failed_nothing_more_is_taken(tmp_path: P
 
 async def test_however_many_rows_go_together_each_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "x.sqlite"
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE kept (key, number);")
         queue, expected = WriteQueue(path, ("INSERT INTO kept {rows}",)), list[tuple[str, int]]()
         for count in (1, 2, 3, 64, 65, 1024, 2500):
@@ -145,13 +146,12 @@ async def test_however_many_rows_go_together_each_is_written_once(tmp_path: Path
             expected += rows
             assert other.execute("SELECT * FROM kept ORDER BY rowid").fetchall() == expected
         await queue.close()
-    other.close()
 
 
 async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path: Path) -> None:
     """It would stand on rows that are not there."""
     path, statements = tmp_path / "x.sqlite", ("INSERT INTO first {rows}", "INSERT INTO second {rows}")
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE first (key); CREATE TABLE second (key);")
         queue = WriteQueue(path, statements)
         other.execute("BEGIN IMMEDIATE")
@@ -180,7 +180,7 @@ async def test_what_a_thread_takes_on_disk_grows_with_its_turns_not_with_their_s
         path = tmp_path / f"{turns}.sqlite"
         async with open_checkpoints(path) as saver:
             await talking(turns, saver).ainvoke({"question": "x"}, place("one"))
-        with sqlite3.connect(path) as stored:
+        with closing(sqlite3.connect(path)) as stored:
             (checkpoints,) = stored.execute("SELECT sum(length(checkpoint)) FROM checkpoints").fetchone()
             (writes,) = stored.execute("SELECT sum(length(value)) FROM writes").fetchone()
         sizes.append(checkpoints + writes)

@@ -74,19 +74,22 @@ def origin_of(path: Path) -> int:
 
 
 def _opened(index: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(index, isolation_level=None, timeout=10)
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-        elif version != FORMAT:
-            raise UserError(f"{index} is not a corpus index of this version: give another name")
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{index} cannot be used as an index ({error})") from error
-    connection.executescript(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; "
-        "INSERT INTO papers_fts (papers_fts, rank) VALUES ('hashsize', 67108864);"
-    )
+    with contextlib.ExitStack() as on_error:
+        try:
+            connection = sqlite3.connect(index, isolation_level=None, timeout=10)
+            on_error.callback(connection.close)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            elif version != FORMAT:
+                raise UserError(f"{index} is not a corpus index of this version: give another name")
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{index} cannot be used as an index ({error})") from error
+        connection.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; "
+            "INSERT INTO papers_fts (papers_fts, rank) VALUES ('hashsize', 67108864);"
+        )
+        on_error.pop_all()
     return connection
 
 

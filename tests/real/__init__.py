@@ -1,0 +1,1 @@
+"""Against parts that others wrote: llama.cpp, fastmcp, the MCP SDK's server, the trainers. `make real` runs it."""

@@ -1,0 +1,65 @@
+"""What trainers train on: trained.py trl|llamafactory ROWS.jsonl TOKENIZER. Prints, a row a line, the texts of the tokens
+that count, run by run. Runs in the trainers' own environment.
+"""
+
+import importlib.machinery
+import json
+import os
+import sys
+import tempfile
+import types
+from itertools import groupby
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DISABLE_VERSION_CHECK": "1"}
+
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+trainer, source, folder = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+with open(source, encoding="utf-8") as lines:
+    rows = [json.loads(line) for line in lines]
+
+
+def by_trl() -> Any:
+    """SFTTrainer's own preparation, with the template that it trains Qwen3 with; a model too small to be one."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **small, **heads))
+    settings = SFTConfig(
+        output_dir=tempfile.mkdtemp(), assistant_only_loss=True, max_length=None, packing=False, use_cpu=True, bf16=False,
+        report_to=[], eos_token="<|im_end|>",
+    )  # fmt: skip
+    data = Dataset.from_list([{"messages": row["messages"]} for row in rows])
+    made = SFTTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer).train_dataset
+    return ((one["input_ids"], one["labels"]) for one in made)
+
+
+def by_llamafactory() -> Any:
+    """Its converter, its template `qwen3` and its supervised processor."""
+    audio = types.ModuleType("torchaudio")
+    audio.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+    sys.modules["torchaudio"] = audio
+    from llamafactory.data.converter import SharegptDatasetConverter
+    from llamafactory.data.parser import DatasetAttr
+    from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
+    from llamafactory.data.template import get_template_and_fix_tokenizer
+    from llamafactory.hparams.data_args import DataArguments
+
+    arguments = DataArguments(template="qwen3", cutoff_len=100_000, enable_thinking=True)
+    template = get_template_and_fix_tokenizer(tokenizer, arguments)
+    columns = DatasetAttr("file", "rows", formatting="sharegpt")
+    columns.messages, columns.system, columns.tools = "conversations", "system", "tools"
+    convert = SharegptDatasetConverter(columns, arguments)
+    process = SupervisedDatasetProcessor(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
+    for row in rows:
+        made = process.preprocess_dataset({name: [value] for name, value in convert(row).items()})
+        yield (made["input_ids"][0], made["labels"][0]) if made["input_ids"] else ([], [])
+
+
+for ids, labels in by_trl() if trainer == "trl" else by_llamafactory():
+    runs = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != -100)
+    print("row", json.dumps([tokenizer.decode([token for token, _ in run]) for counts, run in runs if counts]))
