@@ -138,8 +138,10 @@ def doctor(
     output: Annotated[Path, option("Folder for the run's files.")] = Path("pubmed_training_data"),
 ) -> None:
     """Look whether the model, the tools, their keys and the folder are there. Exit code 1 when something is missing."""
+    from backends.bounded import check_address
     from backends.services import ToolsAddress, default_mcp_url
 
+    check_address("--local-model-url", local_model_url)
     names = tuple(name.strip() for name in tools.split(",") if name.strip())
     address = ToolsAddress(mcp_url or default_mcp_url(), names, tuple(tool_map or ()))
     raise typer.Exit(asyncio.run(_doctor(local_model_url, model_name, api_key, address, output)))

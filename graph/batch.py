@@ -26,6 +26,11 @@ from graph.settings import RunSettings, Samples
 from serializers.record import QuestionRow, sample_id, sample_of
 from serializers.stats import Stats
 
+_CUT = (
+    "the model server cuts prompts in silence: it counts fewer tokens than were sent, and such trajectories are "
+    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, 4,096 by default) or say it with --max-model-len"
+)
+
 
 @dataclass(frozen=True)
 class BatchSettings:
@@ -66,6 +71,7 @@ class Batch:
         """What each sample became that an earlier process settled, or that others may follow."""
         self._open = 0
         """Questions of which more samples may be asked."""
+        self._told_of_cut = False
         self._all_begun = False
         """Whether no question is left to begin."""
         self._room = asyncio.Semaphore(2 * self.how.concurrency)
@@ -181,7 +187,11 @@ class Batch:
             if outcome.kind == "failed":
                 self.stats.counts["failed"] += 1
             else:
-                self.stats.add(outcome.kind, summary(outcome.line))
+                about = summary(outcome.line)
+                self.stats.add(outcome.kind, about)
+                if "prompt_cut" in about["metadata"]["reject_reasons"] and not self._told_of_cut:
+                    self._told_of_cut = True
+                    say(_CUT)
                 await self._let_go(let_go)
         self._room.release()
         bar.update()

@@ -45,7 +45,7 @@ _ABOUT = frozenset(
 _NOTHING = re.compile(
     r"[^.!?]{0,80}?\b(?:no|0|zero|not any|(?:did|does) not (?:match|find|return) any)\s(?:\w+\s){0,2}?"
     r"(?:results?|matches|match|papers?|articles?|documents?|items?|records?|hits?|entries|data|content)\b[^.!?]{0,150}"
-    r"|(?:nothing|none|not)(?: was)? found\b[^.!?]{0,120}|no (?:output|response|answer)"
+    r"|(?:nothing|none|not)(?: was)? found\b[^.!?]{0,40}|no (?:output|response|answer)"
     r"|none|null|nil|n/a|undefined|empty",
     re.IGNORECASE,
 )

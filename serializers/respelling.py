@@ -152,7 +152,7 @@ def _letters(name: str) -> str:
 def _from_channel(match: re.Match[str]) -> str:
     if match["name"] in ("analysis", "thought", "thinking"):
         return f"<think>{match['text']}" + ("</think>\n" if match["end"] or match.end() < len(match.string) else "")
-    return match["text"]
+    return str(match["text"]).lstrip("\n")
 
 
 def _from_json(match: re.Match[str]) -> str:

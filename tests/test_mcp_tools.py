@@ -19,21 +19,13 @@ from backends.errors import (
     UserError,
     seconds_to_wait,
 )
-from backends.mcp_tools import ToolClient, map_tools, open_tool_client, read_result
+from backends.mcp_tools import ToolClient, map_tools, open_tool_client
 from tests.fakes import free_port, given, offline_tools, served
 
 
 def tool(name: str, *arguments: str) -> Tool:
     properties = {argument: {"type": "string"} for argument in arguments}
     return Tool(name=name, inputSchema={"type": "object", "properties": properties, "required": list(arguments[:1])})
-
-
-def result(*texts: str, **more: Any) -> dict[str, Any]:
-    return {"content": [{"type": "text", "text": text} for text in texts], **more}
-
-
-PAPER = {"paperId": "1", "title": "T"}
-LINK = {"type": "resource_link", "name": "Trial protocol", "description": "The protocol", "uri": "https://x.org/p.pdf"}
 
 
 NAMES = ("pubmed_search", "browse_webpage", "google_search")
@@ -67,41 +59,6 @@ def test_other_names_can_be_given_with_or_without_the_argument() -> None:
 def test_a_missing_tool_is_named_and_the_servers_are_listed() -> None:
     with pytest.raises(UserError, match=r"no tool for browse_webpage; it has google_search, pubmed_search"):
         map_tools([tool("pubmed_search", "query"), tool("google_search", "query")], NAMES)
-
-
-@pytest.mark.parametrize(
-    ("answer", "value"),
-    [
-        (result('{"total": 1}'), {"total": 1}),
-        (result('{\n  "total": 1\n}'), {"total": 1}),
-        (result("plain text"), "plain text"),
-        (result(), "No result."),
-        (result(" \n"), "No result."),
-        (result("[]"), []),
-        (result('{"total": 2}', structuredContent={"total": 1}), {"total": 2}),
-        (result("Found it.", structuredContent={"status": "ok"}), "Found it."),
-        (result("x", structuredContent={"result": [1, 2]}), "x"),
-        (result("x", structuredContent={"result": "plain"}), "x"),
-        (result("See below.", structuredContent={"data": [PAPER]}), {"data": [PAPER]}),
-        (result("See below.", structuredContent={"result": [PAPER]}), [PAPER]),
-        (result(structuredContent={"result": [1, 2]}), [1, 2]),
-        (result(structuredContent={"result": '{"total": 3}'}), {"total": 3}),
-        (result(structuredContent={"total": 1}), {"total": 1}),
-        (result(json.dumps(PAPER), json.dumps(PAPER), structuredContent={"result": [PAPER, PAPER]}), [PAPER, PAPER]),
-        (result(json.dumps(PAPER), json.dumps(PAPER)), [PAPER, PAPER]),
-        ({"content": [LINK]}, "Trial protocol: The protocol: https://x.org/p.pdf"),
-        ({"content": [{"type": "resource", "resource": {"uri": "file:///a", "text": "inside"}}]}, "inside"),
-        ({"content": [{"type": "image", "data": "aGk=", "mimeType": "image/png"}]}, "[image]"),
-        (result("[" * 100_000), "[" * 100_000),
-    ],
-)
-def test_results_arrive_as_json_or_as_plain_text(answer: dict[str, Any], value: Any) -> None:
-    assert read_result(answer) == value
-
-
-def test_a_result_that_is_flagged_as_an_error_is_for_the_model_to_read() -> None:
-    with pytest.raises(ToolFailed, match="no such page"):
-        read_result(result("no such page", isError=True))
 
 
 def counting_server(

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from backends.errors import ToolFailed
 from backends.tool_server.google import Serper
 from backends.tool_server.pubmed import NcbiAddress, NcbiPubMed
+from serializers.tool_output import render
 from tests.fakes import served
 from tests.test_articles import xml
 
@@ -81,6 +82,18 @@ async def test_a_search_asks_for_numbers_then_papers_and_says_who_asks() -> None
                       "retmode": "json", **who}  # fmt: skip
     assert fetch == {"db": "pubmed", "id": "2,1", "retmode": "xml", **who}
     assert "k3y" not in "".join(stand_in.urls)
+
+
+async def test_pubmeds_own_warnings_come_with_the_result() -> None:
+    warned = {"count": "0", "idlist": [], "errorlist": {"phrasesnotfound": ["xyzzy"], "fieldsnotfound": ["foo"]},
+              "warninglist": {"quotedphrasesnotfound": ['"a b"'], "outputmessages": ["No items found."]}}  # fmt: skip
+    async with ncbi(JSONResponse({"esearchresult": warned}), key="k3y") as (_, pubmed):
+        found = await pubmed.search("xyzzy[foo]", 2, 0)
+    assert found["notices"] == ["not found: xyzzy", "no such field: foo", 'phrase not found: "a b"', "No items found."]
+    header = 'Found 0 results. Showing top 0 (not found: xyzzy; no such field: foo; phrase not found: "a b"; No items found.):'
+    assert header in render("pubmed_search", found).text
+    async with ncbi(key="k3y") as (_, pubmed):
+        assert "notices" not in await pubmed.search("statins", 2, 0)
 
 
 @pytest.mark.parametrize(("key", "rate", "callers"), [(None, 3, 6), ("k3y", 10, 64)])

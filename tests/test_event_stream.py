@@ -1,0 +1,147 @@
+"""Event streams as the standard has them, and answers in any order, primed, closed, taken up again."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from backends.errors import ToolUnreachable
+from backends.event_stream import EventStream
+from backends.mcp_tools import open_tool_client
+from tests.fakes import given as given_again
+from tests.fakes import served
+from tests.test_mcp_tools import connected, counting_server
+
+LINES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12)
+EVENTS = st.lists(st.lists(LINES, min_size=1, max_size=3), max_size=5)
+
+
+@given(EVENTS, st.sampled_from(["\n", "\r\n", "\r"]), st.integers(1, 9), st.booleans())
+def test_events_are_read_whatever_their_line_ends_and_pieces(
+    events: list[list[str]], end: str, size: int, bom: bool
+) -> None:
+    said = "\ufeff" * bom + f": a comment{end}"
+    for number, lines in enumerate(events):
+        said += f"id: {number}{end}event: message{end}retry: 250{end}"
+        said += "".join(f"data: {line}{end}" for line in lines) + end
+    content = said.encode()
+
+    async def read() -> tuple[list[str], EventStream]:
+        stream = aiohttp.StreamReader(aiohttp.base_protocol.BaseProtocol(asyncio.get_running_loop()), 2**16)
+        for at in range(0, len(content), size):
+            stream.feed_data(content[at : at + size])
+        stream.feed_eof()
+        heard = EventStream()
+        return [data async for data in heard.events(stream, 10**6)], heard
+
+    found, heard = asyncio.run(read())
+    assert found == [data for lines in events if (data := "\n".join(lines)).strip()]
+    if events:
+        assert (heard.last_id, heard.retry) == (str(len(events) - 1), 0.25)
+
+
+RESULT = {"content": [{"type": "text", "text": '{"total": 7, "data": []}'}]}
+
+
+def event(message: Any, number: int | None = None) -> str:
+    return (f"id: {number}\n" if number is not None else "") + f"event: message\ndata: {json.dumps(message)}\n\n"
+
+
+def answer(identity: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": identity, "result": RESULT}
+
+
+NOTE = {"jsonrpc": "2.0", "method": "notifications/progress", "params": {}}
+PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+STREAMS: dict[str, Callable[[str], str]] = {
+    "primed": lambda i: f"id: 0\ndata: \n\nid: 1\ndata:\n\n{event(answer(i), 2)}",
+    "commented": lambda i: f": hello\n\n:\nretry: 10\n\n{event(answer(i))}",
+    "on several lines": lambda i: "".join(f"data: {line}\n" for line in json.dumps(answer(i), indent=1).splitlines()) + "\n",
+    "behind notifications and requests": lambda i: event(NOTE) + event(PING) + event(NOTE) + event(answer(i)),
+    "behind another's answer": lambda i: event(answer("call-999")) + event(answer(i)),
+    "among others": lambda i: event([NOTE, answer("call-999"), answer(i)]),
+}  # fmt: skip
+
+
+def calling(reply: Callable[[Request, str], Response]) -> Any:
+    """A stateless server whose calls are answered by `reply`, GETs too."""
+    app = counting_server(stateless=True)[0].streamable_http_app()
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "GET"):
+            await app(scope, receive, send)
+            return
+        message = await receive() if scope["method"] == "POST" else {"type": "http.request", "body": b""}
+        body: Any = message.get("body", b"")
+        if b'"tools/call"' in body:
+            await reply(Request(scope), json.loads(body)["id"])(scope, receive, send)
+        elif scope["method"] == "GET" and b"last-event-id" in dict(scope["headers"]):
+            await reply(Request(scope), "")(scope, receive, send)
+        else:
+            await app(scope, given_again(message, receive), send)
+
+    return wrapped
+
+
+def streamed(text: str) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(text), 11):
+            yield text[at : at + 11].encode()
+
+    return StreamingResponse(pieces(), media_type="text/event-stream")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_an_answer_is_found_in_its_stream(name: str) -> None:
+    with served(calling(lambda _, identity: streamed(STREAMS[name](identity)))) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            assert (await client.call("pubmed_search", "x", {}))[0] == {"total": 7, "data": []}
+
+
+async def test_a_stream_that_is_closed_before_the_answer_is_taken_up_from_its_last_event() -> None:
+    asked: list[str] = []
+    waiting: list[str] = []
+
+    def reply(request: Request, identity: str) -> Response:
+        if request.method == "POST":
+            waiting.append(identity)
+            return streamed("retry: 10\nid: stream-1\ndata: \n\n")
+        asked.append(request.headers["last-event-id"])
+        return streamed("id: stream-2\ndata: \n\n" if len(asked) == 1 else event(answer(waiting[0]), 9))
+
+    with served(calling(reply)) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
+    assert asked == ["stream-1", "stream-2"]
+
+
+async def test_a_stream_without_an_id_that_ends_without_an_answer_is_lost() -> None:
+    with served(calling(lambda *_: streamed(event(NOTE)))) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            with pytest.raises(ToolUnreachable, match="ended without an answer"):
+                await client.call("pubmed_search", "x", {})
+
+
+async def test_a_session_that_is_lost_in_a_200_is_opened_again() -> None:
+    lost = iter([True])
+
+    def reply(_: Request, identity: str) -> Response:
+        if next(lost, False):
+            error = {"code": -32001, "message": "Session not found"}
+            return JSONResponse({"jsonrpc": "2.0", "id": identity, "error": error})
+        return JSONResponse(answer(identity))
+
+    with served(calling(reply)) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
