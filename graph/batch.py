@@ -28,7 +28,7 @@ from serializers.stats import Stats
 
 _CUT = (
     "the model server cuts prompts in silence: it counts fewer tokens than were sent, and such trajectories are "
-    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, 4,096 by default) or say it with --max-model-len"
+    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, else 4,096) or name it with --max-model-len"
 )
 
 

@@ -8,17 +8,20 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.demo_model.server import DemoModel
+from backends.errors import UserError
 from graph.checkpoints import ThreadIds
+from graph.questions import check_questions
 from graph.run_files import read_run
 from graph.settings import RunSettings
 from serializers.record import sample_id
-from tests.fakes import ROOT, demo_model, read_jsonl, served, trajgraph, trajgraph_process, write_questions
+from tests.fakes import ROOT, demo_model, read_jsonl, served, trajgraph, write_questions
 from tests.test_failures import generate_command
 
 DRUGS = ("semaglutide", "dapagliflozin", "olaparib", "lecanemab", "pembrolizumab", "empagliflozin")
@@ -123,34 +126,22 @@ def test_another_prompt_begins_again_what_was_under_way_and_each_row_says_which(
         assert row["messages"][0] == {"role": "system", "content": f"You are agent {letter}."}
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_prompt_from_a_pipe_is_read_once_and_is_what_the_model_gets(
-    tmp_path: Path, tools_url: str, workers: str
-) -> None:
+def test_a_prompt_from_a_pipe_is_read_once_and_is_what_the_model_gets(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS[:1]))
+    said = "You are it. " + "PROMPT-MARK " * 60
     with demo_model() as url:
         words = " ".join(generate_command(tmp_path, url, tools_url))
-        command = f'{sys.executable} -m cli {words} --workers {workers} --system-prompt-file <(echo "You are it. PROMPT-MARK")'
+        command = f'{sys.executable} -m cli {words} --workers 2 --system-prompt-file <(echo "{said}")'
         done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        files, content = read_run(tmp_path / "out")
-        assert content["prompt"] == "You are it. PROMPT-MARK\n"
-        more = "PROMPT-MARK " * 40
-        long = subprocess.run(
-            ["bash", "-c", command.replace("PROMPT-MARK", more) + " --fresh"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert long.returncode == 0, long.stderr
-    usage = [
-        row["metadata"]["usage"]["input_tokens"]
-        for row in sorted(rows(tmp_path), key=lambda row: row["metadata"]["generation_time"])
-    ]
-    assert usage[1] - usage[0] > 200, "the model was told the whole of it"
+    assert done.returncode == 0, done.stderr
+    files, content = read_run(tmp_path / "out")
+    assert content["prompt"] == f"{said}\n"
+    (row,) = rows(tmp_path)
+    assert row["metadata"]["usage"]["input_tokens"] > 60 * 4 * row["metadata"]["turns"], (
+        "a worker's model was told it all"
+    )
     assert trajgraph("export", files.run, "--format", "messages", "--output", tmp_path / "set").returncode == 0
-    assert read_jsonl(tmp_path / "set" / "train.jsonl")[0]["messages"][0]["content"] == "You are it. PROMPT-MARK\n"
+    assert read_jsonl(tmp_path / "set" / "train.jsonl")[0]["messages"][0]["content"] == f"{said}\n"
 
 
 def test_what_resumes_uses_the_stored_prompt(tmp_path: Path, tools_url: str) -> None:
@@ -180,21 +171,27 @@ def test_an_empty_prompt_is_refused(tmp_path: Path, prompt: str) -> None:
 def test_questions_that_cannot_be_read_again_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for source in (tmp_path / "fifo", Path("/dev/null"), tmp_path):
-        refused = trajgraph_process("generate", "--questions-file", source, "--output", tmp_path / "out")
+        refused = trajgraph("generate", "--questions-file", source, "--output", tmp_path / "out")
         assert refused.returncode == 2
         assert "no regular file" in refused.stderr
 
 
 @pytest.mark.parametrize("depth", [10, 300, 800, 900, 960, 990, 1020, 3000])
-def test_a_row_however_deep_is_worked_on_or_named_never_dropped(
-    tmp_path: Path, tools_url: str, model_url: str, depth: int
-) -> None:
+def test_a_row_however_deep_is_worked_on_or_named_never_dropped(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "questions.jsonl"
     deep = '{"question": "Does semaglutide help?", "expected_search_terms": ' + "[" * depth + "]" * depth + "}\n"
-    (tmp_path / "questions.jsonl").write_text('{"question": "Does olaparib help?"}\n' + deep)
-    done = trajgraph_process(*generate_command(tmp_path, model_url, tools_url))
-    assert (done.returncode, "2 questions: 2 accepted" in done.stdout) in ((0, True), (2, False))
-    if done.returncode == 2:
-        assert "line 2: not JSON" in done.stderr
+    path.write_text('{"question": "Does olaparib help?"}\n' + deep)
+    try:
+        checked = check_questions(path)
+    except UserError as error:
+        assert "line 2: not JSON" in str(error)
+    else:
+        assert len(further_down(400, lambda: list(checked.stream()))) == 2
+
+
+def further_down(calls: int, act: Callable[[], Any]) -> Any:
+    """What comes of it with so many calls on the stack."""
+    return further_down(calls - 1, act) if calls else act()
 
 
 def test_a_run_without_a_setting_that_has_been_added_since_had_its_default() -> None:

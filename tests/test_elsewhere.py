@@ -129,7 +129,7 @@ def endless() -> Response:
 
 def bomb() -> Response:
     return Response(
-        gzip.compress(b" " * 20 * MAX_REPLY), headers={"content-encoding": "gzip", "content-type": "application/json"}
+        gzip.compress(b" " * 5 * MAX_REPLY, 1), headers={"content-encoding": "gzip", "content-type": "application/json"}
     )
 
 
@@ -162,10 +162,17 @@ def test_an_address_with_a_secret_is_refused_wherever_it_is_given(address: str) 
             make()
         assert "=x" not in str(refused.value)
     assert "x" not in without_secrets(address).removeprefix("https://").removeprefix("http://")
-    for command in ("generate", "doctor"):
-        more = ["--questions-file", "q.jsonl"] if command == "generate" else []
-        assert trajgraph(command, *more, "--local-model-url", address).returncode == 2
-        assert trajgraph(command, *more, "--mcp-url", address).returncode == 2
+    assert trajgraph("doctor", "--local-model-url", address).returncode == 2
+    assert trajgraph("doctor", "--mcp-url", address).returncode == 2
+
+
+def test_no_command_takes_an_address_with_a_secret(folder: Path, model_url: str) -> None:
+    command = ["generate", "--questions-file", folder / "questions.jsonl", "--output", folder / "out"]
+    for flags in (["--local-model-url", SECRET[0]], ["--local-model-url", model_url, "--mcp-url", SECRET[0]]):
+        refused = trajgraph(*command, *flags)
+        assert refused.returncode == 2
+        assert "no key in an address" in refused.stderr
+    assert not list((folder / "out").glob("*_run.json"))
 
 
 @pytest.mark.parametrize("address", ["http://h/v1", "http://h:8000/v1?version=2", "https://[::1]:8000/v1"])
