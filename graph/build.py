@@ -19,7 +19,7 @@ from nodes.finalize import finalize
 from nodes.parse_tool import parse_tool
 from nodes.prompts import system_prompt
 from nodes.reason import nothing_to_store, reason
-from serializers.reply import calls_in
+from serializers.actions import calls_in
 
 TrajectoryGraph = CompiledStateGraph[State, None, QuestionInput, State]
 

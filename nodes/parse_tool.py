@@ -8,8 +8,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from graph.settings import TOOL_NAMES, Limits
 from graph.state import State
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, full_text
+from serializers.actions import Reading
 from serializers.gates import model_ended
-from serializers.reply import Reading, Reply, read_reply
+from serializers.reply import Reply, read_reply
 from serializers.tags import Call
 
 _MAX_NUDGES = 2
@@ -17,7 +18,11 @@ _MAX_NUDGES = 2
 
 
 async def parse_tool(
-    state: State, *, limits: Limits, tools: Sequence[str] = TOOL_NAMES, examples: frozenset[str] = frozenset()
+    state: State,
+    *,
+    limits: Limits,
+    tools: Sequence[str] = TOOL_NAMES,
+    examples: frozenset[tuple[str, str]] = frozenset(),
 ) -> dict[str, Any]:
     """One AIMessage with the kept text and its call; or the final answer; or a nudge; or, cut off, another attempt.
 

@@ -15,14 +15,15 @@ _SHOWN = "snippet|cite|webpage"
 _TEMPLATE_NAMES = (
     r"s|/s|tool_(?:call|calls|response|responses|result|results)|function_calls?|function_results?|tools|invoke"
     r"|function|parameter|(?:start|end)_of_(?:turn|text|image)|bos|eos|pad|unk|mask|sep|cls|thinking|thoughts?|reasoning"
-    r"|extra_id_\d+|unused_?\d+|reserved_\d+|[a-z]{2,12}:(?:think|tool_call|toolcall|function_call)"
+    r"|extra_id_\d+|unused_?\d+|reserved_\d+|special_\d+|[a-z]{2,12}:[a-z_]{2,24}|sop|eop|[a-z]{2,8}_token|role|image|img"
+    r"|(?:start|end)_function_(?:call|response|declaration)|arg_(?:key|value)|toolcall|tool_(?:input|name|args)|steps?"
 )
 _TEMPLATE = (
-    rf"\|[^|<>\n]{{1,60}}\|>|｜[^｜<>\n]{{1,60}}｜>|\|[^|<>\s]{{1,60}}>|/?\|[^|<>\s]{{0,60}}\|>"
+    r"/?[|｜]|/?[\w.:/-]{1,40}[|｜]>"
     rf"|/?(?:{_TEMPLATE_NAMES})(?:\s[^<>]{{0,200}}|=[^<>]{{0,200}})?/?>|</?SYS>>"
 )
 _BRACKETED = (
-    r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|CALL_ID|ARGS|THINK|IMG|gMASK|MASK"
+    r"\|[^|\[\]\n]{1,40}\|\]|/?(?:INST|SYSTEM_PROMPT|MODEL_SETTINGS|IMG_\w{1,10}|BEGIN_\w{1,10}|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|CALL_ID|ARGS|THINK|IMG|gMASK|MASK"
     r"|BOS|EOS|PREFIX|SUFFIX|MIDDLE)\]|e~\["
 )
 
@@ -30,13 +31,15 @@ _BRACKETED = (
 def _escaper(names: str) -> re.Pattern[str]:
     return re.compile(
         rf"<(?={SPACE}/?{SPACE}(?:{names})\b|{_TEMPLATE})|[＜〈‹⟨](?={SPACE}[/／]?{SPACE}(?:{names})\b)"
-        rf"|\[(?={_BRACKETED})|◁(?=/?\w{{1,20}}▷)|\](?=~!?b[\[\]])",
+        rf"|\[(?={_BRACKETED})|◁(?=/?\w{{1,20}}▷)|\](?=[~!]{{1,2}}[a-z]~?[\[\]])",
         re.IGNORECASE,
     )
 
 
+_TOKENS = _escaper("(?!)")
 _FOREIGN, _OWN = _escaper(f"{SPELLINGS}|{_SHOWN}"), _escaper(SPELLINGS)
-_ANY_TAG = re.compile(rf"<{SPACE}(?P<close>/?){SPACE}(?P<name>{NAMES})\b", re.IGNORECASE)
+_ANY_TAG = re.compile(rf"<{SPACE}(?P<close>/?){SPACE}(?P<name>tool_output\w*|(?:{NAMES})\b)", re.IGNORECASE)
+_AS_TRAINERS_READ = re.compile(r"</tool_output>|<tool_output(?![\w])")
 _IN_ATTRIBUTE = str.maketrans({'"': "&quot;", "<": "&lt;", ">": "&gt;", "\n": " ", "\r": " "})
 
 
@@ -50,6 +53,11 @@ def escape_tags(text: str) -> str:
 def escape_own(text: str) -> str:
     """The model's own text between its tags: the same, but for its citations."""
     return _OWN.sub(_entity, text)
+
+
+def escape_tokens(text: str) -> str:
+    """A reply that was cut off, as it is kept: only a chat template's tokens are escaped."""
+    return _TOKENS.sub(_entity, text)
 
 
 def escape_attribute(text: str) -> str:
@@ -71,7 +79,9 @@ def balanced(text: str) -> tuple[str, list[str]]:
     stray: list[re.Match[str]] = []
     for tag in _ANY_TAG.finditer(text):
         name = tag["name"].lower()
-        if not tag["close"]:
+        if name.startswith("tool_output") and not _AS_TRAINERS_READ.match(text, tag.start()):
+            stray.append(tag)
+        elif not tag["close"]:
             if name in open_tags:
                 stray.append(open_tags[name])
             open_tags[name] = tag

@@ -5,15 +5,13 @@ runs on; reading cuts such a reply at the same places, so the kept text does not
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
-from serializers.escaping import escape_own
+from serializers.actions import Reading, call_at, end_of, first_action, forged_output, without_cut_tag
+from serializers.escaping import escape_own, escape_tokens
 from serializers.respelling import call_from_json, known_name, respelled, web_address
-from serializers.tags import QUERY_NAMES, TAG, Call, read_attributes, write_call
-
-_QUOTE_MARKS = frozenset("`'\"“”‘’«")
+from serializers.tags import TAG, Call, write_call
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,6 @@ class Reply:
     answer: str | None = None
     repairs: tuple[str, ...] = ()
     thought_open: bool = False
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a reply is to be read. `stopped`: the model ended it (`finish_reason: stop`), and only then may a missing
-    `</call_tool>` or `</answer>` be restored. `tools` are the names that calls may mean, `examples` the calls that the
-    prompt itself shows. `ran_on` says that no stop string ended it: a thought that speaks of them is whole.
-    """
-
-    stopped: bool = True
-    tools: Sequence[str] = ()
-    examples: frozenset[str] = frozenset()
-    ran_on: bool = False
 
 
 def join_reasoning(reasoning: str, content: str) -> str:
@@ -71,115 +56,22 @@ def read_reply(raw: str, how: Reading | None = None) -> Reply:
     text, repairs = respelled(raw.strip())
     text = text.strip()
     tags = list(TAG.finditer(text))
-    forged = _forged(tags, how)
-    action, talks = _first_action(text, tags, forged, how)
-    if forged and not (action and _end_of(action, tags, text) <= forged.start()):
+    forged = forged_output(tags, how)
+    action, talks = first_action(text, tags, forged, how)
+    if forged and not (action and end_of(action, tags, text) <= forged.start()):
         text, tags = text[: forged.start()].rstrip(), [tag for tag in tags if tag.start() < forged.start()]
-        action, talks = _first_action(text, tags, None, how)
+        action, talks = first_action(text, tags, None, how)
         repairs.append("forged_tool_output_dropped")
     if action is None:
-        kept = _close_thought(text, repairs, last=True) if how.stopped else text
+        kept = _close_thought(text, repairs, last=True) if how.stopped else escape_tokens(text)
         return Reply(text=kept, head=kept, repairs=tuple(repairs), thought_open=talks)
     head = _close_thought(text[: action.start()], repairs, last=False)
-    if forged and action["name"] == "answer" and _end_of(action, tags, text) > len(text):
+    if forged and action["name"] == "answer" and end_of(action, tags, text) > len(text):
         repairs.append("open_answer_dropped")  # it ended where a tool's output would begin: it was not one
         return Reply(text=head.rstrip(), head=head.rstrip(), repairs=tuple(repairs))
     if action["name"] == "call_tool":
         return _read_call(text, head, action, tags, repairs, how)
     return _read_answer(text, head, action, tags, repairs, how.stopped)
-
-
-def calls_in(text: str) -> frozenset[str]:
-    """The calls that a prompt shows, as `write_call` writes them."""
-    tags = list(TAG.finditer(text))
-    return frozenset(
-        write_call(_call_at(text, tag, following.start())[0])
-        for tag, following in pairwise(tags)
-        if tag["name"] == following["name"] == "call_tool" and not tag["close"] and following["close"]
-    )
-
-
-def _closed_thoughts(
-    tags: list[re.Match[str]], forged: re.Match[str] | None
-) -> tuple[list[tuple[int, int]], int | None]:
-    """Spans of complete thoughts, and where one begins that is not closed. A `</think>` that nothing opened closes a
-    thought from the start of the text.
-    """
-    spans: list[tuple[int, int]] = []
-    opened: int | None = None
-    call_closed = False
-    for tag in tags:
-        if forged and tag.start() >= forged.start():
-            break
-        if tag["name"] == "think" and not tag["close"]:
-            opened = tag.start() if opened is None else opened
-        elif tag["name"] == "think":
-            if opened is not None:
-                spans.append((opened, tag.end()))
-            elif not spans and not call_closed:
-                spans.append((0, tag.end()))
-            opened = None
-        elif tag["close"] and tag["name"] == "call_tool" and opened is None:
-            call_closed = True  # a server that honours the stop strings would have stopped here
-    return spans, opened
-
-
-def _forged(tags: list[re.Match[str]], how: Reading) -> re.Match[str] | None:
-    """Where the model begins to write a tool's output itself."""
-    thoughts = _closed_thoughts(tags, None)[0] if how.ran_on else []
-    for tag in tags:
-        while thoughts and tag.start() >= thoughts[0][1]:
-            thoughts.pop(0)
-        if tag["name"] == "tool_output" and not (thoughts and tag.start() >= thoughts[0][0]):
-            return tag
-    return None
-
-
-def _first_action(
-    text: str, tags: list[re.Match[str]], forged: re.Match[str] | None, how: Reading
-) -> tuple[re.Match[str] | None, bool]:
-    """The first call or answer that is meant, and, where there is none, whether the text ends within a thought."""
-    thoughts, opened = _closed_thoughts(tags, forged)
-    quoted = False
-    for action in _actions(tags, thoughts):
-        in_open_one = opened is not None and opened < action.start()
-        thought_over = any(end <= action.start() for _, end in thoughts[:1])
-        unclosed = in_open_one or (not thought_over and bool(text[: action.start()].strip()))
-        if not (unclosed and _only_quoted(text, action, tags, how)):
-            return action, False
-        quoted = True
-    return None, quoted or opened is not None
-
-
-def _actions(tags: list[re.Match[str]], thoughts: list[tuple[int, int]]) -> Iterator[re.Match[str]]:
-    """Where calls and answers begin, outside of whole thoughts."""
-    spans = iter(thoughts)
-    span = next(spans, None)
-    for tag in tags:
-        while span and tag.start() >= span[1]:
-            span = next(spans, None)
-        inside = span is not None and tag.start() >= span[0]
-        if not inside and not tag["close"] and tag["name"] in ("call_tool", "answer"):
-            yield tag
-
-
-def _only_quoted(text: str, action: re.Match[str], tags: list[re.Match[str]], how: Reading) -> bool:
-    """Whether a call or answer in an unclosed thought is only spoken of: in quotes, or the prompt's own example."""
-    if text[action.start() - 1 : action.start()] in _QUOTE_MARKS and action.start():
-        return True
-    following = next((tag.start() for tag in tags if tag.start() >= action.end()), len(text))
-    return action["name"] == "call_tool" and write_call(_call_at(text, action, following)[0]) in how.examples
-
-
-def _end_of(action: re.Match[str], tags: list[re.Match[str]], text: str) -> int:
-    """Where a complete action ends; beyond the text when it is not complete."""
-    for tag in tags:
-        if tag.start() >= action.end():
-            if tag["close"] and tag["name"] == action["name"]:
-                return tag.end()
-            if tag["name"] == "tool_output" or action["name"] == "call_tool":
-                break
-    return len(text) + 1
 
 
 def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
@@ -216,17 +108,8 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
         repairs.append("tag_in_thought_neutralised")
     if open_thought:
         repairs.append("think_closed")
-        text = _without_cut_tag(text.rstrip(), "</think>").rstrip() + ("</think>" if last else "</think>\n")
+        text = without_cut_tag(text.rstrip(), "</think>").rstrip() + ("</think>" if last else "</think>\n")
     return text
-
-
-def _call_at(text: str, action: re.Match[str], end: int) -> tuple[Call, str]:
-    """The call that begins with a tag, and the text between its tags."""
-    inner = text[action.end() : end]
-    attributes = read_attributes(action["attributes"].removesuffix("/"))
-    beside = [str(attributes.pop(name)) for name in QUERY_NAMES if name in attributes]
-    inner = inner if inner.strip() or not beside else beside[0]
-    return Call(str(attributes.pop("name", "")), inner.strip(), attributes), inner
 
 
 def _read_call(
@@ -234,11 +117,11 @@ def _read_call(
 ) -> Reply:
     following = next((tag for tag in tags if tag.start() >= action.end()), None)
     closed = following is not None and bool(following["close"]) and following["name"] == "call_tool"
-    written, inner = _call_at(text, action, following.start() if following else len(text))
+    written, inner = call_at(text, action, following.start() if following else len(text))
     if not closed:
         if following is None and not how.stopped:
-            return Reply(text=text, head=head, repairs=tuple(repairs))
-        inner = _without_cut_tag(inner.rstrip(), "</call_tool>").rstrip()
+            return Reply(text=escape_tokens(text), head=head, repairs=tuple(repairs))
+        inner = without_cut_tag(inner.rstrip(), "</call_tool>").rstrip()
         written = replace(written, query=inner.strip())
         repairs.append("call_closed" if following else "stop_string_restored")
     call = _meant(written, how.tools, repairs)
@@ -279,10 +162,10 @@ def _read_answer(
         (tag for tag in tags if tag.start() >= action.end() and tag["close"] and tag["name"] == "answer"), None
     )
     if closing is None and not stopped:
-        return Reply(text=text, head=head, repairs=tuple(repairs))
+        return Reply(text=escape_tokens(text), head=head, repairs=tuple(repairs))
     inner = text[action.end() : closing.start() if closing else len(text)]
     if closing is None:
-        inner = _without_cut_tag(inner.rstrip(), "</answer>").rstrip()
+        inner = without_cut_tag(inner.rstrip(), "</answer>").rstrip()
         repairs.append("answer_closed")
     elif text[closing.end() :].strip():
         repairs.append("text_after_answer_dropped")
@@ -291,9 +174,3 @@ def _read_answer(
         repairs.append("tag_in_answer_neutralised")
     kept = f"{head}<answer>{safe}</answer>"
     return Reply(text=kept, head=head.rstrip(), answer=safe.strip(), repairs=tuple(repairs))
-
-
-def _without_cut_tag(text: str, tag: str) -> str:
-    """Drop a closing tag that was cut off in its middle."""
-    cut: Iterable[int] = range(len(tag) - 1, 1, -1)
-    return next((text[:-size] for size in cut if text.endswith(tag[:size])), text)

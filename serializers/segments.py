@@ -9,7 +9,7 @@ from serializers.escaping import attribute_value
 from serializers.tags import TAG
 
 Kind = Literal["think", "call_tool", "tool_output", "answer", "text"]
-_SNIPPET = re.compile(r'<snippet id="?([^">]{1,100})"?>')
+_SNIPPET = re.compile(r'<snippet id="?([^">]{0,200})"?>')
 _CITE = re.compile(r"<cite\b([^<>]*)>(.*?)(?=(</cite\s{0,8}>)|<cite\b|\Z)", re.DOTALL | re.IGNORECASE)
 _ID = re.compile(r"""(?<![\w-])id\s{0,4}=\s{0,4}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
@@ -138,11 +138,11 @@ def _in_order(begun: list[re.Match[str]], shown: Sequence[str] | None) -> list[r
     """
     if shown is None:
         return begun
-    kept, at = [], 0
+    kept, left = [], list(shown)
     for match in begun:
-        if at < len(shown) and match[1] == shown[at]:
+        if match[1] in left:
+            del left[: left.index(match[1]) + 1]
             kept.append(match)
-            at += 1
     return kept
 
 

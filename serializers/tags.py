@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from serializers.escaping import NAMES
 
 STOP_STRINGS = ("</call_tool>", "<tool_output>")
-QUERY_NAMES = ("query", "url", "q", "keywords", "search_query", "search_term", "term", "link", "input")
+QUERY_NAMES = (
+    "query", "url", "q", "keywords", "search_query", "search_terms", "search_term", "search", "terms", "term",
+    "queries", "keyword", "link", "input", "text",
+)  # fmt: skip
 """Names under which a call gives its query, in order of choice."""
 
 # Quoted values may hold "<" and ">", but no tag of ours; every repeat is bounded, which keeps reading linear.
@@ -20,6 +23,7 @@ _QUOTED = rf"""(?:"(?:[^"<]|{_INSIDE}){{0,500}}"|'(?:[^'<]|{_INSIDE}){{0,500}}')
 _ATTRIBUTES = rf"""(?:\s(?:[^<>"']{{0,60}}{_QUOTED}){{0,8}}[^<>"']{{0,60}})?"""
 TAG = re.compile(rf"<(?P<close>/?)(?P<name>{NAMES})(?P<attributes>{_ATTRIBUTES})>")
 _ATTRIBUTE = re.compile(r"""([A-Za-z_][\w-]{0,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
+_LOOSE_QUERY = re.compile(rf"(?<![\w-])({'|'.join(QUERY_NAMES)})\s{{0,8}}=\s{{0,8}}([^=]*)\Z")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,8}")
 
 
@@ -44,8 +48,14 @@ def quoted(value: str) -> str:
 
 
 def read_attributes(text: str) -> dict[str, str | int]:
-    """The attributes in a tag; whole numbers as such."""
+    """The attributes in a tag; whole numbers as such. A query is all that stands behind its name, where it was written
+    without quotes or with the same ones in it.
+    """
     values = {match[1]: match[2][1:-1] if match[2][0] in "\"'" else match[2] for match in _ATTRIBUTE.finditer(text)}
+    rest = _ATTRIBUTE.sub("", text).strip()
+    if rest and (loose := _LOOSE_QUERY.search(text)):
+        values[loose[1]] = loose[2].strip().removeprefix('"').removesuffix('"').strip()
+        values = {name: value for name, value in values.items() if text.find(f"{name}") <= loose.start(1)}
     return {
         name: int(value) if name != "name" and name not in QUERY_NAMES and _INTEGER.fullmatch(value) else value
         for name, value in values.items()

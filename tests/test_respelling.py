@@ -2,7 +2,8 @@
 
 import pytest
 
-from serializers.reply import Reading, calls_in, read_reply
+from serializers.actions import Reading, calls_in
+from serializers.reply import read_reply
 from serializers.tags import Call
 
 TOOLS = ("pubmed_search", "browse_webpage", "google_search")

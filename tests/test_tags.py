@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from serializers.actions import Reading
 from serializers.citations import cited_pmids
 from serializers.escaping import escape_tags
-from serializers.reply import Reading, join_reasoning, read_reply
+from serializers.reply import join_reasoning, read_reply
 from serializers.respelling import web_address
 from serializers.tags import STOP_STRINGS, Call, write_call
 from tests.fakes import unbalanced

@@ -40,7 +40,7 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
             start = max(start, at)
         return start
 
-    nudges = sorted(row.nudges)
+    nudges = sorted(row.nudges, key=lambda nudge: nudge[0])
     for pieces in _turns(row.apart.pieces):
         start, end = pieces[0].start, pieces[-1].end
         asked_again(start, start)
@@ -82,7 +82,7 @@ def nudged_ranges(row: Row) -> list[tuple[int, int]]:
     """Where in the text the replies stand after which the model had to be asked again."""
     ranges, begun = [], 0
     outputs = [piece.end for piece in row.apart.pieces if piece.kind == "tool_output"]
-    for at, _ in sorted(row.nudges):
+    for at, _ in sorted(row.nudges, key=lambda nudge: nudge[0]):
         start = max([begun, *(end for end in outputs if end <= at)])
         if start < at:
             ranges.append((start, at))
