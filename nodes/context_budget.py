@@ -20,6 +20,8 @@ _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _CUT_TAG = re.compile(r"<[a-z]{0,8}(?: id=[^<>]{0,200})?\Z")
 _TOKENS_A_WORD = 0.75
 """Fewer than any tokenizer makes of English words."""
+_SAFE, _MOST_A_WORD = 0.7, 0.95
+"""Of what this tokenizer made of a word of the first prompt, so much is sure of any other text."""
 
 
 class Chat(Protocol):
@@ -88,31 +90,34 @@ async def fit_context(
 def prompt_was_cut(prompt: Sequence[dict[str, str]], messages: Sequence[AnyMessage], reply: AIMessage) -> bool:
     """Whether the server counted fewer tokens in `prompt` than it can have: then it left out a part without a word.
 
-    The count must grow from turn to turn by what was appended, at a safe lower bound; a template may drop the thoughts
-    of earlier turns. A server that counts nothing, or no prompts, cannot be judged.
+    The count must reach a safe lower bound for all of the prompt's words, and grow by one for what was appended since
+    the last turn; a template may drop the thoughts of earlier turns. A server that counts nothing, or no prompts,
+    cannot be judged.
     """
-    counted = _prompt_tokens(reply)
+    counted = reply.usage_metadata["input_tokens"] if reply.usage_metadata else 0
     replies = [message for message in messages if isinstance(message, AIMessage)]
     if not counted or not replies:
         return False
     first, before = (one.response_metadata.get("prompt_tokens") for one in (replies[0], replies[-1]))
-    if not isinstance(first, int) or first < _fewest_tokens(said["content"] for said in prompt[:2]):
+    begun = _words(said["content"] for said in prompt[:2])
+    if not isinstance(first, int) or not isinstance(before, int) or first < begun * _TOKENS_A_WORD:
         return False  # what it says are no counts of the prompt
+    a_word = min(first / max(begun, 1) * _SAFE, _MOST_A_WORD)
+    if counted < _words(_THOUGHT.sub("", said["content"]) for said in prompt) * a_word:
+        return True
     last = max(at for at, message in enumerate(messages) if isinstance(message, AIMessage))
-    droppable = sum(len(thought.encode()) for one in replies for thought in _THOUGHT.findall(one.text))
-    fewest = _fewest_tokens(message.text for message in messages[last + 1 :])
-    return isinstance(before, int) and counted < before - droppable + fewest
+    appended = _words(message.text for message in messages[last + 1 :]) * _TOKENS_A_WORD
+    return counted < before - sum(map(_thought_tokens, replies)) + int(appended)
 
 
-def _prompt_tokens(reply: AIMessage) -> int:
-    usage = reply.usage_metadata
-    if not usage:
-        return 0
-    return usage["input_tokens"] + ((usage.get("input_token_details") or {}).get("cache_read") or 0)
+def _thought_tokens(reply: AIMessage) -> int:
+    """As many as the thoughts of a reply can have."""
+    thoughts = sum(len(thought.encode()) for thought in _THOUGHT.findall(reply.text))
+    return min(thoughts, reply.usage_metadata["output_tokens"]) if reply.usage_metadata else thoughts
 
 
-def _fewest_tokens(texts: Iterable[str]) -> int:
-    return int(sum(len(_WORD.findall(text)) for text in texts) * _TOKENS_A_WORD)
+def _words(texts: Iterable[str]) -> int:
+    return sum(len(_WORD.findall(text)) for text in texts)
 
 
 def room_behind(chat: Chat, prompt: Sequence[dict[str, str]], reply: AIMessage, max_tokens: int) -> int:

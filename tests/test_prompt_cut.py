@@ -66,6 +66,7 @@ def history(counts: list[int], thought: str = "I look.") -> list[Any]:
 @pytest.mark.parametrize(("counts", "now", "thought", "cut"), [
     ([900, 2000], 4096, "I look.", False), ([900, 3500], 4096, "I look.", True), ([900, 3500], 3100, "I look.", True),
     ([900, 3500], 4240, "I look.", False), ([900, 3500], 3800, "long thought " * 40, False), ([900, 3500], 2000, "long thought " * 40, True),
+    ([900, 2000], 2100, "long thought " * 400, True), ([900, 2000], 3400, "long thought " * 400, False),
     ([9, 9], 9, "I look.", False), ([900, 3500], 0, "I look.", False),
 ])  # fmt: skip
 def test_a_prompt_must_grow_by_what_was_appended_less_the_thoughts_that_a_template_drops(
