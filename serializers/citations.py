@@ -1,16 +1,22 @@
 """Citations, claim by claim: each is resolved to the very snippet that it rests on, or to none. No model is asked."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from serializers.numbers import held_in, missing_from, said_in
 from serializers.segments import Cite, Segment, Snippet, cites, snippets
 
 Verdict = Literal["grounded", "never_retrieved", "retrieved_later"]
-_SPLIT = re.compile(r"\s*[,;|]\s*|(?<=\d)\s+(?=\d|PMID)", re.IGNORECASE)
-_BARE = re.compile(r"(?:PMID)?[:\s]*", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z]-)\d+(?:[.,·]\d+)*%?")
+_SPLIT = re.compile(r"[,;|]|\s(?:and|&)\s|(?<=\d)\s{0,4}/\s{0,4}(?=\d)|(?<=\d)\s{1,8}(?=\d|PMID)", re.IGNORECASE)
+_NAMED = re.compile(r"(?:PMIDs?|PubMed(?:\s?ID)?)(?:[\s:#]{1,8}|(?=\d))|#", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"https?://(?:www\.)?(?:pubmed\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.gov/pubmed)/(\d{1,9})/?(?=[\s,;|]|\Z)",
+    re.IGNORECASE,
+)
+_AROUND = " \t\n[](){}\"'`“”‘’."
+_DIGITS = re.compile(r"\d{5,9}")
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,47 @@ def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] |
     shown: dict[str, list[Snippet]] = {}
     for snippet in snippets(pieces, shown_ids):
         shown.setdefault(_bare(snippet.identity), []).append(snippet)
+    pages = _pages(pieces)
     resolved = [
-        (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in _identities(cite)])
+        (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in _identities(cite, shown)])
         for cite in cites(pieces)
     ]
-    numbers = {id(snippet): _numbers(snippet.text) for _, targets in resolved for _, _, snippet in targets if snippet}
-    behind: dict[int, set[str]] = {}
+    numbers: dict[int, frozenset[str]] = {}
+    behind: dict[int, dict[int, frozenset[str]]] = {}
     found = []
     for cite, targets in resolved:
-        held = set[str]().union(*(numbers[id(snippet)] for _, _, snippet in targets if snippet))
-        behind.setdefault(cite.group, set()).update(held)
-        found.append((cite, targets, held))
+        texts = [
+            text
+            for identity, verdict, _ in targets
+            if verdict != "never_retrieved"
+            for text in (*shown.get(identity, ()), *pages.get(identity, ()))
+            if text.start < cite.start or verdict == "retrieved_later"
+        ]
+        for text in texts:
+            if id(text) not in numbers:
+                numbers[id(text)] = held_in(text.text)
+        held = {id(text): numbers[id(text)] for text in texts}
+        behind.setdefault(cite.group, {}).update(held)
+        found.append((cite, targets, list(held.values())))
     return [
         Citation(identity, verdict, cite.start, snippet.call, snippet.place, *said)
         if snippet
         else Citation(identity, verdict, cite.start)
         for cite, targets, held in found
-        for said in (_numbers_of(cite, held, behind[cite.group]),)
+        for said in (_numbers_of(cite, held, list(behind[cite.group].values()), shown),)
         for identity, verdict, snippet in targets
     ]
+
+
+def _pages(pieces: list[Segment]) -> dict[str, list[Snippet]]:
+    """The pages that were opened, by the numbers in their addresses: a paper's own page is its source too."""
+    found: dict[str, list[Snippet]] = {}
+    asked = {piece.call: piece.body for piece in pieces if piece.kind == "call_tool"}
+    for piece in pieces:
+        if piece.kind == "tool_output" and piece.body.startswith("<webpage>"):
+            for identity in _DIGITS.findall(asked.get(piece.call, "")):
+                found.setdefault(identity, []).append(Snippet(identity, piece.body, piece.call, 0, piece.start))
+    return found
 
 
 def cited_pmids(answer: str) -> list[str]:
@@ -66,14 +94,18 @@ def cited_pmids(answer: str) -> list[str]:
     return [one for one in dict.fromkeys(named) if one.isascii() and one.isdigit() and len(one) < 10]
 
 
-def _identities(cite: Cite) -> list[str]:
-    named = dict.fromkeys(_bare(part) for part in _SPLIT.split(cite.identity) if part.strip())
-    return list(named) or [""]
+def _identities(cite: Cite, shown: Collection[str] = ()) -> list[str]:
+    whole = _bare(cite.identity)
+    if whole in shown:
+        return [whole]
+    named = dict.fromkeys(map(_bare, _SPLIT.split(_ADDRESS.sub(r"\1", cite.identity))))
+    return list(filter(None, named)) or [""]
 
 
 def _bare(identity: str) -> str:
-    stripped = identity.strip(" []()")
-    return _BARE.sub("", stripped, count=1) if stripped.upper().startswith("PMID") else stripped
+    stripped = identity.strip(_AROUND)
+    named = _NAMED.match(stripped)
+    return stripped[named.end() :].strip(_AROUND) if named else stripped
 
 
 def _resolved(identity: str, start: int, shown: dict[str, list[Snippet]]) -> tuple[Verdict, Snippet | None]:
@@ -85,17 +117,12 @@ def _resolved(identity: str, start: int, shown: dict[str, list[Snippet]]) -> tup
     return ("retrieved_later", where[0]) if where else ("never_retrieved", None)
 
 
-def _numbers_of(cite: Cite, held: set[str], behind: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _numbers_of(
+    cite: Cite, held: list[frozenset[str]], behind: list[frozenset[str]], shown: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The numbers of a citation's sentence and claim, and those of them that are not in what is cited."""
-    said = dict.fromkeys(_NUMBER.findall(cite.sentence), behind) | dict.fromkeys(_NUMBER.findall(cite.claim), held)
-    return tuple(said), tuple(number for number, among in said.items() if _plain(number) not in among)
-
-
-def _numbers(text: str) -> set[str]:
-    return set(map(_plain, _NUMBER.findall(text)))
-
-
-def _plain(number: str) -> str:
-    """`4,744`, `0·74`, `0.740` and `12%` as the numbers that they are."""
-    plain = number.rstrip("%").replace("·", ".").replace(",", "")
-    return plain.rstrip("0").rstrip(".") if "." in plain else plain
+    said = {
+        **{number: behind for number in said_in(cite.sentence) if number not in shown},
+        **{number: held for number in said_in(cite.claim) if number not in shown},
+    }
+    return tuple(said), tuple(number for number, among in said.items() if missing_from(among, number))

@@ -4,6 +4,7 @@ They read a record's text and need nothing else; where the record has metadata o
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -201,8 +202,7 @@ def no_citation(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 def number_not_in_source(trajectory: Trajectory, _: Thresholds) -> Fault:
     """A number in a cited sentence, or in what is cited, that does not stand in the source."""
-    starts = [citation.start for citation in trajectory.cited if citation.numbers_missing]
-    return [piece for piece in trajectory.pieces if any(piece.start <= start < piece.end for start in starts)]
+    return _with(trajectory, [citation.start for citation in trajectory.cited if citation.numbers_missing])
 
 
 def duplicate_call(trajectory: Trajectory, _: Thresholds) -> Fault:
@@ -238,8 +238,7 @@ def thought_missing(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 def ungrounded_citation(trajectory: Trajectory, _: Thresholds) -> Fault:
     """A citation of something that had not been shown, or of nothing."""
-    starts = [citation.start for citation in trajectory.cited if citation.verdict != "grounded"]
-    return [piece for piece in trajectory.pieces if any(piece.start <= start < piece.end for start in starts)]
+    return _with(trajectory, [citation.start for citation in trajectory.cited if citation.verdict != "grounded"])
 
 
 def over_token_limit(trajectory: Trajectory, limits: Thresholds) -> Fault:
@@ -255,6 +254,11 @@ def language(trajectory: Trajectory, _: Thresholds) -> Fault:
         for piece in trajectory.pieces
         if piece.kind != "tool_output" and not is_english(piece.body, prose=piece.kind != "call_tool")
     ]
+
+
+def _with(trajectory: Trajectory, starts: list[int]) -> list[Segment]:
+    """The pieces in which one of these places (in order) lies."""
+    return [piece for piece in trajectory.pieces if bisect_left(starts, piece.start) < bisect_left(starts, piece.end)]
 
 
 def _empty(piece: Segment) -> bool:

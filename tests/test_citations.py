@@ -1,6 +1,9 @@
 """Citations lead to their very snippet, and say which of their numbers do not stand there."""
 
+import pytest
+
 from serializers.gates import taken_apart
+from serializers.numbers import held_in, missing_from, said_in
 from tests.test_gates import record, sound
 
 
@@ -29,9 +32,56 @@ def test_the_numbers_of_a_cited_sentence_are_looked_for_in_what_is_cited_behind_
 
 
 def test_an_id_may_be_written_in_many_ways_and_counts_once() -> None:
-    for written in ("[1001]", "1001 3001", "1001|3001", "PMID: 1001; PMID 3001", "1001, 1001, 1001"):
+    for written in (
+        "[1001]",
+        "1001.",
+        "#1001",
+        "pubmed:1001",
+        "https://pubmed.ncbi.nlm.nih.gov/1001/",
+        "“1001”",
+        "1001/3001",
+        "1001 and 3001",
+        "1001 3001",
+        "1001|3001",
+        "PMID: 1001; PMID 3001",
+        "1001, 1001, 1001",
+    ):
         pieces = [*sound(1)[:7], f'<answer>It helps. <cite id="{written}">hazard ratio 0.740</cite></answer>']
         cited = taken_apart(record(1, pieces)).cited
         assert {citation.verdict for citation in cited} == {"grounded"}, written
         assert len(cited) == len({citation.identity for citation in cited})
         assert not any(citation.numbers_missing for citation in cited)
+
+
+THERE = [
+    ("P of .74", "P = 0.740"), ("hazard ratio 0·74", "HR .74"), ("4,744 patients", "4744 patients"), ("12\u202f345", "12,345 in all"), ("12 345", "12,345 in all"),
+    ("twelve weeks", "12 weeks"), ("twenty-four hours", "24 hours"), ("10 mg q12h", "every 12 hours"), ("5, 10 and 15 mg", "5,10,15 mg"),
+    ("COVID\u201119", "COVID\u201119 in IL-6, SGLT2 and H1N1"), ("a trial", "a phase 3 trial of type 2 diabetes, grade III–4"), ("it helps", "it helps (1) [2, 3]"),
+    ("aged 65–85", "65 to 85 years"), ("0,74", "0.74"), ("half of them", "50%"), ("a 95% CI", "95 % of them"), ("in 2019 345 died", "345 in 2019"),
+]  # fmt: skip
+NOT_THERE = [
+    ("0.74", "0.47", ["0.47"]), ("12%", "21% and 12", ["21%"]), ("phase 3 of 40", "phase 3 of 41", ["41"]), ("1,234", "1,235", ["1,235"]),
+    ("5 mg", "5,10 mg", ["10"]), ("10", ".1", [".1"]), ("100", "10", ["10"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "claim"), THERE)
+def test_a_number_is_found_however_it_is_written(source: str, claim: str) -> None:
+    assert [number for number in said_in(claim) if missing_from([held_in(source)], number)] == []
+
+
+@pytest.mark.parametrize(("source", "claim", "missing"), NOT_THERE)
+def test_a_number_that_is_another_is_missing(source: str, claim: str, missing: list[str]) -> None:
+    assert [number for number in said_in(claim) if missing_from([held_in(source)], number)] == missing
+
+
+def test_a_number_may_stand_in_an_earlier_result_of_the_same_paper_or_on_its_page_and_an_id_is_no_number() -> None:
+    call, again = '<call_tool name="pubmed_search">a</call_tool>', '<call_tool name="pubmed_search">b</call_tool>'
+    row = record(1, [
+        "<think>So.</think>", call, '<tool_output><snippet id="31535829">Title: T. 4744 patients</snippet></tool_output>',
+        again, '<tool_output><snippet id="31535829">Title: T</snippet></tool_output>',
+        '<call_tool name="browse_webpage">https://pubmed.ncbi.nlm.nih.gov/31535829/</call_tool>', "<tool_output><webpage>ratio 0.74</webpage></tool_output>",
+        '<answer>PMID 31535829 (31535829) says 0.74 of 4,744, not 99: <cite id="31535829">so</cite>.</answer>',
+    ])  # fmt: skip
+    (cited,) = taken_apart(row).cited
+    assert (cited.call, cited.numbers_missing) == (2, ("99",))
