@@ -3,75 +3,34 @@ call, the gates and the cassette ask here.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-_ERROR_TEXT = re.compile(
-    r"\s*(?:"
-    r"\[?(?:(?:MCP|tool|HTTP|API|server) )?error"
-    r"(?:\]|\s*[:(]|\s*\Z|\s+(?:executing|calling|fetching|in|code|while|from|-?\d{3}))"
-    r"|[A-Z]\w*(?:Error|Exception):|Traceback \("
-    r"|(?:tool|search|request|call|fetch|query)(?: \w+)? (?:failed|timed out)\b"
-    r"|(?:HTTP |status )(?:error )?[45]\d\d\b"
-    r"|(?:failed|unable) to (?:fetch|search|load|connect|execute|call|read|open|get|retrieve)\b"
-    r"|(?:rate limit exceeded|too many requests|internal server error|service unavailable|bad gateway)\b"
-    r"|(?:gateway timeout|connection (?:refused|reset|timed out)|timed? ?out)\b"
-    r"|\{\s*\"error\"\s*:(?!\s*(?:null|false|0|\"\"|\[\]|\{\}))"
-    r"|\{\s*\"(?:success|ok)\"\s*:\s*false|\{\s*\"status\"\s*:\s*\"(?:error|fail)"
-    r")",
-    re.IGNORECASE,
-)
+from serializers.wordings import BANNER, BEGINS_AS_ERROR, HINT, NO_PAGE, NOTHING
+
 _FAILED_STATUS = frozenset(("error", "fail", "failed", "failure", "timeout", "exception"))
 _CONTENT = (
-    "data",
-    "organic",
-    "markdown",
-    "results",
-    "result",
-    "papers",
-    "articles",
-    "items",
-    "documents",
-    "content",
-    "text",
-)
+    "data", "organic", "markdown", "results", "result", "papers", "articles", "items", "documents", "content", "text",
+)  # fmt: skip
 """Under which names results carry what they found."""
 _ABOUT = frozenset(
-    ("total", "count", "offset", "next", "limit", "page", "searchParameters", "query", "q", "url", "success", "ok",
-     "status", "credits", "took", "searchInformation")
+    ("total", "count", "offset", "next", "limit", "page", "searchparameters", "query", "q", "url", "success", "ok",
+     "status", "credits", "took", "searchinformation", "notices", "warnings", "messages", "translationset",
+     "querytranslation", "errorlist", "warninglist", "suggestions", "filters", "facets", "version", "header", "start")
 )  # fmt: skip
 """What says something of the search, and nothing of what was found."""
-_NOTHING = re.compile(
-    r"[^.!?]{0,80}?\b(?:no|0|zero|not any|(?:did|does) not (?:match|find|return) any)\s(?:\w+\s){0,2}?"
-    r"(?:results?|matches|match|papers?|articles?|documents?|items?|records?|hits?|entries|data|content)\b[^.!?]{0,150}"
-    r"|(?:nothing|none|not)(?: was)? found\b[^.!?]{0,40}|no (?:output|response|answer)"
-    r"|none|null|nil|n/a|undefined|empty",
-    re.IGNORECASE,
-)
+_COUNT = re.compile(r"(?:total|num|n|hit|result)?_?(?:count|total|hits?|found|results)", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?…])\s+|\n+")
 _NOTHING_FOUND_HEAD = re.compile(r"\s*Found \S+ results\. Showing top \d+[^\n]*:\s*")
 _BLOCK_NAME = re.compile(r"\[(?:image|audio|resource|resource_link|blob|video|file)\]", re.IGNORECASE)
-_SNIPPET = re.compile(r"<snippet\b[^>]*>(.*?)</snippet>", re.DOTALL)
 _FIELD_NAMES = re.compile(
     r"Title:\s*(?:No title|None)?|Authors:[^\n|]*|Year:\s*(?:N/A|None)?|Journal:\s*(?:N/A|None)?"
     r"|Abstract:\s*(?:No abstract|None)?|URL:\s*\S*"
 )
-_NO_PAGE = re.compile(
-    r"(?:complete|solve|enter|pass)\b.{0,40}captcha|captcha.{0,40}(?:required|verification|challenge|check)"
-    r"|are you (?:a )?(?:human|robot)|not a (?:ro)?bot|just a moment|attention required|ray id"
-    r"|(?:verify|confirm|prove)\b.{0,30}\b(?:you are|you're|human)|unusual (?:traffic|activity)"
-    r"|checking (?:your browser|if the site)|enable (?:javascript|js|cookies)|requires? javascript|turn on javascript"
-    r"|(?:javascript|cookies?) (?:is|are|must be) (?:disabled|required|enabled|blocked|turned off)"
-    r"|access (?:to this page )?(?:has been |is )?(?:denied|blocked|restricted)"
-    r"|\b(?:403|404|410|429|50[0234])\b\W{0,4}(?:forbidden|not found|gone|error|page|too many|service|bad|internal)"
-    r"|page (?:you (?:are|were) looking for|not found|does(?: not|n't) exist|is missing)"
-    r"|page (?:was |is |could |can )?(?:not|n't) ?(?:be )?(?:found|exist)|not found\W*\Z"
-    r"|(?:we|this (?:web)?site) uses? cookies|accept (?:all )?cookies|cookie (?:settings|preferences|consent|policy)"
-    r"|(?:sign|log) in to (?:continue|view|access)|please wait while|redirecting|under maintenance",
-    re.IGNORECASE,
-)
-_SHORT_PAGE = 1500
-"""Characters below which a page with such words has nothing else in it."""
+_SHORT, _LONG, _HEAD = 400, 1500, 150
+"""Characters below which a page with such words has nothing else in it; and a longer one that begins with them."""
 
 
 def failed(result: Any) -> bool:
@@ -85,7 +44,7 @@ def failed(result: Any) -> bool:
         return bool(result) and all(isinstance(item, Mapping) and failed(item) for item in result)
     if not isinstance(result, Mapping):
         return False
-    if any(result.get(name) for name in ("error", "errors", "isError", "exception")):
+    if any(is_set(result.get(name)) for name in ("error", "errors", "isError", "exception")):
         return True
     status = result.get("status", result.get("statusCode", result.get("status_code", result.get("code"))))
     return (
@@ -101,6 +60,11 @@ def output_failed(body: str) -> bool:
     return _failed_text(body)
 
 
+def is_set(value: Any) -> bool:
+    """Whether a field says something: a number that is none does not."""
+    return bool(value) and not (isinstance(value, float) and not math.isfinite(value))
+
+
 def says_nothing(body: str) -> bool:
     """Whether a tool output holds nothing that an answer could rest on: no result, an empty page, one that only says
     that it is not shown.
@@ -108,25 +72,24 @@ def says_nothing(body: str) -> bool:
     text = body.strip()
     if text.startswith("<webpage>"):
         page = text.removeprefix("<webpage>").removesuffix("</webpage>").strip()
-        return _is_empty(page) or (len(page) < _SHORT_PAGE and _NO_PAGE.search(page) is not None)
+        return _is_empty(page) or _is_no_page(page) or _is_nothing(page)
     if head := _NOTHING_FOUND_HEAD.match(text):
         text = text[head.end() :]
     if "<snippet" in text:
-        return all(_is_empty(_FIELD_NAMES.sub("", shown)) for shown in _SNIPPET.findall(text))
+        shown = (one.partition(">")[2].partition("</snippet>")[0] for one in text.split("<snippet")[1:])
+        return all(_is_empty(_FIELD_NAMES.sub("", one)) for one in shown)
     if _is_empty(_BLOCK_NAME.sub("", text)):
         return True
     if text[0] in "{[" and (value := _json(text)) is not _NOT_JSON:
-        return not _holds_something(value)
-    if len(text) < _SHORT_PAGE and _NO_PAGE.search(text):
-        return True
-    return len(text) < 400 and _NOTHING.fullmatch(text.strip(" .!\"'")) is not None
+        return not _holds_something(value) or (_counts_none(value) and not _holds_items(value))
+    return _is_no_page(text) or _is_nothing(text)
 
 
 _NOT_JSON = object()
 
 
 def _failed_text(text: str) -> bool:
-    if _ERROR_TEXT.match(text):
+    if BEGINS_AS_ERROR.match(text):
         return True
     start = text.lstrip()[:1]
     return (
@@ -149,15 +112,41 @@ def _is_empty(text: str) -> bool:
     return not any(map(str.isalnum, text))
 
 
+def _is_no_page(text: str) -> bool:
+    """Whether a page is a wall, an error or a banner, with nothing behind it."""
+    if len(text) < _SHORT:
+        return (NO_PAGE.search(text) or BANNER.search(text)) is not None
+    return len(text) < _LONG and NO_PAGE.search(text[:_HEAD]) is not None
+
+
+def _is_nothing(text: str) -> bool:
+    """Whether a text says that there is nothing, and no more than how to search better."""
+    if len(text) >= _SHORT:
+        return False
+    first, *others = filter(str.strip, _SENTENCE.split(text.strip()))
+    return NOTHING.fullmatch(first.strip(" .…!#*\"'")) is not None and all(map(HINT.match, others))
+
+
 def _holds_something(value: Any) -> bool:
     if isinstance(value, Mapping):
         found = [value[name] for name in _CONTENT if name in value]
-        rest = found or [item for name, item in value.items() if name not in _ABOUT]
+        rest = found or [item for name, item in value.items() if name.lower() not in _ABOUT]
         return any(map(_holds_something, rest))
     if isinstance(value, list):
         return any(map(_holds_something, value))
-    return (
-        not _is_empty(value) and _NOTHING.fullmatch(value.strip(" .!")) is None
-        if isinstance(value, str)
-        else bool(value)
-    )
+    return not _is_empty(value) and not _is_nothing(value) if isinstance(value, str) else bool(value)
+
+
+def _counts_none(value: Any) -> bool:
+    """Whether a search result counts no hits, on whatever level."""
+    if not isinstance(value, Mapping):
+        return False
+    counted = (number for name, number in value.items() if _COUNT.fullmatch(name) and not isinstance(number, bool))
+    return any(number in (0, "0") for number in counted) or any(map(_counts_none, value.values()))
+
+
+def _holds_items(value: Any) -> bool:
+    """Whether there is a list with something in it, beside what is said of the search."""
+    if isinstance(value, Mapping):
+        return any(_holds_items(item) for name, item in value.items() if name.lower() not in _ABOUT)
+    return isinstance(value, list) and any(map(_holds_something, value))

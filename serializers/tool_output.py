@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serializers.escaping import escape_attribute, escape_tags
-from serializers.evidence import failed
+from serializers.evidence import failed, is_set
 
 MAX_PAPERS = 10
 MAX_LINKS = 5
@@ -61,7 +61,7 @@ def render(tool_name: str, result: Any) -> Rendered:
     """
     if isinstance(result, str):
         return _plain_text(storable(result))
-    if isinstance(result, Mapping) and result.get("error"):
+    if isinstance(result, Mapping) and is_set(result.get("error")):
         said = storable(_text(result["error"]))[:MAX_JSON]
         return Rendered(_output(f"Error: {escape_tags(said)}"), _bounded({"error": storable(result["error"])}))
     if failed(result):

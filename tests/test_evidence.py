@@ -35,7 +35,7 @@ WORDS = st.sampled_from(
     ]
 )
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.sampled_from([0, 1, 200, 404, 500, 1.5]) | WORDS | st.text(max_size=8),
+    st.none() | st.booleans() | st.sampled_from([0, 1, 200, 404, 500, 1.5, -0.0, float("nan"), float("inf")]) | WORDS | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8,
 )  # fmt: skip
 TOOLS = st.sampled_from(["pubmed_search", "browse_webpage", "google_search", "other"])
@@ -107,7 +107,24 @@ SAYS_SOMETHING = [
     "No difference in mortality was found between groups (HR 0.98, P = 0.7). The trial was large.",
     "Dapagliflozin 10 mg once daily.", '{"answer": "yes"}', "<webpage># Trial\n\nPatients were not found to differ in outcome.</webpage>",
     '\nFound 1 results. Showing top 1:\n<snippet id="1">Title: T\nAuthors:  | Year: N/A | Journal: N/A\nAbstract: No abstract</snippet>\n',
+    "No trials found a benefit of the drug.", "No data were available for mortality; the trial went on. Of 340, 12 died.",
+    "<webpage># X-ray identification of fractures. Redirecting blood flow; patients under maintenance therapy confirm that they are well.</webpage>",
+    "<webpage>We use cookies.\n\n# Trial\n\n" + "Dapagliflozin lowered the risk. " * 20 + "</webpage>", "In 500 patients no bad errors of 404 pages of notes.",
+    '{"count": 0, "items": [{"title": "x"}]}', '{"deaths": 0, "text": "No deaths in 340 patients."}', "Timeout procedures in surgery: a review", "Time out of hospital was longer.",
+    "Could not find any effect on mortality.", '{"total": 3, "data": [{"title": "x"}]}',
     "None of the 340 patients died.", "Not found in nature, the compound was synthesised in 1998 and tested in mice.",
+]  # fmt: skip
+
+
+SAYS_NOTHING = [
+    "", "No results found.", "No results found for 'GLP-1'. Try other keywords.", "0 results (0.21 seconds)", "We couldn't find any articles matching your search.",
+    "No trials found", "Your search - abc def - did not match any documents.\nSuggestions:\nTry different keywords.", "Results: 0", "Found 0 papers", "[image]", "None", "Loading…",
+    "\nFound 0 results. Showing top 0:\n\n", "<webpage></webpage>", "<webpage>Loading...</webpage>", "<webpage># Just a moment...\nRay ID: 8f2</webpage>",
+    "<webpage>Please turn JavaScript on and reload the page.</webpage>", "<webpage>This page can’t be found</webpage>", "<webpage>404 Not Found\n\nnginx</webpage>",
+    "<webpage>Verify you are human by completing the action below. " + "Links. " * 100 + "</webpage>", "<webpage>The site is under maintenance.</webpage>",
+    "<webpage>Redirecting to https://x.org</webpage>", "<webpage>We use cookies. Accept all cookies.</webpage>", "<webpage>Error 503: Service unavailable</webpage>",
+    '{"esearchresult": {"count": "0", "retmax": "0", "idlist": [], "warninglist": {"outputmessages": ["No items found."]}}}',
+    '{"version": "6.9", "hitCount": 0, "resultList": {"result": []}}', '{"numFound": 0, "start": 0, "docs": [], "maxScore": null}', "[]", "{}", '{"message": "No results found"}',
 ]  # fmt: skip
 
 
@@ -128,3 +145,29 @@ def test_a_result_that_only_speaks_of_failure_is_no_error() -> None:
             1, [*sound(1)[:2], f"<tool_output>{said}</tool_output>", *sound(1)[6:7], "<answer>It helps.</answer>"]
         )
         assert not {"tool_error_share"} & set(violated(taken_apart(row))), said
+
+
+@pytest.mark.parametrize("body", SAYS_NOTHING)
+def test_what_says_nothing_is_taken_for_nothing(body: str) -> None:
+    assert says_nothing(body)
+
+
+ERRORS = ["Error: x", "error", "[Error] x", "Error while fetching the page", "Timed out after 30 s", "Search failed: 500", "Status code: 503", "Failed to open the page", "timeout"]  # fmt: skip
+NO_ERRORS = ["Error in diagnosis: a review", "Errors while driving", "Time out of hospital", "Search strategies failed to agree", "Unable to read or write: a study", "Call centres failed patients", "Error from the mean"]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", ERRORS)
+def test_a_text_that_begins_as_an_error_is_one(body: str) -> None:
+    assert output_failed(body)
+
+
+@pytest.mark.parametrize("body", NO_ERRORS)
+def test_a_text_that_begins_with_the_word_is_none(body: str) -> None:
+    assert not output_failed(body)
+
+
+@pytest.mark.parametrize("piece", ["<snippet ", "{", "[", " ", "No ", "page ", "<snippet>", "captcha "])
+def test_a_long_output_is_judged_in_time_that_grows_with_its_length(piece: str) -> None:
+    for text in (piece * (400_000 // len(piece)), f"<webpage>{piece * (400_000 // len(piece))}</webpage>"):
+        output_failed(text)  # were it the square of the length, this would not end
+        says_nothing(text)
