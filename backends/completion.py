@@ -8,7 +8,8 @@ from backends.errors import ModelReplyInvalid
 
 _THOUGHT_FIELDS = ("reasoning", "reasoning_content", "thinking", "reasoning_details", "reasoning_text", "thoughts")
 _THOUGHT_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking", "reasoning.text", "reasoning.summary")
-_WORDS = ("text", "thinking", "reasoning", "summary", "content")
+_WORDS = ("text", "thinking", "reasoning", "summary", "content", "value")
+_MOST_LEVELS = 20
 _ACTIONS = ("<call_tool", "<answer", "<tool_call")
 _MOST_TOKENS = 2**40
 
@@ -25,11 +26,14 @@ def plain_completion(response: Any) -> dict[str, Any]:
     ]
     if not usable:
         raise ModelReplyInvalid("the model server's reply is not a chat completion")
-    choice = next((choice for choice in usable if choice.get("index") == 0), usable[0])
+    choice = next((choice for choice in usable if choice.get("index") in (0, "0")), usable[0])
     plain: dict[str, Any] = {"index": 0, "message": plain_message(choice["message"])}
     for name in ("finish_reason", "stop_reason", "matched_stop"):
-        if isinstance(choice.get(name), str):
-            plain[name] = choice[name].lower() if name == "finish_reason" else _sound(choice[name])
+        said = choice.get(name)
+        if name == "finish_reason" and isinstance(said, Mapping):
+            said = said.get("type")
+        if isinstance(said, str):
+            plain[name] = said.strip().lower() if name == "finish_reason" else _sound(said)
     named = response.get("model")
     return {
         "id": "", "object": "chat.completion", "created": 0, "model": _sound(named) if isinstance(named, str) else "",
@@ -41,7 +45,7 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     """Text and thought of a message, wherever they are; a native call in the place of a text that is not there."""
     content, thought = _parts(message.get("content"))
     thought = thought_of(message) or thought
-    if not any(action in content or action in thought for action in _ACTIONS) and (native := _native_call(message)):
+    if not any(action in content for action in _ACTIONS) and (native := _native_call(message)):
         content = f"{content}\n{native}".strip()
     plain = {"role": "assistant", "content": _sound(content)}
     return {**plain, "reasoning_content": _sound(thought)} if thought else plain
@@ -49,7 +53,7 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
 
 def thought_of(message: Mapping[str, Any]) -> str:
     """The reasoning that a message (or a streamed piece of one) has in a field of its own."""
-    return next(filter(None, (_words(message[name]) for name in _THOUGHT_FIELDS if name in message)), "")
+    return next(filter(str.strip, (_words(message[name]) for name in _THOUGHT_FIELDS if name in message)), "")
 
 
 def _parts(content: Any) -> tuple[str, str]:
@@ -66,30 +70,40 @@ def _parts(content: Any) -> tuple[str, str]:
     return text, thought
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, levels: int = _MOST_LEVELS) -> str:
     if isinstance(value, str):
         return value
+    if levels == 0:
+        return ""
     if isinstance(value, list):
-        return "\n".join(filter(None, map(_words, value)))
+        return "\n".join(filter(None, (_words(item, levels - 1) for item in value)))
     if isinstance(value, Mapping):
-        return next(filter(None, (_words(value[name]) for name in _WORDS if name in value)), "")
+        return next(filter(None, (_words(value[name], levels - 1) for name in _WORDS if name in value)), "")
     return ""
 
 
 def _native_call(message: Mapping[str, Any]) -> str:
-    """The first of a message's `tool_calls`, in the words in which Qwen would have written it."""
-    calls = message.get("tool_calls")
-    first = calls[0] if isinstance(calls, list) and calls else None
-    function = first.get("function") if isinstance(first, Mapping) else message.get("function_call")
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+    """The first of a message's own calls, in the words in which Qwen would have written it."""
+    calls, content = message.get("tool_calls"), message.get("content")
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    listed = [
+        *(calls if isinstance(calls, list) else [calls]),
+        message.get("function_call"),
+        *(part for part in parts if part.get("type") in ("tool_use", "tool_call")),
+    ]
+    for one in listed:
+        function = one.get("function", one) if isinstance(one, Mapping) else None
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            given = function.get("arguments", function.get("input"))
+            break
+    else:
         return ""
-    given = function.get("arguments")
     if isinstance(given, str):
         try:
             given = json.loads(given)
         except (ValueError, RecursionError):
             given = {"query": given}
-    arguments = given if isinstance(given, Mapping) else {}
+    arguments = given if isinstance(given, Mapping) else {"query": given} if isinstance(given, str) else {}
     return (
         f"<tool_call>{json.dumps({'name': function['name'], 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
     )

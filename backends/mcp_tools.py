@@ -215,17 +215,23 @@ def read_result(result: Mapping[str, Any]) -> Any:
 
 
 def _json(text: str) -> Any:
+    """An object or a list in JSON; any other text stays as it is written (`3.10` is no number to round)."""
     try:
-        return json.loads(text) if text.strip() else _NOT_JSON
+        value = json.loads(text) if text.lstrip()[:1] in ("{", "[") else _NOT_JSON
     except (ValueError, RecursionError):
         return _NOT_JSON
+    return value
 
 
 def _is_known(value: Any) -> bool:
     """Whether a structured result has one of the shapes that are rendered: papers, links, a page."""
     if isinstance(value, dict):
-        return any(isinstance(value.get(name), list) for name in ("data", "organic")) or bool(value.get("markdown"))
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "title" in item for item in value)
+        return any(_holds_objects(value.get(name)) for name in ("data", "organic")) or bool(value.get("markdown"))
+    return _holds_objects(value) and all("title" in item for item in value)
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _text(block: Any) -> str:

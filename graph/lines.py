@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backends.errors import UserError
+from serializers.bounds import storable
 from serializers.record import sample_of
-from serializers.tool_output import storable
 
 Row = TypeVar("Row")
 _SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 from backends.errors import UserError
 from backends.json_bytes import load_json
+from serializers.bounds import storable
 from serializers.record import QuestionRow
-from serializers.tool_output import storable
 
 
 @dataclass(frozen=True)

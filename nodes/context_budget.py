@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from nodes.prompts import full_text
-from serializers.escaping import escape_attribute
+from serializers.escaping import escape_attribute, escape_tags
 from serializers.tool_output import MAX_RESULT
 
 _SINGLE = re.compile(r"[^A-Za-z\s]")
@@ -173,8 +173,8 @@ def _left_of(result: Any, kept: str) -> Any:
     if not isinstance(result, dict) or not isinstance(result.get("data"), list):
         return {"truncated": True, "preview": kept[:MAX_RESULT]}
     left = []
-    for paper in result["data"]:
-        begun = kept.find(f'<snippet id="{escape_attribute(str(paper.get("paperId")))}"')
+    for paper in filter(lambda paper: isinstance(paper, dict), result["data"]):
+        begun = kept.find(f'<snippet id="{escape_attribute(escape_tags(str(paper.get("paperId"))))}"')
         if begun < 0:
             break
         closed = kept.find("</snippet>", begun) >= 0

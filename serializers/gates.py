@@ -17,7 +17,10 @@ from serializers.language import is_english
 from serializers.segments import Segment, segments
 from serializers.tags import QUERY_NAMES
 
-ENDED = ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call", "", None)
+ENDED = (
+    "stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", "complete", "completed", "tool_calls", "tool_use",
+    "function_call", "", None,
+)  # fmt: skip
 """Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
 
 

@@ -25,7 +25,7 @@ def completion(message: Any = MESSAGE, usage: Any = None, **choice: Any) -> dict
 
 ODD: list[dict[str, Any]] = [
     completion({"content": TEXT}), completion({"role": "tool", "content": TEXT}), completion({"role": None, "content": TEXT}),
-    completion(finish_reason="STOP"), completion(finish_reason=None), completion(finish_reason={"a": 2**70}), completion(finish_reason=2**80),
+    completion(finish_reason="STOP"), completion(finish_reason=" complete "), completion(finish_reason={"type": "stop"}), completion(finish_reason=None), completion(finish_reason={"a": 2**70}), completion(finish_reason=2**80),
     completion(usage=None), completion(usage=[1, 2]), completion(usage={"prompt_tokens": "x"}), completion(usage={"prompt_tokens": 1.5}),
     completion(usage={"prompt_tokens": "12", "completion_tokens": 3.0}), completion(usage={"prompt_tokens": -1, "completion_tokens": 10**30}),
     completion(usage={"prompt_tokens": 2, "prompt_tokens_details": [1]}), completion({**MESSAGE, "tool_calls": "evil"}),
@@ -50,7 +50,8 @@ async def test_an_odd_completion_that_can_be_used_is_used(
 THOUGHTFUL: list[dict[str, Any]] = [
     {"reasoning": "I know."}, {"reasoning_content": "I know."}, {"thinking": "I know."}, {"reasoning_content": ["I know."]},
     {"reasoning_details": [{"type": "reasoning.text", "text": "I know."}]}, {"reasoning_details": [{"type": "reasoning.summary", "summary": "I know."}]},
-    {"reasoning": {"content": "I know."}},
+    {"reasoning": {"content": "I know."}}, {"reasoning": " ", "reasoning_content": "I know."},
+    {"content": [{"type": "thinking", "thinking": "I know."}, {"type": "text", "text": {"value": "<answer>Yes.</answer>"}}]},
     {"content": [{"type": "thinking", "thinking": "I know."}, {"type": "text", "text": "<answer>Yes.</answer>"}]},
     {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "I know."}]}, {"type": "text", "text": "<answer>Yes.</answer>"}]},
     {"content": "◁think▷I know.◁/think▷<answer>Yes.</answer>"},
@@ -67,15 +68,19 @@ async def test_a_thought_is_kept_wherever_a_server_puts_it(
     assert state["messages"][0].text.replace("</think>\n", "</think>") == TEXT.replace("</think>\n", "</think>")
 
 
+NATIVE: list[dict[str, Any]] = [
+    {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "pubmed_search", "arguments": '{"query": "DAPA-HF", "limit": 2}'}}]},
+    {"content": "", "tool_calls": [{"name": "pubmed_search", "arguments": {"query": "DAPA-HF", "limit": 2}}]},
+    {"content": [{"type": "tool_use", "name": "pubmed_search", "input": {"query": "DAPA-HF", "limit": 2}}]},
+    {"content": None, "function_call": {"name": "pubmed_search", "arguments": '{"query": "DAPA-HF", "limit": 2.0}'}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", NATIVE)
 async def test_a_native_call_without_a_text_is_the_call_that_it_is(
-    scripted_model: ScriptedModel, tools_url: str
+    scripted_model: ScriptedModel, tools_url: str, message: dict[str, Any]
 ) -> None:
-    native = {
-        "id": "1",
-        "type": "function",
-        "function": {"name": "pubmed_search", "arguments": '{"query": "DAPA-HF", "limit": 2}'},
-    }
-    first = {"content": None, "reasoning": "I search.", "tool_calls": [native], "finish_reason": "tool_calls"}
+    first = {"reasoning": "I search.", "finish_reason": "tool_calls", **message}
     state = await run(scripted_model, tools_url, [first, TEXT])
     assert (
         state["messages"][0].text

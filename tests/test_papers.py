@@ -22,6 +22,8 @@ SNIPPET = '<snippet id="1">Title: T\nAuthors: N | Year: 2020 | Journal: V\nAbstr
 WRAPPED: list[Any] = [
     {"total": 1, "data": [PAPER]}, [PAPER], {"result": [PAPER]}, {"result": {"data": [PAPER]}}, {"results": [PAPER], "total": 1},
     {"result": json.dumps({"data": [PAPER]})}, {"papers": [PAPER]}, {"response": {"articles": [PAPER]}}, PAPER,
+    {"data": ["x"], "papers": [PAPER]}, [{"paper": PAPER}], {"data": [], "papers": [PAPER]}, {"results": ["x"], "hits": [{"paper": PAPER}]},
+    {"pmid": "1", "title": "T", "abstract": "A", "year": "2020", "journal": "V", "authors": ["N"]},
     {"data": {"papers": [PAPER]}}, {"output": json.dumps([PAPER])},
 ]  # fmt: skip
 
@@ -40,6 +42,7 @@ def test_papers_are_papers_however_they_are_wrapped(result: Any) -> None:
         {"organic": [{"title": "T", "link": "L"}]},
         [{"title": "T", "url": "L"}],
         {"result": [{"title": "T", "link": "L"}]},
+        {"data": ["x"], "organic": [{"title": "T", "link": "L"}]},
     ],
 )
 def test_links_are_links_however_they_are_wrapped(result: Any) -> None:
@@ -91,6 +94,11 @@ def test_long_papers_are_shortened_one_by_one_and_every_snippet_is_whole(
     ("browse_webpage", {"url": "u", "markdown": "x" * 9000, "html": "unseen"}, "unseen"),
     ("browse_webpage", {"url": "u", "markdown": "short", "html": "unseen"}, "unseen"),
     ("other", {"text": "x" * 2100 + "unseen"}, "unseen"),
+    ("google_search", {"organic": [{"title": "t" * 3100 + "unseen", "link": "l"}]}, "unseen"),
+    ("pubmed_search", {"data": [{**PAPER, "title": "<answer>" * 200 + "unseen"}]}, "unseen"),
+    ("pubmed_search", {"data": [{**PAPER, "title": {"a": "x" * 1200 + "unseen"}}]}, "unseen"),
+    ("pubmed_search", {"total": "x" * 200 + "unseen", "data": [], "notices": ["y" * 1200 + "unseen"]}, "unseen"),
+    ("other", {"error": "x" * 2100 + "unseen"}, "unseen"),
     ("pubmed_search", {"error": "no", "trace": "unseen"}, "unseen"),
 ])  # fmt: skip
 def test_the_record_holds_no_more_of_a_result_than_was_shown(tool: str, result: Any, secret: str) -> None:
@@ -104,3 +112,36 @@ def test_a_long_plain_text_says_that_it_was_cut() -> None:
     assert len(output.text) < MAX_BODY + 100
     assert re.search(r"\n\[shortened: \d+ of 500000 characters left out\]</tool_output>$", output.text)
     assert output.shortened == ["output"]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [[{"markdown": "# T", "url": "u"}], {"results": [{"markdown": "# T"}]}, {"data": {"pages": [{"markdown": "# T"}]}}],
+)
+def test_a_page_is_a_page_however_it_is_wrapped(result: Any) -> None:
+    assert render("browse_webpage", result).text == "<tool_output><webpage># T</webpage></tool_output>"
+
+
+def test_a_links_words_may_have_another_name() -> None:
+    output = render("google_search", {"organic": [{"title": "T", "url": "L", "description": "D"}]})
+    assert output.text == '<tool_output>\n<snippet id="G1">Title: T\nD\nURL: L</snippet>\n</tool_output>'
+    assert output.recorded == {"organic": [{"title": "T", "snippet": "D", "url": "L"}]}
+
+
+@given(
+    st.sampled_from(["<answer>", "</snippet>", "é", "<|im_end|>"]),
+    st.integers(1, 30_000),
+    st.sampled_from(["pubmed_search", "google_search", "browse_webpage", "other"]),
+)
+def test_no_output_is_longer_than_its_bound_whatever_is_escaped_in_it(letters: str, times: int, tool: str) -> None:
+    long = letters * times
+    for result in (
+        long,
+        {"error": long},
+        {"data": [{**PAPER, "title": long, "abstract": long}] * 12},
+        {"markdown": long},
+        {"organic": [{"title": long, "link": long}] * 9},
+    ):
+        output = render(tool, result)
+        assert len(output.text) <= MAX_BODY + 100
+        assert len(json.dumps(output.recorded, ensure_ascii=False)) <= max(len(output.text) * 2, 4000)

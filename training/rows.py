@@ -10,8 +10,8 @@ from typing import Any
 
 from backends.errors import UserError
 from graph.run_files import read_run
+from serializers.bounds import storable
 from serializers.gates import Trajectory, estimated_tokens, taken_apart
-from serializers.tool_output import storable
 
 
 @dataclass(frozen=True)
