@@ -5,6 +5,12 @@ import time
 from collections import deque
 from contextlib import AbstractAsyncContextManager
 
+from backends.errors import ModelError
+
+
+class Closed(ModelError):
+    """The run ends: nothing more is asked."""
+
 
 class AdaptiveLimit(AbstractAsyncContextManager[None]):
     """At most `most` at a time: half as many after an overload, once in the time of a reply, and one more for each
@@ -16,12 +22,21 @@ class AdaptiveLimit(AbstractAsyncContextManager[None]):
         self.limit = float(most)
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._reply_time = 1.0
+        self.reply_time = 1.0
         """Seconds, as of late."""
         self._lowered = float("-inf")
+        self._closed = False
+
+    def close(self) -> None:
+        """Let nobody in any more; those that wait and come raise Closed."""
+        self._closed = True
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
 
     async def __aenter__(self) -> None:
-        while self._in_flight >= max(int(self.limit), 1):
+        while not self._closed and self._in_flight >= max(int(self.limit), 1):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
@@ -30,6 +45,8 @@ class AdaptiveLimit(AbstractAsyncContextManager[None]):
                 if not turn.cancelled():
                     self._let_in()
                 raise
+        if self._closed:
+            raise Closed("the run ends")
         self._in_flight += 1
 
     async def __aexit__(self, *_: object) -> None:
@@ -38,7 +55,7 @@ class AdaptiveLimit(AbstractAsyncContextManager[None]):
 
     def answered(self, seconds: float) -> None:
         """A reply came, after so many seconds."""
-        self._reply_time += 0.2 * (seconds - self._reply_time)
+        self.reply_time += 0.2 * (seconds - self.reply_time)
         if self.limit < self._most:
             self.limit = min(self.limit + 1 / max(self.limit, 1.0), self._most)
             self._let_in()
@@ -46,7 +63,7 @@ class AdaptiveLimit(AbstractAsyncContextManager[None]):
     def overloaded(self) -> None:
         """The server has too many."""
         now = time.monotonic()
-        if now - self._lowered >= self._reply_time:
+        if now - self._lowered >= self.reply_time:
             self._lowered = now
             self.limit = max(min(self.limit, self._in_flight) / 2, 1.0)
 

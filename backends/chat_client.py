@@ -19,6 +19,8 @@ from backends.model_first import Waiting
 
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
 _PROBE_TIMEOUT = 5.0
+_LATELY = 5.0
+"""Seconds, and twice the time of a reply, within which a server that answered one request is there."""
 _PROBE_REPLY_TIMEOUT = 20.0
 
 
@@ -45,6 +47,7 @@ class ChatClient:
         self._extras: bool | None = None
         """Whether the server takes the extra fields; None until it has answered once."""
         self._tokenizes = True
+        self._answered = float("-inf")
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
 
@@ -78,7 +81,7 @@ class ChatClient:
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
         except Exception as error:
-            raise typed_failure(error) from error
+            raise self._failure(error) from error
         if reply.response_metadata.get("finish_reason") == "abort":
             raise ModelReplyInvalid(_ABORTED)
         if not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content"):
@@ -99,7 +102,7 @@ class ChatClient:
                 raise refusal from error
             extras = False
         except Exception as error:
-            raise typed_failure(error) from error
+            raise self._failure(error) from error
         self._extras = extras
         return reply
 
@@ -109,11 +112,13 @@ class ChatClient:
             started = time.monotonic()
             try:
                 reply = await self._model.reply(messages, **asked)
-            except openai.RateLimitError:
-                self.in_flight.overloaded()
+            except openai.APIStatusError as error:
+                if error.status_code in (429, 503):
+                    self.in_flight.overloaded()
                 raise
             seconds = time.monotonic() - started
         self.in_flight.answered(seconds)
+        self._answered = time.monotonic()
         reply.response_metadata["seconds"] = round(seconds, 3)
         return reply
 
@@ -144,10 +149,18 @@ class ChatClient:
             async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
                 await self._model.post(str(self._base.join("chat/completions")), body)
         except Exception as error:
-            failure = typed_failure(error)
+            failure = self._failure(error)
             if isinstance(failure, ModelUnreachable) or (isinstance(failure, ModelOverloaded) and not failure.busy):
                 return f"{without_secrets(str(self._base))}: {failure}"
         return None
+
+    def _failure(self, error: Exception) -> Exception:
+        """What a request came to. A server that answers others meanwhile, and this one with 503, has too much to do."""
+        failure = typed_failure(error)
+        lately = time.monotonic() - self._answered < _LATELY + 2 * self.in_flight.reply_time
+        if isinstance(failure, ModelOverloaded) and getattr(error, "status_code", None) == 503 and lately:
+            failure.busy = failure.answered = failure.guessed = True
+        return failure
 
     @property
     def _base(self) -> Any:

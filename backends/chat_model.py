@@ -26,6 +26,8 @@ from backends.completion import plain_completion, thought_of
 from backends.json_bytes import dump_json, load_json
 from backends.model_failures import NO_KEY
 
+_CONNECT = 4.0
+"""Seconds for a connection: a host that takes none is away, one that only answers late is at work."""
 _TOLD = ("content-type", "retry-after", "location")  # of a refusal: its body has been decoded already
 
 
@@ -139,7 +141,7 @@ async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIt
         ) as http_client,
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=many, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=address.timeout),
+            timeout=aiohttp.ClientTimeout(total=address.timeout, sock_connect=_CONNECT),
         ) as pool,
     ):
         yield LocalChatModel(

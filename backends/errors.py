@@ -21,6 +21,7 @@
 Messages name the address and the mend, never a key.
 """
 
+import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -33,6 +34,8 @@ class BackendError(Exception):
     retryable = True
     answered = False
     busy = False
+    guessed = False
+    """Whether it is busy by a guess: then it is not waited for without end."""
     retry_after: float | None = None
 
 
@@ -137,6 +140,6 @@ def seconds_to_wait(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(retry_after or "") - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
-    return min(max(seconds, 0.0), 300.0)
+    return min(max(seconds, 0.0), 300.0) if math.isfinite(seconds) else None

@@ -37,6 +37,8 @@ def typed_failure(error: Exception) -> Exception:
     """The `ModelError` for what the client raised; anything unknown is a bug of ours and stays as it is."""
     if isinstance(error, ModelError):
         return error
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ModelUnreachable("no connection to the model server in time")
     if isinstance(error, TooLong):
         return ModelReplyInvalid(f"the model server's reply cannot be one: {error}")
     if isinstance(error, openai.APIStatusError):

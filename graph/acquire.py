@@ -10,7 +10,7 @@ from backends.errors import UserError
 from graph.checkpoints import ThreadIds
 from graph.lines import drop_torn_line, write_whole
 from graph.options import GenerateOptions, text_sha256
-from graph.run_files import RunFiles, begin_run, folder_locked, is_complete, latest_run, read_run
+from graph.run_files import UNSETTLED, RunFiles, begin_run, folder_locked, is_complete, latest_run, read_run
 from graph.settings import RunSettings
 
 
@@ -29,7 +29,7 @@ class Acquired:
 
 @contextmanager
 def acquired_run(
-    options: GenerateOptions, settings: RunSettings, prompt: str, asked: int, run: RunFiles | None = None
+    options: GenerateOptions, settings: RunSettings, prompt: str, run: RunFiles | None = None
 ) -> Iterator[Acquired]:
     """The given run, else the last one over the same questions and model if it still has something to do, else a new
     one. Raises UserError when that run was started with other settings.
@@ -45,7 +45,7 @@ def acquired_run(
                 lock.enter_context(files.locked())
                 for path in (files.trajectories, files.rejected, files.failed):
                     drop_torn_line(path)
-                if changed and not run and is_complete(files, asked):
+                if changed and not run and not options.allow_changed_settings and is_complete(files):
                     lock.close()
                     found = None
             if found is None:
@@ -61,7 +61,7 @@ def acquired_run(
                 made_under = settings.made_under if changed else content.get("made_under")
                 _update(files, content, settings, options, prompt, made_under, changed=bool(changed))
                 threads = ThreadIds(files.run_id, made_under)
-                acquired = Acquired(files, settings, prompt, threads, changed=bool(changed))
+                acquired = Acquired(files, settings, prompt, threads, bool(changed) or UNSETTLED in content)
         yield acquired
 
 
@@ -91,9 +91,16 @@ def _update(
 ) -> None:  # fmt: skip
     """Write to `run.json` under what the run goes on."""
     earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
-    update = {"settings": asdict(settings), "options": options.stored(), "earlier_settings": earlier, "prompt": prompt}
+    update: dict[str, Any] = {
+        "settings": asdict(settings),
+        "options": options.stored(),
+        "earlier_settings": earlier,
+        "prompt": prompt,
+    }
     if made_under is not None:
         update["made_under"] = made_under
+    if changed:
+        update[UNSETTLED] = True  # until the records of questions that are no longer asked are set aside
     before = content["settings"].get("prompt_sha256")
     if before != settings.prompt_sha256:
         update["earlier_prompts"] = {**content.get("earlier_prompts", {}), before: content.get("prompt")}

@@ -19,6 +19,9 @@ from graph.group_saver import GroupSaver
 from graph.settings import Limits
 from graph.state import State
 
+_SUSPECT = 3
+"""How often a step may fail while its service goes down before it is tried alone, and then counts as any other."""
+_MOST_GUESSED = 20
 _LONGEST_BUSY = 15.0
 """Seconds until a server that had too much to do is asked again."""
 
@@ -37,11 +40,15 @@ class Stop:
 
     event: asyncio.Event = field(default_factory=asyncio.Event)
     control: RunControl = field(default_factory=RunControl)
+    told: list[Callable[[], None]] = field(default_factory=list)
+    """Called when it is requested."""
 
     def request(self) -> None:
         """End the run at the next step of each graph."""
         self.event.set()
         self.control.request_drain()
+        for tell in self.told:
+            tell()
 
 
 Away = Callable[[BackendError], Awaitable[bool]]
@@ -68,24 +75,28 @@ class Attempts:
     max_downtime: float | None = None
     """Seconds after which a service that only says it has too much to do has failed; None waits as long as it takes."""
     _told: set[str] = field(default_factory=set)
+    _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by one of those that may themselves be what brings a service down."""
 
     async def settle(self, thread: str, question: str, seed: int | None = None) -> tuple[State, int]:
         """The final state of a question and how many attempts it took, one when nothing failed.
 
         A step that succeeded is not asked again, and starts the count anew. Time in which a service was down is waited
-        out and does not count. Raises Unsettled, or GraphDrained when the run is to end; a failure of the run's own
-        disk is raised as it is.
+        out and does not count, unless it goes down with this step time and again. Raises Unsettled, or GraphDrained
+        when the run is to end; a failure of the run's own disk is raised as it is.
         """
         config: Any = {"configurable": {"thread_id": thread}, "recursion_limit": recursion_limit(self.limits)}
         if seed is not None:
             config["configurable"]["seed"] = seed
-        failures = at_this_step = busy = 0
+        failures = at_this_step = busy = downs = 0
         busy_since = 0.0
         standing = await self._standing(config, thread)
         while True:
             inputs: Any = {"question": question} if standing is None else None
             try:
-                async with self.turn:
+                async with self._alone if downs >= _SUSPECT else nullcontext(), self.turn:
+                    if self.stop.event.is_set():
+                        raise GraphDrained
                     ended = await self.graph.ainvoke(
                         inputs, config, durability="async", control=self.stop.control, version="v2"
                     )
@@ -95,17 +106,21 @@ class Attempts:
             except ModelDenied as error:
                 raise UserError(f"{error}; mend that, and the same command continues") from error
             except BackendError as error:
+                if self.stop.event.is_set():
+                    raise GraphDrained from error
                 stood_at, standing = standing, await self._standing(config, thread)
                 if standing != stood_at:
-                    at_this_step = busy = 0
-                if error.busy:
+                    at_this_step = busy = downs = 0
+                if error.busy and (busy < _MOST_GUESSED or not error.guessed):
                     busy_since = busy_since if busy else time.monotonic()
                     busy += 1
                     if self.max_downtime is None or time.monotonic() - busy_since < self.max_downtime:
                         await self._make_way(error, busy)
                         continue
                 if error.retryable and not error.answered and await self.away(error):
-                    continue
+                    downs += 1
+                    if downs <= _SUSPECT:
+                        continue
                 failures, at_this_step = failures + 1, at_this_step + 1
                 if not error.retryable or at_this_step > len(self.waits):
                     raise Unsettled(at_this_step) from error

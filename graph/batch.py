@@ -21,7 +21,7 @@ from graph.group_saver import GroupSaver
 from graph.lines import LineWriter, drop_torn_line, encoded, read_lines, set_aside, summaries, summary, write_whole
 from graph.outcomes import LetGo, Outcome, Settle, Settled
 from graph.questions import QuestionsFile
-from graph.run_files import RunFiles
+from graph.run_files import RunFiles, settled
 from graph.settings import RunSettings, Samples
 from serializers.record import QuestionRow, sample_id, sample_of
 from serializers.stats import Stats
@@ -120,6 +120,8 @@ class Batch:
                 threads = self.saver.threads - self._wanted(asked)
             for thread in threads & self.saver.threads:
                 await self.saver.adelete_thread(thread)
+        if self.changed:
+            settled(self.files)
 
     def _wanted(self, asked: Mapping[int, str]) -> set[str]:
         """The threads of samples that are still to be made."""
@@ -150,23 +152,23 @@ class Batch:
         return None
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]], tasks: asyncio.TaskGroup, bar: "tqdm[Any]") -> None:
-        settled: Settled | None = None
+        last: Settled | None = None
         for place, row in rows:
             while identity := self._next_sample(place):
-                if settled:
-                    await settled.stored()
+                if last:
+                    await last.stored()
                 if self.stop.event.is_set():
                     return
                 try:
-                    settled = await self.settle(identity, row)
+                    last = await self.settle(identity, row)
                 except GraphDrained:
                     return
                 await self._room.acquire()
                 if self.how.samples.most == 1:
-                    tasks.create_task(self._keep_later(identity, settled, bar))
+                    tasks.create_task(self._keep_later(identity, last, bar))
                     break
-                outcome = await settled.outcome(True)
-                tasks.create_task(self._keep(identity, outcome, settled.let_go, bar))
+                outcome = await last.outcome(True)
+                tasks.create_task(self._keep(identity, outcome, last.let_go, bar))
                 if outcome.kind == "failed":
                     break  # the next run tries again
                 self._done[identity] = outcome.kind

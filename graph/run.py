@@ -62,11 +62,11 @@ async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles 
     async with AsyncExitStack() as stack:
         turn = ModelFirst(put_off=options.concurrency)
         services = await stack.enter_async_context(_services(options, api_key, turn))
-        asked = questions.asked(options.limit) * options.samples_per_question
         settings = options.settings(questions.sha256, prompt, services.tools_sha256)
-        acquired = stack.enter_context(acquired_run(options, settings, prompt, asked, run))
+        acquired = stack.enter_context(acquired_run(options, settings, prompt, run))
         files = acquired.files
         saver = await stack.enter_async_context(open_checkpoints(files.checkpoints, turn.at_disk))
+        stop.told.append(services.chat.in_flight.close)
         probes = {"model": services.chat.probe, "tool": services.tools.probe}
         downtimes = Downtimes(probes, stop, say, options.max_downtime)
         pool: WorkerPool | None = None
@@ -92,6 +92,7 @@ async def work(run: Path) -> int:
         _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
         open_checkpoints(files.checkpoints, turn.at_disk) as saver,
     ):
+        foreman.stop.told.append(services.chat.in_flight.close)
         threads = ThreadIds(files.run_id, content.get("made_under"))
         acquired = Acquired(files, settings, str(content["prompt"]), threads)
         await foreman.serve(_settler(options, services, saver, acquired, foreman.stop, foreman.say, foreman.away, turn))

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from backends.errors import UserError
-from graph.lines import read_lines, sample_ids, write_whole
+from graph.lines import read_lines, write_whole
 from graph.settings import RunSettings
 
+UNSETTLED = "other_questions"
+"""In `run.json` while records may be of questions that are no longer asked."""
 _ENDING = 10.0
 """Seconds within which the workers of a killed run are gone."""
 
@@ -174,10 +176,20 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
 
 
-def is_complete(files: RunFiles, asked: int) -> bool:
-    """Whether a run has nothing left to do."""
-    done = set(sample_ids(files.trajectories)) | set(sample_ids(files.rejected))
-    return len(done) >= asked and not any(read_lines(files.failed))
+def is_complete(files: RunFiles) -> bool:
+    """Whether a run had nothing left to do when it was last worked on."""
+    try:
+        left = json.loads(files.stats.read_text(encoding="utf-8"))
+        return not (left["pending"] or left["failed"] or any(read_lines(files.failed)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def settled(files: RunFiles) -> None:
+    """Note that a run's records are all of questions that it asks."""
+    content = json.loads(files.run.read_text(encoding="utf-8"))
+    content.pop(UNSETTLED, None)
+    write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
 
 
 def _versions() -> dict[str, str]:

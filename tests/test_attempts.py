@@ -21,7 +21,7 @@ async def test_failures_at_different_steps_each_have_their_own_attempts(
         turn = str([messages[1]["content"], len(messages)])
         seen[turn] += 1
         if seen[turn] <= 3:
-            return JSONResponse({"error": {"message": "overloaded"}}, 503)
+            return JSONResponse({"error": {"message": "overloaded"}}, 500)
         return two_turns(messages)
 
     scripted_model.script = flaky
@@ -33,7 +33,7 @@ async def test_failures_at_different_steps_each_have_their_own_attempts(
 async def test_a_step_that_keeps_failing_is_asked_once_and_after_each_wait(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
-    scripted_model.script = lambda messages: JSONResponse({"error": {"message": "overloaded"}}, 503)
+    scripted_model.script = lambda messages: JSONResponse({"error": {"message": "overloaded"}}, 500)
     batch = await generate(folder, scripted_model, tools_url, limit=1)
     assert len(scripted_model.requests) == 4
     assert [row["attempts"] for row in read_jsonl(batch.files.failed)] == [4]
@@ -42,14 +42,14 @@ async def test_a_step_that_keeps_failing_is_asked_once_and_after_each_wait(
 async def test_a_question_taken_up_again_has_all_its_attempts_at_each_step(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
-    scripted_model.script = lambda messages: JSONResponse({"error": {"message": "overloaded"}}, 503)
+    scripted_model.script = lambda messages: JSONResponse({"error": {"message": "overloaded"}}, 500)
     await generate(folder, scripted_model, tools_url, limit=1)
     seen: Counter[int] = Counter()
 
     def flaky(messages: Messages) -> Reply:
         seen[len(messages)] += 1
         if seen[len(messages)] <= 3:
-            return JSONResponse({"error": {"message": "overloaded"}}, 503)
+            return JSONResponse({"error": {"message": "overloaded"}}, 500)
         return two_turns(messages)
 
     scripted_model.script = flaky
@@ -67,7 +67,7 @@ async def test_a_passing_failure_is_retried_from_the_checkpoint_not_from_the_sta
         if any(message["role"] == "assistant" for message in messages):
             failures[messages[1]["content"]] += 1
             if failures[messages[1]["content"]] <= 3:
-                return JSONResponse({"error": {"message": "overloaded"}}, 503)
+                return JSONResponse({"error": {"message": "overloaded"}}, 500)
         return two_turns(messages)
 
     scripted_model.script = flaky

@@ -40,7 +40,7 @@ async def generate(
     settings = options.settings(questions.sha256, "prompt", "tools")
     how = how or BatchSettings(concurrency=3, limit=options.limit)
     stop = Stop()
-    with acquired_run(options, settings, "prompt", questions.asked(options.limit)) as run:
+    with acquired_run(options, settings, "prompt") as run:
         async with AsyncExitStack() as stack:
             saver = await stack.enter_async_context(open_checkpoints(run.files.checkpoints))
             timeouts = (options.model_timeout, options.tool_timeout)
@@ -197,9 +197,9 @@ async def test_a_second_process_on_the_same_run_is_refused(folder: Path) -> None
     options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder)
     settings = options.settings("q", "p", "t")
     with (
-        acquired_run(options, settings, "p", 6),
+        acquired_run(options, settings, "p"),
         pytest.raises(UserError, match=r"process \d+ is working on"),
-        acquired_run(options, settings, "p", 6),
+        acquired_run(options, settings, "p"),
     ):
         pass
 
