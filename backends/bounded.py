@@ -1,15 +1,16 @@
 """What comes from a server, read up to a bound; and a server that sends us elsewhere, named."""
 
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from backends.errors import UserError
 
-_SECRET = re.compile(
-    r"key|token|secret|passw|pwd|auth|credential|sig\b|signature|session|jwt|bearer|access", re.IGNORECASE
+_HARMLESS = re.compile(
+    r"(?:api[-_]?version|version|v|profile|tools?|model|region|format|stream)=[\w.,:/-]{0,40}", re.IGNORECASE
 )
+"""All that may stand in an address behind `?`: it is stored and logged, and a key has many names."""
 MAX_REPLY = 8_000_000
 """Bytes of a model's reply that are read, after decompression."""
 
@@ -57,5 +58,9 @@ def check_address(flag: str, address: str) -> None:
         raise UserError(f"{flag} {without_secrets(address)}: an address begins with http://")
     if "@" in parts.netloc:
         raise UserError(f"{flag}: no password in an address, it would be stored")
-    if any(_SECRET.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        raise UserError(f"{flag}: no key in an address, it would be stored; give it by --api-key or MCP_TOKEN")
+    given = [part for part in re.split("[&;]", parts.query) if part]
+    if parts.fragment or not all(map(_HARMLESS.fullmatch, given)):
+        raise UserError(
+            f"{flag}: no key in an address, it would be stored; give it by --api-key or MCP_TOKEN "
+            "(behind `?` may stand a version, a profile, tools, a model, a region, a format)"
+        )

@@ -111,7 +111,7 @@ class Cassette:
             self._tape.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET result = excluded.result, failed = excluded.failed WHERE failed OR NOT excluded.failed",
-                (*key, json.dumps(result, ensure_ascii=False), how),
+                (*key, _sound(json.dumps(result, ensure_ascii=False)), how),
             )
 
     @contextmanager
@@ -150,4 +150,9 @@ def normalised(arguments: Mapping[str, Any]) -> str:
     tidy = {
         name: _SPACE.sub(" ", value).strip() if isinstance(value, str) else value for name, value in arguments.items()
     }
-    return json.dumps(tidy, sort_keys=True, ensure_ascii=False)
+    return _sound(json.dumps(tidy, sort_keys=True, ensure_ascii=False))
+
+
+def _sound(text: str) -> str:
+    """Text without lone surrogates, which SQLite does not take."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

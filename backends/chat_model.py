@@ -25,6 +25,7 @@ from backends.bounded import MAX_REPLY, check_address, read_bounded
 from backends.completion import plain_completion, thought_of
 from backends.json_bytes import dump_json, load_json
 from backends.model_failures import NO_KEY
+from backends.secrets import Secrets
 
 _CONNECT = 4.0
 """Seconds for a connection: a host that takes none is away, one that only answers late is at work."""
@@ -92,7 +93,7 @@ class LocalChatModel(BaseChatOpenAI):
     async def _read(self, method: str, url: str, response: aiohttp.ClientResponse) -> Any:
         content = await read_bounded(response.content, MAX_REPLY)
         if response.status < 300:
-            return load_json(content)
+            return load_json(self._secrets.hidden_in(content))
         sdk = self.root_async_client
         request = httpx2.Request(method, url, headers=sdk.auth_headers)
         told = {name: value for name in _TOLD if (value := response.headers.get(name, "")).isascii() and value}
@@ -103,6 +104,11 @@ class LocalChatModel(BaseChatOpenAI):
     def _endpoint(self) -> str:
         """Where requests go."""
         return f"{self.root_async_client.base_url}chat/completions"
+
+    @cached_property
+    def _secrets(self) -> Secrets:
+        key = self.root_async_client.api_key
+        return Secrets(key if key != NO_KEY else None)
 
     @cached_property
     def _headers(self) -> dict[str, str]:

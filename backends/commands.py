@@ -149,11 +149,12 @@ def doctor(
 
 async def _doctor(model_url: str, model: str, api_key: str | None, tools: Any, output: Path) -> int:
     from backends.doctor import findings
+    from backends.printable import one_line
 
     missing = 0
     async for finding in findings(model_url, model, api_key, tools, output):
         missing += finding.state == "missing"
-        typer.echo(f"{finding.state:<8} {finding.what:<15} {finding.said}")
+        typer.echo(one_line(f"{finding.state:<8} {finding.what:<15} {finding.said}"))
     return 1 if missing else 0
 
 

@@ -9,10 +9,15 @@ from typing import Any, Literal
 
 import aiohttp
 
+from backends.bounded import TooLong, read_bounded
 from backends.errors import UserError
+from backends.json_bytes import load_json
 from backends.mcp_tools import map_tools, open_tool_client
 from backends.served_model import resolve_model
 from backends.services import ToolsAddress
+
+_MOST = 100_000
+"""Bytes that a health check may say."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ async def _health(url: str) -> AsyncIterator[Finding]:
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(f"{url.rstrip('/')}/health", allow_redirects=False) as answer,
         ):
-            said: Any = await answer.json()
-    except (aiohttp.ClientError, TimeoutError, ValueError):
+            said: Any = load_json(await read_bounded(answer.content, _MOST))
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError, TooLong):
         return
     for name, problem in said.items() if isinstance(said, dict) else ():
         if isinstance(problem, str) and problem != "ok":

@@ -1,21 +1,24 @@
 """One MCP session for the whole run, reopened when its server restarts."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import httpx
 from langchain_mcp_adapters.sessions import StreamableHttpConnection, create_session
 from mcp import ClientSession, McpError
-from mcp.types import Tool
+from mcp.types import PaginatedRequestParams, Tool
 
 from backends.bounded import without_secrets
-from backends.errors import ToolTimeout, ToolUnreachable
-from backends.mcp_calls import SessionUnknown, ToolCalls
+from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable
+from backends.mcp_calls import MAX_ANSWER, SessionUnknown, ToolCalls
+from backends.secrets import Secrets
 
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PROBE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 5.0
+_MOST_PAGES = 50
 _LOST = ("Session terminated", "Connection closed")
 _CALL_HEADERS = ("accept", "authorization", "content-type", "mcp-protocol-version", "mcp-session-id")
 _Live = tuple[ClientSession, asyncio.Event]
@@ -36,7 +39,7 @@ class KeptSession:
         self._pool = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency + 8), timeout=aiohttp.ClientTimeout(total=None)
         )
-        self._calls = ToolCalls(url, self._pool)
+        self._calls = ToolCalls(url, self._pool, Secrets(token))
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
         self._failure = ""
@@ -69,12 +72,14 @@ class KeptSession:
                     try:
                         return await self._calls.call(server_name, arguments)
                     except SessionUnknown as unknown:
-                        said = str(unknown)
+                        said, told = str(unknown), unknown.told
                         self._lose(broken)
         except TimeoutError as error:
             if not self._live.done():
                 raise ToolUnreachable(f"no tool server answers at {self._url}") from error
             raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s") from error
+        if told:
+            raise ToolFailed(told)  # it is the tool that says so
         raise ToolUnreachable(f"{said}, in a new session too")
 
     async def probe(self) -> str | None:
@@ -117,7 +122,7 @@ class KeptSession:
             try:
                 async with create_session(self._connection) as session:
                     await asyncio.wait_for(session.initialize(), self._timeout)
-                    self.served = (await asyncio.wait_for(session.list_tools(), self._timeout)).tools
+                    self.served = await asyncio.wait_for(_all_tools(session), self._timeout)
                     self._live.set_result((session, broken))
                     attempt, self._failure = 0, ""
                     if not opened.done():
@@ -149,9 +154,51 @@ class KeptSession:
                 self._calls.session = {name: request.headers[name] for name in _CALL_HEADERS if name in request.headers}
 
         return httpx.AsyncClient(
-            headers=headers, timeout=timeout or httpx.Timeout(30), auth=auth, trust_env=False,
-            event_hooks={"request": [note]},
+            headers={**(headers or {}), "Accept-Encoding": "identity"}, timeout=timeout or httpx.Timeout(30), auth=auth,
+            event_hooks={"request": [note]}, transport=_BoundedTransport(), trust_env=False,
         )  # fmt: skip
+
+
+class _BoundedTransport(httpx.AsyncHTTPTransport):
+    """Answers that come as they are, up to a bound: httpx would unpack gigabytes from a few kilobytes."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.aclose()
+            raise httpx.DecodingError("the server packs its answers, though it was asked not to", request=request)
+        if request.method != "GET" and isinstance(response.stream, httpx.AsyncByteStream):  # GET: a stream without end
+            response.stream = _Bounded(response.stream)
+        return response
+
+
+class _Bounded(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in self._stream:
+            size += len(piece)
+            if size > MAX_ANSWER:
+                raise httpx.ReadError(f"the answer is longer than {MAX_ANSWER / 1e6:g} MB")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _all_tools(session: ClientSession) -> list[Tool]:
+    """The server's tools, from as many pages as it has."""
+    tools: list[Tool] = []
+    cursor = None
+    for _ in range(_MOST_PAGES):
+        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
+        tools += page.tools
+        cursor = page.nextCursor
+        if not cursor:
+            break
+    return tools
 
 
 def _first_of(error: BaseException) -> BaseException:

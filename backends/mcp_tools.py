@@ -19,6 +19,7 @@ from backends.cassette import Cassette
 from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UserError
 from backends.mcp_session import KeptSession
 from backends.model_first import Waiting
+from backends.secrets import Secrets
 
 _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
     "pubmed_search": [("pubmed_search", "query", {})],
@@ -81,7 +82,7 @@ def map_tools(
             "(name yours with --tool-map, or leave one out with --tools)"
         )
     return {
-        name: ToolRoute(server, argument, fixed, frozenset(by_name[server].inputSchema.get("properties", {})))
+        name: ToolRoute(server, argument, fixed, frozenset(by_name[server].inputSchema.get("properties") or {}))
         for name, (server, argument, fixed) in chosen.items()
     }
 
@@ -171,7 +172,8 @@ async def open_tool_client(
             if answer is not None and answer.status_code == 401:
                 raise UserError(f"the tool server at {url} asks for a token: set MCP_TOKEN to the right one") from error
             if answer is not None and (elsewhere := redirection(answer.status_code, answer.headers.get("location"))):
-                raise UserError(f"the tool server is not at {url}: {elsewhere}; change --mcp-url") from error
+                said = Secrets(token).hidden(elsewhere)
+                raise UserError(f"the tool server is not at {url}: {said}; change --mcp-url") from error
             raise UserError(
                 f"no MCP server answers at {url}: start it (trajgraph serve-tools) or change MCP_TRANSPORT_HOST and "
                 "MCP_TRANSPORT_PORT, or --mcp-url"

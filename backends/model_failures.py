@@ -1,8 +1,6 @@
 """What the model client raises, as failures typed by the boundary they crossed."""
 
-import json
 import re
-from urllib.parse import quote, quote_plus
 
 import aiohttp
 import httpx2
@@ -20,6 +18,7 @@ from backends.errors import (
     ModelUnreachable,
     seconds_to_wait,
 )
+from backends.secrets import Secrets
 
 NO_KEY = "none"
 """Sent where no key is given: the client insists on one."""
@@ -58,7 +57,7 @@ def typed_failure(error: Exception) -> Exception:
 
 def _typed_status(error: openai.APIStatusError) -> ModelError:
     if elsewhere := redirection(error.status_code, error.response.headers.get("location")):
-        return ModelRejected(f"the model server is not where --local-model-url says: {elsewhere}")
+        return ModelRejected(f"the model server is not where --local-model-url says: {_hidden(error, elsewhere)}")
     said = _said(error)
     kind = str(error.body.get("type")) if isinstance(error.body, dict) else ""
     overflow = any(phrase in f"{said} {kind}".lower() for phrase in _OVERFLOW)
@@ -82,12 +81,12 @@ def _said(error: openai.APIStatusError) -> str:
     said = str(body.get("message") or error.response.text or error.message).strip()
     if "n_ctx" in body:
         said += f" (n_ctx: {body['n_ctx']})"
-    authorization = error.request.headers.get("authorization", "")
-    secret = authorization.removeprefix("Bearer ").strip()
-    if secret and secret != NO_KEY:
-        for written in {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret), quote_plus(secret)}:
-            said = said.replace(written, "***")
-    return said[:500]
+    return _hidden(error, said)[:500]
+
+
+def _hidden(error: openai.APIStatusError, said: str) -> str:
+    key = error.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    return Secrets(key if key != NO_KEY else None).hidden(said)
 
 
 def _first_cause(error: BaseException) -> BaseException:

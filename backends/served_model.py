@@ -9,6 +9,7 @@ from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
 from backends.errors import UserError
 from backends.json_bytes import load_json
 from backends.model_failures import NO_KEY
+from backends.secrets import Secrets
 
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
@@ -39,13 +40,14 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
             http.get(f"{url.rstrip('/')}/models", headers=headers, allow_redirects=False) as answer,
         ):
             content = await read_bounded(answer.content, MAX_REPLY)
-    except (aiohttp.ClientError, OSError) as error:
+    except (aiohttp.ClientError, OSError, ValueError) as error:
         raise UserError(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong as error:
         raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
-    _check_status(url, answer)
+    secrets = Secrets(api_key)
+    _check_status(url, answer, secrets)
     try:
-        listed = load_json(content)
+        listed = load_json(secrets.hidden_in(content))
         entries = listed["data"] if isinstance(listed, dict) else listed
         served = {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
     except (ValueError, RecursionError, KeyError, TypeError) as error:
@@ -55,13 +57,13 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
     if len(alike) == 1:
         return served[alike[0]]
-    raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)} (--model-name)")
+    raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)[:1000]} (--model-name)")
 
 
-def _check_status(url: str, answer: aiohttp.ClientResponse) -> None:
+def _check_status(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) -> None:
     """Raises UserError unless the list of models came."""
     if elsewhere := redirection(answer.status, answer.headers.get("location")):
-        raise UserError(f"the model server is not at {url}: {elsewhere}; change --local-model-url")
+        raise UserError(f"the model server is not at {url}: {secrets.hidden(elsewhere)}; change --local-model-url")
     if answer.status in (401, 403):
         raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key")
     if answer.status == 404:

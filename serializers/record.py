@@ -13,10 +13,14 @@ from typing_extensions import TypedDict
 
 from graph.state import State
 from serializers.citations import cited_pmids
+from serializers.escaping import escape_attribute, escape_tags
 from serializers.gates import HARD, taken_apart, violated
 from serializers.interleaved import interleaved_text
+from serializers.tool_output import MAX_RECORDED_PAPERS
 
 FORMAT_VERSION = "trajgraph-1"
+_SHOWN = re.compile(r"<tool_output>\n?Found \S+ results\. Showing top (\d+)")
+_SNIPPET_BEGINS = re.compile(r'^<snippet id="([^"<>\n]{0,200})">Title: ', re.MULTILINE)
 _SAMPLE = re.compile(r"_traj_(\d+)(?:_s(\d+))?$")
 
 
@@ -172,7 +176,7 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
             for at, m in enumerate(outputs, 1)
             if "reminder" in m.additional_kwargs
         },
-        "snippet_ids": [output.additional_kwargs.get("snippet_ids") for output in outputs],
+        "snippet_ids": [output.additional_kwargs.get("snippet_ids", _older_ids(output)) for output in outputs],
         "shortened_outputs": _marked(outputs, "shortened_from", "shortened"),
         "shortened_papers": {
             str(at): output.additional_kwargs["shortened"]
@@ -183,6 +187,21 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
         "model_seconds": round(sum(message.response_metadata.get("seconds", 0.0) for message in replies), 3),
         "tool_seconds": round(sum(output.additional_kwargs.get("seconds", 0.0) for output in outputs), 3),
     }
+
+
+def _older_ids(output: ToolMessage) -> list[str] | None:
+    """The ids of an output that an earlier version stored: those of its recorded papers, and behind the fifth (no more
+    were recorded) those that stand where a snippet begins; None where nothing is recorded of it.
+    """
+    result = output.artifact
+    papers = result.get("data") if isinstance(result, dict) else None
+    if not isinstance(papers, list):
+        return None
+    known = [escape_attribute(escape_tags(str(paper.get("paperId")))) for paper in papers if isinstance(paper, dict)]
+    shown = _SHOWN.match(output.text)
+    more = int(shown[1]) - len(known) if shown and len(known) == MAX_RECORDED_PAPERS else 0
+    begun = _SNIPPET_BEGINS.findall(output.text)
+    return [*known, *begun[len(known) : len(known) + max(more, 0)]]
 
 
 def _marked(outputs: list[ToolMessage], *marks: str) -> list[int]:

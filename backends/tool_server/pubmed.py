@@ -16,6 +16,7 @@ import aiohttp
 
 from backends.bounded import TooLong, read_bounded, redirection
 from backends.errors import ToolFailed
+from backends.secrets import Secrets
 from backends.tool_server.articles import Paper, parsed, read_article
 from backends.tool_server.corpus import paper_page, pmc_of, pmid_of
 from backends.tool_server.jats import article_page
@@ -68,6 +69,7 @@ class NcbiPubMed:
 
     def __init__(self, address: NcbiAddress, waits: tuple[float, ...] = _WAITS) -> None:
         self._address = address
+        self._secrets = Secrets(address.api_key)
         self._waits = waits
         self._pace = Pace(10 if address.api_key else 3)
         self._session: aiohttp.ClientSession | None = None
@@ -91,7 +93,7 @@ class NcbiPubMed:
         papers = await self._papers(pmids, all_exist=True) if pmids else {}
         data = [papers[pmid] for pmid in pmids if pmid in papers]  # efetch leaves out unknown ones without a word
         result = {"total": int(found["count"]), "offset": offset, "next": offset + len(pmids), "data": data}
-        notices = _notices(found)
+        notices = [self._secrets.hidden(notice) for notice in _notices(found)]
         return {**result, "notices": notices} if notices else result
 
     async def page(self, url: str) -> str | None:
@@ -159,16 +161,17 @@ class NcbiPubMed:
             if wait is None:
                 break
             await asyncio.sleep(max(wait * (0.5 + random.random() / 2), min(retry_after, 30)))  # noqa: S311
-        self._known = (time.monotonic(), f"PubMed could not be asked: {why}")
-        raise ToolFailed(f"PubMed could not be asked: {why}")
+        why = f"PubMed could not be asked: {self._secrets.hidden(why)[:300]}"
+        self._known = (time.monotonic(), why)
+        raise ToolFailed(why)
 
     def _said(self, body: bytes) -> str:
         """The error that a JSON body names, without the key."""
         try:
-            said = str(json.loads(body)["error"])[:200]
-        except (ValueError, KeyError, TypeError):
+            said = str(json.loads(body)["error"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ""
-        return f" ({said.replace(self._address.api_key, '***') if self._address.api_key else said})"
+        return f" ({self._secrets.hidden(said)[:200]})"
 
     async def _post(self, url: str, form: dict[str, str]) -> tuple[int, float, bytes]:
         """Status, Retry-After in seconds, body. The form is posted: a key in an address would end up in logs."""
@@ -176,7 +179,7 @@ class NcbiPubMed:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._address.timeout))
         async with self._session.post(url, data=form, allow_redirects=False) as answer:
             if elsewhere := redirection(answer.status, answer.headers.get("location")):
-                raise ToolFailed(f"PubMed could not be asked: {elsewhere}")
+                raise ToolFailed(f"PubMed could not be asked: {self._secrets.hidden(elsewhere)}")
             after = answer.headers.get("retry-after", "")
             body = await read_bounded(answer.content, _MAX_ANSWER)
             return answer.status, float(after) if after.isdigit() else 0.0, body
@@ -185,14 +188,14 @@ class NcbiPubMed:
 def _json(body: bytes) -> dict[str, Any]:
     answer = json.loads(body, strict=False)
     if not isinstance(answer, dict) or "error" in answer:
-        raise ValueError(str(answer.get("error") if isinstance(answer, dict) else answer)[:200])
+        raise ValueError(str(answer.get("error") if isinstance(answer, dict) else answer))
     return answer
 
 
 def _found(body: bytes) -> dict[str, Any]:
     found = _json(body).get("esearchresult")
     if not isinstance(found, dict) or "idlist" not in found or "count" not in found:
-        raise ValueError(str((found or {}).get("ERROR", "an answer without results"))[:200])
+        raise ValueError(str((found or {}).get("ERROR", "an answer without results")))
     return found
 
 
@@ -211,5 +214,5 @@ def _xml(body: bytes) -> Element:
     root = parsed(body)
     errors = [root] if root.tag == "ERROR" else root.findall("ERROR")
     if errors:
-        raise ValueError((errors[0].text or "an error without words")[:200])
+        raise ValueError(errors[0].text or "an error without words")
     return root

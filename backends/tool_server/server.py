@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from backends.errors import ToolFailed
+from backends.printable import one_line
 from backends.tool_server.sources import Sources, is_paper_address
 
 MAX_CALLS = 64
@@ -47,7 +48,13 @@ def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:
             raise
         finally:
             took = round((time.monotonic() - started) * 1000)
-            _log.info("%s %s %s ms %s", tool, f"failed ({failed})" if failed else "ok", took, json.dumps(about)[:200])
+            _log.info(
+                "%s %s %s ms %s",
+                tool,
+                f"failed ({one_line(failed)})" if failed else "ok",
+                took,
+                json.dumps(about)[:200],
+            )
         return CallToolResult(content=[TextContent(type="text", text=json.dumps(value, ensure_ascii=False))])
 
     async def read(url: str) -> dict[str, Any]:

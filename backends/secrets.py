@@ -1,0 +1,41 @@
+"""Our own keys, hidden wherever a server repeats them: nothing that is kept or shown may hold one."""
+
+import base64
+import html
+import json
+import re
+from urllib.parse import quote, quote_plus
+
+HIDDEN = "***"
+_SHORTEST = 8
+"""Characters of a key that is also looked for in long texts, where a shorter one would be a word."""
+
+
+class Secrets:
+    """What must not be told."""
+
+    def __init__(self, *keys: str | None) -> None:
+        given = [key for key in keys if key]
+        self._forms = {form for key in given for form in _forms(key)}
+        self._in_long = {form.encode() for key in given if len(key) >= _SHORTEST for form in _forms(key)}
+        loose = [r"\s?".join(rf"(?:{re.escape(letter)}|\\u{ord(letter):04x})" for letter in key) for key in given]
+        longest_first = sorted([*map(re.escape, self._forms), *loose], key=len, reverse=True)
+        self._pattern = re.compile("|".join(longest_first), re.IGNORECASE) if given else None
+
+    def hidden(self, text: str) -> str:
+        """A server's own words without any key: as it is, quoted for JSON, HTML or an address, in other case, in
+        base64, broken over lines.
+        """
+        return self._pattern.sub(HIDDEN, text) if self._pattern else text
+
+    def hidden_in(self, body: bytes) -> bytes:
+        """The same of a body, in which a long key is looked for as it is and quoted."""
+        found = any(form in body for form in self._in_long)
+        return self.hidden(body.decode("utf-8", "replace")).encode() if found else body
+
+
+def _forms(key: str) -> set[str]:
+    address = {quote(key), quote(key, safe=""), quote_plus(key)}
+    in_base64 = base64.b64encode(key.encode()).decode().rstrip("=")
+    as_json = {json.dumps(key)[1:-1], key.replace("/", "\\/"), repr(key)[1:-1]}
+    return {key, html.escape(key), in_base64, *as_json, *address, *(form.replace("%2F", "%2f") for form in address)}
