@@ -59,7 +59,7 @@ def check_address(flag: str, address: str) -> None:
     if "@" in parts.netloc:
         raise UserError(f"{flag}: no password in an address, it would be stored")
     given = [part for part in re.split("[&;]", parts.query) if part]
-    if parts.fragment or not all(map(_HARMLESS.fullmatch, given)):
+    if parts.fragment or ";" in parts.path or not all(map(_HARMLESS.fullmatch, given)):
         raise UserError(
             f"{flag}: no key in an address, it would be stored; give it by --api-key or MCP_TOKEN "
             "(behind `?` may stand a version, a profile, tools, a model, a region, a format)"

@@ -5,7 +5,7 @@ import contextlib
 import random
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,13 +90,12 @@ class Attempts:
             config["configurable"]["seed"] = seed
         failures = at_this_step = busy = downs = 0
         busy_since = 0.0
+        went_down: BackendError | None = None
         standing = await self._standing(config, thread)
         while True:
             inputs: Any = {"question": question} if standing is None else None
             try:
-                async with self._alone if downs >= _SUSPECT else nullcontext(), self.turn:
-                    if self.stop.event.is_set():
-                        raise GraphDrained
+                async with self._by_turns(went_down if downs >= _SUSPECT else None), self.turn:
                     ended = await self.graph.ainvoke(
                         inputs, config, durability="async", control=self.stop.control, version="v2"
                     )
@@ -118,7 +117,7 @@ class Attempts:
                         await self._make_way(error, busy)
                         continue
                 if error.retryable and not error.answered and await self.away(error):
-                    downs += 1
+                    downs, went_down = downs + 1, error
                     if downs <= _SUSPECT:
                         continue
                 failures, at_this_step = failures + 1, at_this_step + 1
@@ -127,6 +126,16 @@ class Attempts:
                 await self._wait(max(self.waits[at_this_step - 1], error.retry_after or 0.0))
             except Exception as error:
                 raise Unsettled(at_this_step + 1) from error
+
+    @contextlib.asynccontextmanager
+    async def _by_turns(self, went_down: BackendError | None) -> AsyncIterator[None]:
+        """One at a time of those with which a service `went_down` again and again: alone, once it is up."""
+        async with self._alone if went_down else nullcontext():
+            if went_down:
+                await self.away(went_down)
+            if self.stop.event.is_set():
+                raise GraphDrained
+            yield
 
     async def stored(self, thread: str) -> None:
         """Wait until a question's last reply is on disk."""

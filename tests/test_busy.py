@@ -2,6 +2,9 @@
 
 import asyncio
 import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from starlette.routing import Route
 from backends.adaptive_limit import AdaptiveLimit
 from backends.chat_client import ChatClient
 from backends.chat_model import ModelAddress, open_chat_model
-from tests.fakes import answer, call, completion, free_port, read_jsonl, served, trajgraph, write_questions
+from tests.fakes import ROOT, answer, call, completion, free_port, given, read_jsonl, served, trajgraph, write_questions
 from tests.test_failures import generate_command
 
 
@@ -76,6 +79,60 @@ def test_a_server_that_says_it_has_too_much_to_do_fails_no_question(
     assert "the model server answered 429: queue full: fewer requests at a time" in done.stderr
     rows = [row for path in (tmp_path / "out").glob("*_incremental.jsonl") for row in read_jsonl(path)]
     assert {row["metadata"]["attempts"] for row in rows} == {1}
+
+
+def test_a_server_at_work_that_says_503_is_waited_for_as_one_that_says_429(tmp_path: Path, tools_url: str) -> None:
+    model = Model(slots=2, seconds=0.3, queue=2, status=503)
+    write_questions(tmp_path / "questions.jsonl", [f"Does it help, {n}?" for n in range(16)])
+    with served(model.app()) as base:
+        done = trajgraph(
+            *generate_command(tmp_path, f"{base}/v1", tools_url), "--concurrency", "16", "--max-downtime", "5"
+        )
+    assert done.stdout.startswith("16 questions: 16 accepted, 0 rejected, 0 failed, 0 pending"), done.stderr
+    assert model.refused > 0
+
+
+def test_a_question_that_brings_the_server_down_fails_and_the_others_do_not(tmp_path: Path, tools_url: str) -> None:
+    """A proxy in front of the model, whose model is away for a while after each request of one question."""
+    model, down_until, crashes = Model(slots=4), 0.0, 0
+
+    async def fragile(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal down_until, crashes
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        message = await receive()
+        if b"POISON" in message.get("body", b""):
+            crashes += 1
+            down_until = time.monotonic() + 0.7
+        if time.monotonic() < down_until:
+            await Response("bad gateway", 502)(scope, receive, send)
+        else:
+            await app(scope, given(message, receive), send)
+
+    app = model.app()
+    write_questions(tmp_path / "questions.jsonl", ["POISON", *(f"Does it help, {n}?" for n in range(5))])
+    with served(fragile) as base:
+        done = trajgraph(*generate_command(tmp_path, f"{base}/v1", tools_url), "--concurrency", "6")
+    assert done.stdout.startswith("6 questions: 5 accepted, 0 rejected, 1 failed, 0 pending"), done.stderr
+    assert crashes <= 12
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_lets_nobody_in_who_waits_in_line(tmp_path: Path, tools_url: str, workers: str) -> None:
+    model = Model(slots=1, seconds=1.5, queue=1)
+    write_questions(tmp_path / "questions.jsonl", [f"Does it help, {n}?" for n in range(16)])
+    with served(model.app()) as base:
+        words = [*generate_command(tmp_path, f"{base}/v1", tools_url), "--concurrency", "16", "--workers", workers]
+        process = subprocess.Popen([sys.executable, "-m", "cli", *map(str, words)], cwd=ROOT, stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)  # fmt: skip
+        while model.asked < 2:
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        asked = model.asked
+        assert process.wait(timeout=60) == 130
+    assert model.asked - asked <= 4, "those in flight, and none of the others"
 
 
 def test_an_empty_reply_of_a_busy_server_is_no_absence_and_counts_as_an_attempt(tmp_path: Path, tools_url: str) -> None:

@@ -96,6 +96,48 @@ def test_a_trajectory_is_of_the_question_that_it_answers_however_the_file_was_ed
     assert len(kept) >= min(3, len(after))
 
 
+@pytest.mark.parametrize("fault", ["unwritable", "unreadable"])
+def test_a_change_that_was_interrupted_is_made_whole_by_the_next_start(
+    tmp_path: Path, tools_url: str, fault: str
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
+    killed(tmp_path, tools_url, 13, "--concurrency", "3")
+    assert rows(tmp_path)
+    after = questions_of(["metformin", "REPLACED", *DRUGS[:4]])
+    write_questions(tmp_path / "questions.jsonl", after)
+    (run,) = (tmp_path / "out").glob("*_run.json")
+    stem = run.name.removesuffix("_run.json")
+    superseded, checkpoints = (
+        run.with_name(f"{stem}_{ending}") for ending in ("superseded.jsonl", "checkpoints.sqlite")
+    )
+    if fault == "unwritable":
+        superseded.mkdir()
+    else:
+        for path in run.parent.glob(f"{checkpoints.name}*"):
+            path.unlink()
+        checkpoints.write_bytes(b"garbage" * 1000)
+    with demo_model() as url:
+        command = [*generate_command(tmp_path, url, tools_url), "--allow-changed-settings"]
+        assert trajgraph(*command).returncode == 1
+        superseded.rmdir() if fault == "unwritable" else checkpoints.unlink()
+        done = trajgraph(*command)
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, after)
+    assert "other_questions" not in read_run(run)[1]
+
+
+def test_a_run_with_something_left_is_not_left_for_another_in_silence(tmp_path: Path, tools_url: str) -> None:
+    write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
+    killed(tmp_path, tools_url, 13, "--concurrency", "3")
+    write_questions(tmp_path / "questions.jsonl", [row["question"] for row in rows(tmp_path)])
+    with demo_model() as url:
+        command = generate_command(tmp_path, url, tools_url)
+        assert trajgraph(*command).returncode == 2
+        done = trajgraph(*command, "--allow-changed-settings")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*_run.json"))) == 1
+
+
 def test_another_prompt_begins_again_what_was_under_way_and_each_row_says_which(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
     (tmp_path / "prompt.txt").write_text("You are agent A.")

@@ -9,12 +9,15 @@ import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp import McpError
+from mcp.server.fastmcp import Context, FastMCP
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from backends.errors import ToolUnreachable
+from backends.errors import ToolReplyInvalid, ToolTimeout, ToolUnreachable
 from backends.event_stream import EventStream
-from backends.mcp_tools import open_tool_client
+from backends.mcp_tools import map_tools, open_tool_client
 from tests.fakes import given as given_again
 from tests.fakes import served
 from tests.test_mcp_tools import connected, counting_server
@@ -47,6 +50,12 @@ def test_events_are_read_whatever_their_line_ends_and_pieces(
         assert (heard.last_id, heard.retry) == (str(len(events) - 1), 0.25)
 
 
+class Consent(BaseModel):
+    """What a server may want to know."""
+
+    given: bool
+
+
 RESULT = {"content": [{"type": "text", "text": '{"total": 7, "data": []}'}]}
 
 
@@ -66,6 +75,8 @@ STREAMS: dict[str, Callable[[str], str]] = {
     "on several lines": lambda i: "".join(f"data: {line}\n" for line in json.dumps(answer(i), indent=1).splitlines()) + "\n",
     "behind notifications and requests": lambda i: event(NOTE) + event(PING) + event(NOTE) + event(answer(i)),
     "behind another's answer": lambda i: event(answer("call-999")) + event(answer(i)),
+    "behind events of other kinds": lambda i: f"event: heartbeat\ndata: alive\n\nevent: ping\ndata: {{}}\n\n{event(answer(i))}",
+    "by carriage returns": lambda i: event(answer(i)).replace("\n", "\r"),
     "among others": lambda i: event([NOTE, answer("call-999"), answer(i)]),
 }  # fmt: skip
 
@@ -122,6 +133,101 @@ async def test_a_stream_that_is_closed_before_the_answer_is_taken_up_from_its_la
             await connected(client)
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
     assert asked == ["stream-1", "stream-2"]
+
+
+async def test_half_of_an_event_is_not_heard() -> None:
+    asked: list[str] = []
+    waiting: list[str] = []
+
+    def reply(request: Request, identity: str) -> Response:
+        if request.method == "POST":
+            waiting.append(identity)
+            return streamed(
+                f"retry: 10\nid: stream-1\ndata: \n\nid: stream-2\ndata: {json.dumps(answer(identity))[:30]}"
+            )
+        asked.append(request.headers["last-event-id"])
+        return streamed(event(answer(waiting[0]), 2))
+
+    with served(calling(reply)) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
+    assert asked == ["stream-1"]
+
+
+async def test_what_a_server_asks_of_its_client_within_a_call_is_answered() -> None:
+    """The SDK's own server, whose tool asks the user first and goes on when it cannot."""
+    server = FastMCP("asks", stateless_http=False)
+
+    @server.tool()
+    async def pubmed_search(query: str, ctx: Context[Any, Any, Any]) -> str:
+        await ctx.session.send_ping()
+        try:
+            await ctx.elicit("May I?", Consent)
+        except McpError as error:
+            return f"{query}: {error.error.message}"
+        return "asked"
+
+    with served(server.streamable_http_app()) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            client.routes = map_tools(client.served, ("pubmed_search",))
+            assert (await client.call("pubmed_search", "x", {}))[0] == "x: Method not found"
+
+
+LOST = [
+    (-32001, "Session not found"), (-32600, "Session terminated"), (-32000, "Bad Request: No valid session ID provided"),
+    (-32602, "Received request before initialization was complete"), (0, "unknown session"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "words"), LOST)
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_lost_session_is_opened_again_in_whatever_words_it_is_told(code: int, words: str, status: int) -> None:
+    lost = iter([True])
+
+    def reply(_: Request, identity: str) -> Response:
+        if next(lost, False):
+            return JSONResponse({"jsonrpc": "2.0", "id": identity, "error": {"code": code, "message": words}}, status)
+        return JSONResponse(answer(identity))
+
+    with served(calling(reply)) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
+
+
+async def test_a_call_that_is_refused_is_its_own_failure_and_the_session_goes_on() -> None:
+    opened: list[str] = []
+
+    def reply(request: Request, identity: str) -> Response:
+        opened.append(request.headers.get("mcp-session-id", ""))
+        if len(opened) == 1:
+            return JSONResponse({"error": "query refused by the gateway"}, 400)
+        return JSONResponse(answer(identity))
+
+    with served(calling(reply)) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+            await connected(client)
+            with pytest.raises(ToolReplyInvalid, match=r"refused the call \(400\): .*query refused by the gateway"):
+                await client.call("pubmed_search", "x", {})
+            assert len(opened) == 1
+            assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
+
+
+async def test_a_stream_that_brings_nothing_is_not_asked_again_and_again_at_once() -> None:
+    asked = 0
+
+    def reply(request: Request, _: str) -> Response:
+        nonlocal asked
+        asked += request.method == "GET"
+        return streamed("retry: 0\nid: stream-1\ndata: \n\n")
+
+    with served(calling(reply)) as base:
+        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=2) as client:
+            await connected(client)
+            with pytest.raises(ToolTimeout):
+                await client.call("pubmed_search", "x", {})
+    assert 1 <= asked <= 8
 
 
 async def test_a_stream_without_an_id_that_ends_without_an_answer_is_lost() -> None:

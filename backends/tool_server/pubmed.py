@@ -194,7 +194,11 @@ def _json(body: bytes) -> dict[str, Any]:
 
 def _found(body: bytes) -> dict[str, Any]:
     found = _json(body).get("esearchresult")
-    if not isinstance(found, dict) or "idlist" not in found or "count" not in found:
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("idlist"), list)
+        or not str(found.get("count")).isdigit()
+    ):
         raise ValueError(str((found or {}).get("ERROR", "an answer without results")))
     return found
 
