@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from backends.errors import UserError
 from graph.acquire import acquired_run
-from graph.attempts import Attempts, Stop
+from graph.attempts import Attempts, Away, Stop, never_away
 from graph.batch import Batch, BatchSettings
 from graph.checkpoints import open_checkpoints
 from graph.lines import sample_ids
@@ -31,8 +31,8 @@ def two_turns(messages: Messages) -> Reply:
 
 
 async def generate(
-    folder: Path, model: ScriptedModel, tools_url: str, how: BatchSettings | None = None,
-    waits: tuple[float, ...] = (0, 0, 0), **more: Any,
+    folder: Path, model: ScriptedModel | str, tools_url: str, how: BatchSettings | None = None,
+    waits: tuple[float, ...] = (0, 0, 0), away: Away = never_away, **more: Any,
 ) -> Batch:  # fmt: skip
     """What `generate` does, in this process, without waits between attempts."""
     options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder, **more)
@@ -47,7 +47,7 @@ async def generate(
             graph = await open_graph(
                 stack, model, tools_url, limits=options.limits, checkpointer=saver, timeouts=timeouts
             )
-            attempts = Attempts(graph, saver, options.limits, stop, print, waits=waits)
+            attempts = Attempts(graph, saver, options.limits, stop, print, away, waits=waits)
             settler = Settler(attempts, settings, run.threads)
             batch = Batch(settler, saver, run.files, questions, settings, run.threads, run.changed, how, stop)
             await batch.run()

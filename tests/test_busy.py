@@ -18,7 +18,22 @@ from starlette.routing import Route
 from backends.adaptive_limit import AdaptiveLimit
 from backends.chat_client import ChatClient
 from backends.chat_model import ModelAddress, open_chat_model
-from tests.fakes import ROOT, answer, call, completion, free_port, given, read_jsonl, served, trajgraph, write_questions
+from backends.errors import BackendError
+from graph.batch import BatchSettings
+from tests.fakes import (
+    QUESTIONS,
+    ROOT,
+    answer,
+    call,
+    completion,
+    free_port,
+    given,
+    read_jsonl,
+    served,
+    trajgraph,
+    write_questions,
+)
+from tests.test_batch import counts, generate
 from tests.test_failures import generate_command
 
 
@@ -92,7 +107,7 @@ def test_a_server_at_work_that_says_503_is_waited_for_as_one_that_says_429(tmp_p
     assert model.refused > 0
 
 
-def test_a_question_that_brings_the_server_down_fails_and_the_others_do_not(tmp_path: Path, tools_url: str) -> None:
+async def test_a_question_that_brings_the_server_down_fails_and_the_others_do_not(folder: Path, tools_url: str) -> None:
     """A proxy in front of the model, whose model is away for a while after each request of one question."""
     model, down_until, crashes = Model(slots=4), 0.0, 0
 
@@ -102,25 +117,30 @@ def test_a_question_that_brings_the_server_down_fails_and_the_others_do_not(tmp_
             await app(scope, receive, send)
             return
         message = await receive()
-        if b"POISON" in message.get("body", b""):
+        if QUESTIONS[0].encode() in message.get("body", b""):
             crashes += 1
-            down_until = time.monotonic() + 0.7
+            down_until = time.monotonic() + 0.2
         if time.monotonic() < down_until:
             await Response("bad gateway", 502)(scope, receive, send)
         else:
             await app(scope, given(message, receive), send)
 
+    async def away(_: BackendError) -> bool:
+        was_down = time.monotonic() < down_until
+        while time.monotonic() < down_until:
+            await asyncio.sleep(0.02)
+        return was_down
+
     app = model.app()
-    write_questions(tmp_path / "questions.jsonl", ["POISON", *(f"Does it help, {n}?" for n in range(5))])
     with served(fragile) as base:
-        done = trajgraph(*generate_command(tmp_path, f"{base}/v1", tools_url), "--concurrency", "6")
-    assert done.stdout.startswith("6 questions: 5 accepted, 0 rejected, 1 failed, 0 pending"), done.stderr
+        batch = await generate(folder, f"{base}/v1", tools_url, BatchSettings(concurrency=6), away=away)
+    assert counts(batch) == [5, 0, 1, 0]
     assert crashes <= 12
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_lets_nobody_in_who_waits_in_line(tmp_path: Path, tools_url: str, workers: str) -> None:
-    model = Model(slots=1, seconds=1.5, queue=1)
+    model = Model(slots=1, seconds=0.7, queue=1)
     write_questions(tmp_path / "questions.jsonl", [f"Does it help, {n}?" for n in range(16)])
     with served(model.app()) as base:
         words = [*generate_command(tmp_path, f"{base}/v1", tools_url), "--concurrency", "16", "--workers", workers]

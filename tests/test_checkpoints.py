@@ -27,7 +27,7 @@ async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
     scripted_model.script = lambda messages: (
-        JSONResponse({"error": {"message": "busy"}}, 503) if len(messages) > 2 else two_turns(messages)
+        JSONResponse({"error": {"message": "busy"}}, 500) if len(messages) > 2 else two_turns(messages)
     )
     batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2), waits=())
     assert counts(batch) == [0, 0, 6, 0]

@@ -22,7 +22,7 @@ from tests.fakes import Reply, ScriptedModel, answer, call, unbalanced
 
 async def open_graph(
     stack: AsyncExitStack,
-    model: ScriptedModel,
+    model: ScriptedModel | str,
     tools_url: str,
     *,
     limits: Limits | None = None,
@@ -33,7 +33,7 @@ async def open_graph(
     """The real graph around real clients of the scripted model and the offline tools."""
     services = await stack.enter_async_context(
         open_services(
-            ModelAddress(model.url, "Qwen3-8B", timeout=timeouts[0]),
+            ModelAddress(model if isinstance(model, str) else model.url, "Qwen3-8B", timeout=timeouts[0]),
             ToolsAddress(tools_url, TOOL_NAMES, timeout=timeouts[1]),
             stop=STOP_STRINGS,
             concurrency=4,
