@@ -5,6 +5,7 @@ and wait in silence for an answer that broke off or is none. Here a failure is t
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
@@ -39,6 +40,7 @@ _RETRY, _SHORTEST_RETRY, _LONGEST_RETRY = 0.5, 0.1, 5.0
 """Seconds until a closed stream is taken up again: where the server does not say; at least; at most, when it brought
 nothing time and again.
 """
+_ANSWERING = 5.0
 _NOT_OURS = {"code": -32601, "message": "Method not found"}
 
 
@@ -138,8 +140,12 @@ class ToolCalls:
         """A ping is answered; anything else that a server may want of a client we do not have."""
         said: dict[str, Any] = {"result": {}} if asked["method"] == "ping" else {"error": _NOT_OURS}
         body = dump_json({"jsonrpc": "2.0", "id": asked["id"], **said})
-        async with self._pool.post(self._url, data=body, headers=self.session, allow_redirects=False):
-            pass
+        with contextlib.suppress(aiohttp.ClientError, OSError):  # the call's own answer may come all the same
+            async with (
+                asyncio.timeout(_ANSWERING),
+                self._pool.post(self._url, data=body, headers=self.session, allow_redirects=False),
+            ):
+                pass
 
     def _parsed(self, content: bytes) -> Any:
         try:

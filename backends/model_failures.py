@@ -58,11 +58,12 @@ def typed_failure(error: Exception) -> Exception:
 def _typed_status(error: openai.APIStatusError) -> ModelError:
     if elsewhere := redirection(error.status_code, error.response.headers.get("location")):
         return ModelRejected(f"the model server is not where --local-model-url says: {_hidden(error, elsewhere)}")
-    said = _said(error)
+    raw = _said(error)
+    said = _hidden(error, raw)[:500]
     kind = str(error.body.get("type")) if isinstance(error.body, dict) else ""
-    overflow = any(phrase in f"{said} {kind}".lower() for phrase in _OVERFLOW)
+    overflow = any(phrase in f"{raw} {kind}".lower() for phrase in _OVERFLOW)
     if error.status_code in (400, 413, 422, 500) and overflow:
-        stated = _CONTEXT_STATED.search(said)
+        stated = _CONTEXT_STATED.search(raw)
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
         return ModelOverloaded(
@@ -76,12 +77,12 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
 
 
 def _said(error: openai.APIStatusError) -> str:
-    """What the server said, short, and without the key even if the server repeats it."""
+    """What the server said, with whatever it repeats."""
     body = error.body if isinstance(error.body, dict) else {}
     said = str(body.get("message") or error.response.text or error.message).strip()
     if "n_ctx" in body:
         said += f" (n_ctx: {body['n_ctx']})"
-    return _hidden(error, said)[:500]
+    return said
 
 
 def _hidden(error: openai.APIStatusError, said: str) -> str:

@@ -7,19 +7,27 @@ import re
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
-_SHORTEST = 8
-"""Characters of a key that is also looked for in long texts, where a shorter one would be a word."""
+_KEY_LIKE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z]).{12,}", re.DOTALL)
+"""What is also looked for in long texts, where anything else may be a word."""
+_LONG = 8
+"""Characters from which a key is looked for in all its forms."""
+_NO_SECRETS = frozenset(
+    ("none", "empty", "dummy", "test", "ollama", "lm-studio", "not-needed", "no-key", "sk-no-key-required")
+)
+"""Given as keys where a server wants none."""
 
 
 class Secrets:
     """What must not be told."""
 
     def __init__(self, *keys: str | None) -> None:
-        given = [key for key in keys if key]
-        self._forms = {form for key in given for form in _forms(key)}
-        self._in_long = {form.encode() for key in given if len(key) >= _SHORTEST for form in _forms(key)}
-        loose = [r"\s?".join(rf"(?:{re.escape(letter)}|\\u{ord(letter):04x})" for letter in key) for key in given]
-        longest_first = sorted([*map(re.escape, self._forms), *loose], key=len, reverse=True)
+        given = [key for key in keys if key and key.lower() not in _NO_SECRETS]
+        self._in_long = {form.encode() for key in given if _KEY_LIKE.fullmatch(key) for form in _forms(key)}
+        long = [key for key in given if len(key) >= _LONG]
+        loose = [r"\s?".join(rf"(?:{re.escape(letter)}|\\u{ord(letter):04x})" for letter in key) for key in long]
+        exact = [rf"(?-i:(?<!\w){re.escape(key)}(?!\w))" for key in given if key not in long]  # else words would go
+        forms = {re.escape(form) for key in long for form in _forms(key)}
+        longest_first = sorted([*forms, *loose, *exact], key=len, reverse=True)
         self._pattern = re.compile("|".join(longest_first), re.IGNORECASE) if given else None
 
     def hidden(self, text: str) -> str:

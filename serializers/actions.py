@@ -12,7 +12,7 @@ from serializers.tags import QUERY_NAMES, TAG, Call, read_attributes
 
 _QUOTES = frozenset("`'\"“”‘’")
 """In which something may stand that is only spoken of: they open it where a blank is before them."""
-_OPENING = frozenset("«「『(*")
+_OPENING = frozenset("«「『")
 _PLACEHOLDERS = frozenset(
     ("", "query", "keywords", "your query", "search terms", "search query", "url", "text", "your keywords", "search")
 )

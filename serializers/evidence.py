@@ -22,6 +22,7 @@ _ABOUT = frozenset(
 )  # fmt: skip
 """What says something of the search, and nothing of what was found."""
 _COUNT = re.compile(r"(?:total|num|n|hit|result)?_?(?:count|total|hits?|found|results)", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+|\n+")
 _NOTHING_FOUND_HEAD = re.compile(r"\s*Found \S+ results\. Showing top \d+[^\n]*:\s*")
 _BLOCK_NAME = re.compile(r"\[(?:image|audio|resource|resource_link|blob|video|file)\]", re.IGNORECASE)
@@ -124,7 +125,8 @@ def _is_nothing(text: str) -> bool:
     if len(text) >= _SHORT:
         return False
     first, *others = filter(str.strip, _SENTENCE.split(text.strip()))
-    return NOTHING.fullmatch(first.strip(" .…!#*\"'")) is not None and all(map(HINT.match, others))
+    hints = all(HINT.match(one) and not _DIGIT.search(one) for one in others)
+    return hints and NOTHING.fullmatch(first.strip(" .…!#*\"'")) is not None
 
 
 def _holds_something(value: Any) -> bool:
@@ -146,7 +148,9 @@ def _counts_none(value: Any) -> bool:
 
 
 def _holds_items(value: Any) -> bool:
-    """Whether there is a list with something in it, beside what is said of the search."""
+    """Whether there is a list with something in it, or a text, beside what is said of the search."""
     if isinstance(value, Mapping):
+        if any(isinstance(value.get(name), str) and _holds_something(value[name]) for name in (*_CONTENT, "abstract")):
+            return True
         return any(_holds_items(item) for name, item in value.items() if name.lower() not in _ABOUT)
     return isinstance(value, list) and any(map(_holds_something, value))

@@ -11,7 +11,8 @@ _HELD = re.compile(_NUMBER)
 _SPACED = re.compile(r"(?<![0-9])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 _LABEL = re.compile(
     r"\b(?:phase|type|grade|stage|class|table|fig(?:ure|\.)?|part|group|step|level|tier|line|question|option|PMID)s?[\s:#]{1,3}"
-    r"[0-9]+[a-d]?(?:\s?[/–-]\s?[0-9]+[a-d]?)?|[(\[][0-9]{1,2}(?:\s?[,–-]\s?[0-9]{1,2}){0,5}[)\]]|^\s{0,8}[0-9]{1,2}[.)](?=\s)",
+    r"[0-9]+[a-d]?(?:\s?[/–-]\s?[0-9]+[a-d]?)?|[(\[][0-9]{1,2}(?:\s?[,–-]\s?[0-9]{1,2}){0,5}[)\]]|^\s{0,8}[0-9]{1,2}[.)](?=\s)"
+    r"|\b[0-9]+(?:st|nd|rd|th)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 """What names a thing, or counts off a list: no figure of the source."""
@@ -19,11 +20,14 @@ _ONES = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
 )
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORDS = {
     **{word: value for value, word in enumerate(_ONES.split(), start=1)},
     **{word: 10 * value for value, word in enumerate(_TENS.split(), start=2)},
+    **{word: value for value, word in enumerate(_ORDINALS.split(), start=1)},
     "half": 50, "twice": 2, "once": 1, "both": 2, "hundred": 100,
+    "zero": 0, "none": 0, "no": 0, "thirds": 3, "quarter": 4, "quarters": 4,
 }  # fmt: skip
 _WORD = re.compile(
     rf"\b({_TENS.replace(' ', '|')})(?:[-\s]({'|'.join(_ONES.split()[:9])}))?\b|\b({'|'.join(_WORDS)})\b", re.IGNORECASE

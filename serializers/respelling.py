@@ -38,8 +38,8 @@ _TAG = re.compile(
 )
 _ENDS = r"(?=[\s/]|\Z)"
 _VALUE = re.compile(
-    rf"""=\s{{0,4}}(?:(?P<plain>"[^"=]{{0,500}}"|'[^'=]{{0,500}}'){_ENDS}|[{_QUOTES}](?P<odd>[^{_QUOTES}]{{0,500}})[{_QUOTES}]{_ENDS}"""
-    rf"""|[{_QUOTES}"](?P<double>[^{_QUOTES}"]{{0,500}})[{_QUOTES}"]|[‘’'](?P<single>.{{0,300}}?)[‘’'{_QUOTES}]{_ENDS})"""
+    rf"""(?<=\w)=\s{{0,4}}(?:(?P<plain>"[^"=]{{0,500}}"|'[^'=]{{0,500}}'){_ENDS}|[{_QUOTES}](?P<odd>[^{_QUOTES}]{{0,500}})[{_QUOTES}]{_ENDS}"""
+    rf"""|[{_QUOTES}"](?P<double>[^{_QUOTES}"]{{0,500}})[{_QUOTES}"]{_ENDS}|"[^"]{{0,500}}"{_ENDS}|[‘’'](?P<single>.{{0,300}}?)[‘’'{_QUOTES}]{_ENDS})"""
 )
 """An attribute's value: in plain quotes, or in others, of which one may be a plain one."""
 _ALIASES = {

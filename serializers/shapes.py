@@ -69,7 +69,7 @@ def _wrapped(result: Mapping[str, Any]) -> list[Any]:
 
 def _unwrapped(item: Mapping[str, Any], fits: Fits) -> Mapping[str, Any]:
     """`{"paper": {…}}` as the paper."""
-    return item if fits(item) or len(item) > 5 else next(filter(fits, item.values()), item)
+    return item if "title" in item or len(item) > 5 else next(filter(fits, item.values()), item)
 
 
 def _opened(value: Any) -> Any:

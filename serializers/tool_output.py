@@ -158,7 +158,7 @@ def _head(paper: Mapping[str, Any]) -> _Head:
         f"Journal: {venue.shown}\n"
     )
     recorded = {
-        "paperId": named if len(f"{named}") <= _MAX_ID else f"{named}"[:_MAX_ID],
+        "paperId": None if named == "unknown" else named if len(f"{named}") <= _MAX_ID else f"{named}"[:_MAX_ID],
         "title": title.recorded if "title" in paper else None,
         "year": year.recorded if "year" in paper else None,
         "venue": venue.recorded if "venue" in paper or "journal" in paper else None,

@@ -11,9 +11,10 @@ _DOING = "executing|calling|fetching|loading|processing|searching|connecting"
 _WHAT = r"(?:the |a |this )?(?:(?:web)?page|url|https?:|file|document|content|tool|response|results?)"
 _FALSY = r"null|false|-?0(?:\.0+)?(?![\d.eE])|\"\"|\[\s*\]|\{\s*\}|-?Infinity|NaN"
 BEGINS_AS_ERROR = _any(
-    r"\s*\[?(?:(?:MCP|tool|HTTP|API|server) )?error(?:\]|\s*[:(]|\s*\Z|\s+(?:executing|calling|fetching|code|-?\d{3}))",
+    r"\s*\[?(?:(?:MCP|tool|HTTP|API|server) )?error(?:\]|\s*:|\s*\((?:code|-?\d)|\s*\Z)",
+    r"\s*(?:(?:MCP|tool|HTTP|API|server) )?error\s+(?:executing|calling|fetching|code|-?\d{3})",
     rf"\s*(?:(?:MCP|tool|HTTP|API) )?error\s+(?:while (?:{_DOING})|from (?:the )?(?:server|upstream|API|tool))",
-    r"\s*[A-Z]\w{0,60}(?:Error|Exception):",
+    r"\s*(?-i:[A-Z]\w{0,60}(?:Error|Exception)):",
     r"\s*Traceback \(",
     r"\s*(?:tool|search|request|call|fetch|query)(?: \w{1,40})? (?:failed|timed out)"
     r"(?:\s*[:.!(]|\s+(?:with|after|due to|because)\b|\s*\Z)",
@@ -53,8 +54,8 @@ NOTHING = _any(
 )
 """A whole sentence that says that there is nothing."""
 HINT = _any(
-    "try|please|check|use|did you mean|search|suggest|consider|you (?:can|may|could)|broaden|refine|make sure|see|your",
-    r"spell|remove|different|fewer|more general|\W",
+    r"(?:try|please|check|use|did you mean|search|suggestions?|consider|you (?:can|may|could)|broaden|refine)\b",
+    r"(?:make sure|see|your|spelling|remove|different|fewer|more general)\b|\W",
 )
 """How a sentence begins that says how to search better."""
 
@@ -74,11 +75,11 @@ NO_PAGE = _any(
     r"\brequires? (?:javascript|cookies)\b",
     r"\b(?:javascript|cookies?) (?:is|are|must be|needs? to be) (?:disabled|required|enabled|blocked|turned o(?:n|ff))",
     r"\baccess (?:to this (?:page|site|resource) )?(?:has been |is |was )?(?:denied|blocked)\b",
-    r"\b(?:error|http|status|code)\W{0,3}(?:40[0-9]|410|429|50[0-4])\b",
+    r"\b(?:error|http|status)(?:\s?code)?\W{0,3}(?:40[0-9]|410|429|50[0-4])\b",
     r"\b403\W{0,4}forbidden|\b404\W{0,4}(?:page )?(?:not found|error)|\b410\W{0,4}gone\b|\b429\W{0,4}too many",
     r"\b500\W{0,4}internal server|\b502\W{0,4}bad gateway|\b503\W{0,4}service|\b504\W{0,4}gateway",
-    r"\b(?:page|site|document|article|resource|file)\b[^.!?;]{0,60}?"
-    r"\b(?:(?:can|could|was|is|were)\s?(?:not|n['’]t)|can['’]t|not)\s(?:be )?"
+    r"\b(?:page|site|document|article|resource|file)(?: (?:you|that|which|we|at|with|requested)\b[^.!?;]{0,50}?)?"
+    r"\s(?:(?:can|could|was|is|were)\s?(?:not|n['’]t)|can['’]t|not)\s(?:be )?"
     r"(?:found|reached|displayed|loaded|opened|exist|available)",
     r"\bcan['’]t be (?:found|reached)\b",
     r"\bpage (?:not found|does(?: not|n['’]t) exist|is missing)",

@@ -112,6 +112,10 @@ SAYS_SOMETHING = [
     "<webpage>We use cookies.\n\n# Trial\n\n" + "Dapagliflozin lowered the risk. " * 20 + "</webpage>", "In 500 patients no bad errors of 404 pages of notes.",
     '{"count": 0, "items": [{"title": "x"}]}', '{"deaths": 0, "text": "No deaths in 340 patients."}', "Timeout procedures in surgery: a review", "Time out of hospital was longer.",
     "Could not find any effect on mortality.", '{"total": 3, "data": [{"title": "x"}]}',
+    "No trials were found for drug A. Use of drug B reduced mortality by 20%.", "No data. Different doses of B lowered LDL by 30%.",
+    "<webpage>Hospital admissions for acute myocardial infarction (ICD-9 code 410) and hypertension (ICD code 401) were studied.</webpage>",
+    "<webpage>The gene product is not available in the plasma of patients; document review showed no harm. Site reactions could not be found.</webpage>",
+    '{"hits": 0, "markdown": "real text about aspirin"}', '{"found": 0, "abstract": "Statins lower LDL."}',
     "None of the 340 patients died.", "Not found in nature, the compound was synthesised in 1998 and tested in mice.",
 ]  # fmt: skip
 
@@ -153,7 +157,7 @@ def test_what_says_nothing_is_taken_for_nothing(body: str) -> None:
 
 
 ERRORS = ["Error: x", "error", "[Error] x", "Error while fetching the page", "Timed out after 30 s", "Search failed: 500", "Status code: 503", "Failed to open the page", "timeout"]  # fmt: skip
-NO_ERRORS = ["Error in diagnosis: a review", "Errors while driving", "Time out of hospital", "Search strategies failed to agree", "Unable to read or write: a study", "Call centres failed patients", "Error from the mean"]  # fmt: skip
+NO_ERRORS = ["Error in diagnosis: a review", "Errors while driving", "Time out of hospital", "Search strategies failed to agree", "Unable to read or write: a study", "Call centres failed patients", "Error from the mean", "Terror: mental health after attacks", "Error (type I) is controlled"]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", ERRORS)

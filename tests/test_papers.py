@@ -122,6 +122,12 @@ def test_a_page_is_a_page_however_it_is_wrapped(result: Any) -> None:
     assert render("browse_webpage", result).text == "<tool_output><webpage># T</webpage></tool_output>"
 
 
+def test_what_lies_within_a_paper_is_not_the_paper() -> None:
+    inner = {"title": "real", "source": {"url": "x", "title": "q", "pmid": "7"}}
+    assert "Title: real" in render("pubmed_search", {"data": [inner]}).text
+    assert render("pubmed_search", {"data": [inner]}).recorded["data"][0]["paperId"] is None
+
+
 def test_a_links_words_may_have_another_name() -> None:
     output = render("google_search", {"organic": [{"title": "T", "url": "L", "description": "D"}]})
     assert output.text == '<tool_output>\n<snippet id="G1">Title: T\nD\nURL: L</snippet>\n</tool_output>'

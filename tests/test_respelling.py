@@ -50,10 +50,24 @@ def test_a_call_in_another_spelling_is_the_call_that_it_means(written: str, repa
     assert (again.call, again.repairs, again.text) == (WANTED, (), reply.text)
 
 
+BOLD = [
+    "**{}**", "I will search now.\n\n**{}", "I will search: ({}", "<think>so **{}", "- {}", "> {}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", BOLD)
+def test_a_bold_or_bracketed_call_or_answer_is_meant(around: str) -> None:
+    call = '<call_tool name="pubmed_search">aspirin cancer</call_tool>'
+    assert read_reply(around.format(call), Reading(tools=TOOLS)).call == Call("pubmed_search", "aspirin cancer")
+    if not around.endswith("**") and "think" not in around:
+        assert read_reply(around.format("<answer>It works.</answer>")).answer == "It works."
+
+
 QUOTED_VALUES = [
     ('<call_tool name=pubmed_search query="the “best” drug"></CALL_TOOL>', "the “best” drug"),
     ('<call_tool name=“pubmed_search” query=“a "b" c”></call_tool>', 'a "b" c'),
     ('<Call_Tool name="pubmed_search" query="dose &gt; 5 mg"></call_tool>', "dose &gt; 5 mg"),
+    ('<Call_Tool name="pubmed_search" query="BRCA1 =“x” y"></call_tool>', "BRCA1 =“x” y"),
     ('<Call_Tool name="pubmed_search" query="dose > 5 mg"></call_tool>', "dose > 5 mg"),
 ]
 

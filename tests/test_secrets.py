@@ -44,6 +44,14 @@ def test_any_key_is_hidden_and_the_rest_stays(key: str, text: str) -> None:
     assert Secrets(key).hidden_in(text.encode("utf-8", "replace")) is not None
 
 
+@pytest.mark.parametrize("word", ["EMPTY", "ollama", "placeholder", "abc", "not-needed", "x", "0", "reply"])
+def test_a_word_in_the_place_of_a_key_changes_no_text(word: str) -> None:
+    text = f"an empty reply of ollama, {word}: abc is not-needed as a placeholder"
+    assert Secrets(word).hidden_in(text.encode()) == text.encode()
+    assert Secrets("x").hidden("maximum context length 4096") == "maximum context length 4096"
+    assert Secrets("EMPTY").hidden("an empty reply") == "an empty reply"
+
+
 def stored(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in (folder / "out").iterdir() if path.is_file())
 
