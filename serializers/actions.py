@@ -125,8 +125,8 @@ def _only_spoken_of(text: str, action: re.Match[str], tags: list[re.Match[str]],
     end = next((tag.start() for tag in tags if tag.start() >= action.end()), len(text))
     call = call_at(text, action, end)[0]
     named = not how.tools or known_name(call.name, how.tools) in how.tools
-    query = without_cut_tag(call.query, "</call_tool>")
-    placeholder = not named or query.strip("<>[]{}().… ").lower() in _PLACEHOLDERS
+    query = _without_cut_tags(call.query)
+    placeholder = not named or not any(map(str.isalnum, query)) or query.strip("<>[]{}().… ").lower() in _PLACEHOLDERS
     return placeholder or (not how.ran_on and (call.name, call.query) in how.examples)
 
 
@@ -149,6 +149,16 @@ def call_at(text: str, action: re.Match[str], end: int) -> tuple[Call, str]:
     if not inner.strip() and beside:
         inner = beside[0]
     return Call(str(attributes.pop("name", "")), inner.strip(), attributes), inner
+
+
+def _without_cut_tags(query: str) -> str:
+    """A query without all that its repairs may yet cut off its end, so that it is judged alike before and after."""
+    end, tag = len(query), "</call_tool>"
+    while size := next((size for size in range(len(tag) - 1, 1, -1) if query.endswith(tag[:size], 0, end)), 0):
+        end -= size
+        while end and query[end - 1].isspace():
+            end -= 1
+    return query[:end]
 
 
 def without_cut_tag(text: str, tag: str) -> str:

@@ -149,6 +149,8 @@ def test_what_is_written_is_read_back(name: str, query: str, parameters: dict[st
 @settings(max_examples=TEXTS)
 @given(SOUP, st.booleans())
 @example("<think>" * 3 + "</think>", True)
+@example("0<CALLTOOL></</", True)
+@example("0<CALLTOOL>query</call</", True)
 def test_any_text_can_be_read_and_what_was_kept_reads_the_same_again(soup: str, stopped: bool) -> None:
     reply = read_reply(soup, Reading(stopped))
     assert reply.call is None or reply.answer is None
