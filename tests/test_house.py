@@ -93,7 +93,7 @@ def test_no_other_distribution_claims_our_names_and_no_folder_of_ours_shadows_a_
     claimed = packages_distributions()
     for name in OURS:
         assert set(claimed.get(name, [])) <= {"trajgraph"}, name
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__pycache__"))}
     assert {name for name in folders & claimed.keys() if set(claimed[name]) - {"trajgraph"}} == set()
 
 
