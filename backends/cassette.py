@@ -17,6 +17,7 @@ from typing import Any, Literal
 from mcp.types import Tool
 
 from backends.errors import CassetteMiss, ToolFailed, UserError
+from backends.json_bytes import sound
 
 ToolsMode = Literal["auto", "live", "record", "replay"]
 """auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""
@@ -111,7 +112,7 @@ class Cassette:
             self._tape.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET result = excluded.result, failed = excluded.failed WHERE failed OR NOT excluded.failed",
-                (*key, _sound(json.dumps(result, ensure_ascii=False)), how),
+                (*key, sound(json.dumps(result, ensure_ascii=False)), how),
             )
 
     @contextmanager
@@ -150,9 +151,4 @@ def normalised(arguments: Mapping[str, Any]) -> str:
     tidy = {
         name: _SPACE.sub(" ", value).strip() if isinstance(value, str) else value for name, value in arguments.items()
     }
-    return _sound(json.dumps(tidy, sort_keys=True, ensure_ascii=False))
-
-
-def _sound(text: str) -> str:
-    """Text without lone surrogates, which SQLite does not take."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return sound(json.dumps(tidy, sort_keys=True, ensure_ascii=False))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.errors import ModelReplyInvalid
+from backends.json_bytes import sound
 
 _THOUGHT_FIELDS = ("reasoning", "reasoning_content", "thinking", "reasoning_details", "reasoning_text", "thoughts")
 _THOUGHT_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking", "reasoning.text", "reasoning.summary")
@@ -33,10 +34,10 @@ def plain_completion(response: Any) -> dict[str, Any]:
         if name == "finish_reason" and isinstance(said, Mapping):
             said = said.get("type")
         if isinstance(said, str):
-            plain[name] = said.strip().lower() if name == "finish_reason" else _sound(said)
+            plain[name] = said.strip().lower() if name == "finish_reason" else sound(said)
     named = response.get("model")
     return {
-        "id": "", "object": "chat.completion", "created": 0, "model": _sound(named) if isinstance(named, str) else "",
+        "id": "", "object": "chat.completion", "created": 0, "model": sound(named) if isinstance(named, str) else "",
         "choices": [plain], "usage": _usage(response.get("usage")),
     }  # fmt: skip
 
@@ -47,8 +48,8 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     thought = thought_of(message) or thought
     if not any(action in content for action in _ACTIONS) and (native := _native_call(message)):
         content = f"{content}\n{native}".strip()
-    plain = {"role": "assistant", "content": _sound(content)}
-    return {**plain, "reasoning_content": _sound(thought)} if thought else plain
+    plain = {"role": "assistant", "content": sound(content)}
+    return {**plain, "reasoning_content": sound(thought)} if thought else plain
 
 
 def thought_of(message: Mapping[str, Any]) -> str:
@@ -130,8 +131,3 @@ def _count(value: Any) -> int | None:
     except (ValueError, OverflowError):
         return None
     return number if 0 <= number < _MOST_TOKENS else None
-
-
-def _sound(text: str) -> str:
-    """Text without lone surrogates, which nothing can store."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -20,3 +20,8 @@ def load_json(content: bytes) -> Any:
         return orjson.loads(content)
     except ValueError:
         return json.loads(content)
+
+
+def sound(text: str) -> str:
+    """A text without lone surrogates, which neither SQLite nor UTF-8 takes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backends.errors import UserError
+from backends.json_bytes import sound
 from serializers.bounds import storable
 from serializers.record import sample_of
 
@@ -169,17 +170,12 @@ def set_aside(path: Path, aside: Path, asked: Mapping[int, str]) -> int:
     for line in _each(path, bytes):
         record = summary(line)
         wanted = asked.get(sample_of(record["sample_id"])[0])
-        same = wanted is not None and _sound(wanted) == record["question"]
+        same = wanted is not None and sound(wanted) == record["question"]
         (kept if same else moved).append(line.rstrip(b"\n"))
     if moved:
         append_lines(aside, moved)
         write_whole(path, (line.decode() + "\n" for line in kept))
     return len(moved)
-
-
-def _sound(text: str) -> str:
-    """A text as it is stored."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _each(path: Path, read: Callable[[bytes], Row]) -> Iterator[Row]:

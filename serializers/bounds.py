@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from backends.json_bytes import sound
+
 _MAX_LEVELS = 40
 _HALF_ENTITY = re.compile(r"&[#\w]{0,6}\Z")
 
@@ -14,7 +16,7 @@ def storable(value: Any, levels: int = _MAX_LEVELS) -> Any:
     and what lies too deep as text.
     """
     if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        return sound(value)
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
