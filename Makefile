@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(ENV)/bin
 REAL := .venv-real
-CODE := backends benchmarks cli.py graph nodes serializers tests training
+CODE := backends batch benchmarks cli.py graph nodes quality serializers servers studio tests training
 MAX_LINES := 300
 
 ifdef UV
@@ -29,7 +29,7 @@ real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that o
 	TRAJGRAPH_REAL=1 $(BIN)/python -m pytest -n 0 tests/real
 
 crash: $(ENV)/dev  ## 200 questions, 30 random kills, one at every node boundary; 10,000 texts for the reader (minutes)
-	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/crash tests/test_tags.py
+	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/e2e/test_kill.py tests/serializers/test_tags.py
 
 check: $(ENV)/dev  ## format, lint, types, imports, module size
 	$(BIN)/ruff format --check $(CODE)

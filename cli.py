@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 import sys
+import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from enum import StrEnum
@@ -15,16 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from backends.commands import ApiKey, McpUrl, listed_names, option
-from backends.commands import app as services_app
 from backends.errors import UserError
 from backends.printable import one_line, printable
-from graph.settings import HARD, TOOL_NAMES
+from graph.limits import TOOL_NAMES
+from quality.gates import HARD
+from servers.commands import ApiKey, McpUrl, listed_names, option
+from servers.commands import app as services_app
 from training.commands import app as training_app
 
 if TYPE_CHECKING:
-    from graph.options import GenerateOptions
-    from graph.run_files import RunFiles
+    from batch.config import GenerateOptions
+    from batch.run_files import RunFiles
 
 Result = TypeVar("Result")
 app = typer.Typer(
@@ -93,7 +95,7 @@ def generate(
     keep_checkpoints: Annotated[bool, option("Keep finished steps.", "Continuing", "--keep-checkpoints")] = False,
 ) -> None:
     """Generate a trajectory for every question. The same command again continues an unfinished run."""
-    from graph.options import GenerateOptions
+    from batch.config import GenerateOptions
 
     options = GenerateOptions(
         questions_file=questions_file, local_model_url=local_model_url, model_name=model_name, output=output,
@@ -118,8 +120,8 @@ def resume(
     allow_changed_settings: AllowChanged = False,
 ) -> None:
     """Continue a run with the flags it was begun with, and retry what failed."""
-    from graph.options import GenerateOptions
-    from graph.run_files import read_run
+    from batch.config import GenerateOptions
+    from batch.run_files import read_run
 
     files, content = read_run(run)
     options = GenerateOptions.restored(content["options"])
@@ -152,21 +154,67 @@ def studio(
     api_key: ApiKey = None,
 ) -> None:
     """Open the graph in LangGraph Studio; with RUN, on a copy of that run's checkpoints, which stay untouched."""
-    from graph.studio_server import open_studio
+    from studio.server import open_studio
 
     raise typer.Exit(run_to_end(open_studio(run, port, browser, api_key)))
+
+
+@app.command()
+def doctor(
+    local_model_url: Annotated[str, option("OpenAI-compatible address.", "Model")] = "http://localhost:8000/v1",
+    model_name: Annotated[str, option("Name under which the server knows the model.", "Model")] = "Qwen3-8B",
+    api_key: ApiKey = None,
+    mcp_url: McpUrl = None,
+    tools: Annotated[str, option("The tools to use.", "Tools")] = "pubmed_search,browse_webpage,google_search",
+    tool_map: Annotated[list[str] | None, option("TOOL=SERVER_TOOL(argument), for other names.", "Tools")] = None,
+    output: Annotated[Path, option("Folder for the run's files.")] = Path("pubmed_training_data"),
+) -> None:
+    """Look whether the model, the tools, their keys and the folder are there. Exit code 1 when something is missing."""
+    from backends.bounded import check_address
+    from backends.services import ToolsAddress, default_mcp_url
+
+    check_address("--local-model-url", local_model_url)
+    names = tuple(name.strip() for name in tools.split(",") if name.strip())
+    address = ToolsAddress(mcp_url or default_mcp_url(), names, tuple(tool_map or ()))
+    raise typer.Exit(asyncio.run(_doctor(local_model_url, model_name, api_key, address, output)))
+
+
+async def _doctor(model_url: str, model: str, api_key: str | None, tools: Any, output: Path) -> int:
+    from backends.doctor import findings
+
+    missing = 0
+    async for finding in findings(model_url, model, api_key, tools, output):
+        missing += finding.state == "missing"
+        typer.echo(one_line(f"{finding.state:<8} {finding.what:<15} {finding.said}"))
+    return 1 if missing else 0
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")],
+    follow: Annotated[bool, option("Say it again every few seconds.", None, "--follow")] = False,
+) -> None:
+    """Tell how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
+    from batch.status import standing
+
+    while True:
+        line, alive = standing(run)
+        typer.echo(line)
+        if not follow or not alive:
+            return
+        time.sleep(5)
 
 
 @app.command(hidden=True)
 def worker(run: Path) -> None:
     """One of the processes of `generate --workers`."""
-    from graph.run import work
+    from batch.run import work
 
     raise typer.Exit(run_to_end(work(run)))
 
 
 async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFiles | None" = None) -> int:
-    from graph.run import generate
+    from batch.run import generate
 
     ended = await generate(options, api_key, run)
     typer.echo(_summary(ended.stats, ended.files))
@@ -176,11 +224,11 @@ async def _generate(options: "GenerateOptions", api_key: str | None, run: "RunFi
 
 
 async def _demo(output: Path, concurrency: int) -> int:
-    from backends.serving import DEMO_QUESTIONS, demo_services
-    from graph.lines import read_lines
-    from graph.options import GenerateOptions
-    from graph.run_files import read_run
+    from batch.config import GenerateOptions
+    from batch.jsonl import read_lines
+    from batch.run_files import read_run
     from serializers.readable import readable
+    from servers.serving import DEMO_QUESTIONS, demo_services
 
     async with demo_services() as services:
         options = GenerateOptions(

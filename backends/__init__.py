@@ -1,1 +1,1 @@
-"""The two services the graph talks to, each client beside its bundled server."""
+"""Clients: the model, the tools, and what both need to be asked safely."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mcp.types import Tool
 
 from backends.errors import CassetteMiss, ToolFailed, UserError
-from backends.json_bytes import sound
+from backends.json_codec import sound
 
 ToolsMode = Literal["auto", "live", "record", "replay"]
 """auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""

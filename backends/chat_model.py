@@ -23,8 +23,8 @@ from pydantic import ConfigDict, SecretStr
 
 from backends.bounded import MAX_REPLY, check_address, read_bounded
 from backends.completion import plain_completion, thought_of
-from backends.json_bytes import dump_json, load_json
-from backends.model_failures import NO_KEY
+from backends.json_codec import dump_json, load_json
+from backends.model_errors import NO_KEY
 from backends.secrets import Secrets
 
 _CONNECT = 4.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.errors import ModelReplyInvalid
-from backends.json_bytes import sound
+from backends.json_codec import sound
 
 _THOUGHT_FIELDS = ("reasoning", "reasoning_content", "thinking", "reasoning_details", "reasoning_text", "thoughts")
 _THOUGHT_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking", "reasoning.text", "reasoning.summary")

@@ -11,10 +11,10 @@ import aiohttp
 
 from backends.bounded import TooLong, read_bounded
 from backends.errors import UserError
-from backends.json_bytes import load_json
-from backends.mcp_tools import map_tools, open_tool_client
-from backends.served_model import resolve_model
+from backends.json_codec import load_json
+from backends.model_info import resolve_model
 from backends.services import ToolsAddress
+from backends.tools import map_tools, open_tool_client
 
 _MOST = 100_000
 """Bytes that a health check may say."""

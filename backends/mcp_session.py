@@ -12,7 +12,7 @@ from mcp.types import PaginatedRequestParams, Tool
 
 from backends.bounded import without_secrets
 from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable
-from backends.mcp_calls import MAX_ANSWER, SessionUnknown, ToolCalls
+from backends.mcp_http import MAX_ANSWER, SessionUnknown, ToolCalls
 from backends.secrets import Secrets
 
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)

@@ -11,11 +11,11 @@ from typing import Any
 
 from backends.bounded import check_address
 from backends.cassette import Failed, ToolsMode, open_cassette
-from backends.chat_client import ChatClient
 from backends.chat_model import ModelAddress, open_chat_model
-from backends.mcp_tools import ToolClient, map_tools, open_tool_client
+from backends.model_client import ChatClient
 from backends.model_first import Waiting
-from backends.served_model import resolve_model
+from backends.model_info import resolve_model
+from backends.tools import ToolClient, map_tools, open_tool_client
 
 
 def default_mcp_url() -> str:

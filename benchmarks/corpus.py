@@ -19,7 +19,7 @@ from bisect import bisect
 from itertools import accumulate
 from pathlib import Path
 
-from backends.tool_server.corpus import Corpus
+from servers.tool_server.corpus import Corpus
 
 PER_FILE = 30_000
 SYLLABLES = [a + b for a in "bcdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "al", "in", "or", "ex", "ia")]

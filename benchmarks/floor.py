@@ -17,8 +17,8 @@ from typing import Any
 import aiohttp
 import httpx
 
-from backends.json_bytes import dump_json, load_json
-from graph.settings import Limits
+from backends.json_codec import dump_json, load_json
+from graph.limits import Limits
 from nodes.prompts import system_prompt
 
 _CALL = re.compile(r'<call_tool name="(\w+)" limit="(\d+)">(.*?)</call_tool>', re.DOTALL)

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import uvloop
 
-from backends.tool_server.corpus import BUNDLED
-from graph.lines import read_lines
+from batch.jsonl import read_lines
+from servers.tool_server.corpus_format import BUNDLED
 
 _DIFFERENT = 64
 """So many thoughts and results: within one, no sentence comes twice, so that it packs no better than real text does."""

@@ -19,13 +19,14 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from backends.chat_model import ModelAddress
 from backends.services import ToolsAddress, open_services
+from batch.jsonl import LineWriter, encoded
 from cli import run_to_end
 from graph.build import build_graph, recursion_limit
 from graph.checkpoints import open_checkpoints
-from graph.lines import LineWriter, encoded
-from graph.settings import Limits
+from graph.limits import Limits
 from graph.state import State
 from nodes.prompts import prompt_messages, system_prompt
+from quality.verdict import judge
 from serializers.evidence import failed
 from serializers.record import QuestionRow, build_record
 from serializers.tags import STOP_STRINGS
@@ -133,7 +134,7 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
         lines = LineWriter(Path(folder) / "records.jsonl")
 
         async def written() -> None:
-            record = build_record("qwen3_traj_00001", row, state, about)
+            record = judge(build_record("qwen3_traj_00001", row, state, about))
             await lines.append(encoded(record))
 
         writing = await cost(written, count, concurrency)

@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from backends.demo_model.policy import keywords
-from backends.mcp_tools import map_tools, open_tool_client
-from backends.serving import DEMO_QUESTIONS
-from graph.questions import check_questions
+from backends.tools import map_tools, open_tool_client
+from batch.questions import check_questions
+from servers.demo_model.policy import keywords
+from servers.serving import DEMO_QUESTIONS
 
 CONCURRENCY = 32
 

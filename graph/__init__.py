@@ -1,1 +1,1 @@
-"""One question as a graph, and many of them as a batch."""
+"""One question: its state, its bounds, its graph, and its checkpoints."""

@@ -11,10 +11,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from graph.group_saver import GroupSaver
-from graph.settings import TOOL_NAMES, Limits, ToolRole
+from graph.limits import TOOL_NAMES, Limits, ToolRole
 from graph.state import QuestionInput, State
-from nodes.context_budget import Chat
-from nodes.execute_mcp import CallTool, execute_mcp
+from nodes.clients import CallTool, Chat
+from nodes.execute_mcp import execute_mcp
 from nodes.finalize import finalize
 from nodes.parse_tool import parse_tool
 from nodes.prompts import system_prompt

@@ -21,7 +21,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from backends.json_bytes import dump_json
+from backends.json_codec import dump_json
 from backends.model_first import Waiting
 from graph.write_queue import WriteQueue
 

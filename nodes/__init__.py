@@ -1,1 +1,1 @@
-"""The four steps of the loop, one file each: reason, parse_tool, execute_mcp, finalize."""
+"""The four steps of the loop, a file each, and what the model is told."""

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
+from nodes.clients import Chat
 from nodes.prompts import full_text
 from serializers.escaping import escape_attribute, escape_tags
 from serializers.tool_output import MAX_RESULT
@@ -22,26 +23,6 @@ _TOKENS_A_WORD = 0.75
 """Fewer than any tokenizer makes of English words."""
 _SAFE, _MOST_A_WORD = 0.7, 0.95
 """Of what this tokenizer made of a word of the first prompt, so much is sure of any other text."""
-
-
-class Chat(Protocol):
-    """The model, as the nodes know it. Messages are as OpenAI's API takes them: `role`, `content`, `tool_call_id`."""
-
-    max_model_len: int | None
-    """Tokens of prompt and reply together; None while nobody has said."""
-
-    async def ask(
-        self, messages: list[dict[str, str]], max_tokens: int, seed: int | None, *, stops: bool = True
-    ) -> AIMessage:
-        """One reply, ended by the protocol's stop strings unless `stops` says no; raises a `ModelError`."""
-
-    async def continue_reply(
-        self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None
-    ) -> AIMessage | None:
-        """What follows a reply that was cut off; None where the server cannot take it up."""
-
-    async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
-        """Tokens of a prompt by the server's own tokenizer; None where it has none to ask."""
 
 
 Build = Callable[[Sequence[AnyMessage]], list[dict[str, str]]]

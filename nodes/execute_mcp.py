@@ -1,26 +1,20 @@
 """execute_mcp: the call goes to the tool server, its result comes back as the text that the model will read."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from backends.errors import ToolFailed
-from graph.settings import Limits
+from graph.limits import Limits
 from graph.state import State
+from nodes.clients import CallTool
 from nodes.prompts import NUDGE_ANSWER
 from serializers.evidence import failed
 from serializers.reply import read_reply
 from serializers.tags import Call, write_call
 from serializers.tool_output import MAX_JSON, Rendered, render, render_error
-
-CallTool = Callable[[str, str, Mapping[str, Any]], Awaitable[tuple[Any, bool]]]
-"""Calls a tool by the model's name for it, with the query and the other parameters; raises a `ToolError`.
-
-Gives the result, and whether it was kept from an earlier call.
-"""
 
 
 async def execute_mcp(state: State, *, call_tool: CallTool, limits: Limits) -> dict[str, Any]:

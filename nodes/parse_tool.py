@@ -5,12 +5,11 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from graph.settings import TOOL_NAMES, Limits
+from graph.limits import TOOL_NAMES, Limits
 from graph.state import State
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, full_text
 from serializers.actions import Reading
-from serializers.gates import model_ended
-from serializers.reply import Reply, read_reply
+from serializers.reply import Reply, model_ended, read_reply
 from serializers.tags import Call
 
 _MAX_NUDGES = 2

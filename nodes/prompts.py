@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
-from graph.settings import TOOL_NAMES, Limits, ToolRole
+from graph.limits import TOOL_NAMES, Limits, ToolRole
 from serializers.escaping import escape_tags
 from serializers.reply import join_reasoning
 

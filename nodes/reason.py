@@ -9,9 +9,10 @@ from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 
 from backends.errors import ContextOverflow
-from graph.settings import Limits, ToolRole
+from graph.limits import Limits, ToolRole
 from graph.state import State
-from nodes.context_budget import Chat, fit_context, prompt_was_cut, room_behind
+from nodes.clients import Chat
+from nodes.context_budget import fit_context, prompt_was_cut, room_behind
 from nodes.prompts import full_text, prompt_messages
 
 Stored = Callable[[str], Awaitable[None]]

@@ -1,1 +1,1 @@
-"""Everything that turns a graph's state into something written."""
+"""State to text and back: the grammar, and the record. Nothing is judged here."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backends.json_bytes import sound
+from backends.json_codec import sound
 
 _MAX_LEVELS = 40
 _HALF_ENTITY = re.compile(r"&[#\w]{0,6}\Z")

@@ -4,17 +4,14 @@ Ours go under `metadata` only. Everything about the trajectory is derived from t
 """
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from typing_extensions import TypedDict
 
 from graph.state import State
-from serializers.citations import cited_pmids
+from serializers.cites import cited_pmids
 from serializers.escaping import escape_attribute, escape_tags
-from serializers.gates import HARD, taken_apart, violated
 from serializers.interleaved import interleaved_text
 from serializers.tool_output import MAX_RECORDED_PAPERS
 
@@ -74,12 +71,8 @@ def sample_of(identity: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2] or 1)) if match else (0, 1)
 
 
-def build_record(
-    identity: str, row: QuestionRow, state: State, metadata: dict[str, Any], hard_gates: Sequence[str] = HARD
-) -> Record:
-    """The record of a finished question. `metadata` holds what the messages cannot know (model, source file, times);
-    `hard_gates` are those that reject it, the others are only noted.
-    """
+def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[str, Any]) -> Record:
+    """The record of a finished question. `metadata` holds what the messages cannot know (model, source file, times)."""
     messages = state.get("messages", [])
     outputs = {message.tool_call_id: message for message in messages if isinstance(message, ToolMessage)}
     calls = [_tool_call(call, outputs) for call in _executed(messages, outputs)]
@@ -94,7 +87,7 @@ def build_record(
         tools_used=tools_used,
         pmids_cited=cited_pmids(answer),
     )
-    record = Record(
+    return Record(
         sample_id=identity,
         question=row["question"],
         topic=row["topic"],
@@ -107,28 +100,9 @@ def build_record(
             **metadata,
             "format_version": FORMAT_VERSION,
             "stop_reason": state.get("stop_reason"),
-            "reject_reasons": [],
             **_from_replies(messages),
         },
     )
-    apart = taken_apart(record)
-    gates = violated(apart)
-    if not answer.strip() and not {"no_answer", "unclosed_answer"} & set(gates):
-        gates.insert(0, "no_answer")
-    verdicts: Counter[str] = Counter(citation.verdict for citation in apart.cited)
-    verdicts["numbers_missing"] = sum(bool(citation.numbers_missing) for citation in apart.cited)
-    record["metadata"] |= {
-        "gates": gates,
-        "citations": dict(verdicts),
-        "reject_reasons": reject_reasons(gates, state.get("stop_reason") or "no_answer", hard_gates),
-    }
-    return record
-
-
-def reject_reasons(gates: Sequence[str], stop_reason: str, hard_gates: Sequence[str]) -> list[str]:
-    """Why a finished trajectory is unfit for training; empty when it is accepted. Why it ended comes first."""
-    ended = [] if stop_reason == "answer" else [stop_reason]
-    return list(dict.fromkeys([*ended, *(gate for gate in gates if gate in hard_gates)]))
 
 
 def _executed(messages: list[AnyMessage], outputs: dict[str, ToolMessage]) -> list[dict[str, Any]]:

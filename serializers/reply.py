@@ -13,6 +13,12 @@ from serializers.escaping import escape_own, escape_tokens
 from serializers.respelling import call_from_json, known_name, respelled, web_address
 from serializers.tags import TAG, Call, write_call
 
+ENDED = (
+    "stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", "complete", "completed", "tool_calls", "tool_use",
+    "function_call", "", None,
+)  # fmt: skip
+"""Reasons with which the model itself ended its reply; with any other (`length`, `content_filter`) it was cut off."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -174,3 +180,8 @@ def _read_answer(
         repairs.append("tag_in_answer_neutralised")
     kept = f"{head}<answer>{safe}</answer>"
     return Reply(text=kept, head=head.rstrip(), answer=safe.strip(), repairs=tuple(repairs))
+
+
+def model_ended(finish_reason: object) -> bool:
+    """Whether the model itself ended a reply."""
+    return (finish_reason.lower() if isinstance(finish_reason, str) else finish_reason) in ENDED

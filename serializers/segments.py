@@ -10,9 +10,6 @@ from serializers.tags import TAG
 
 Kind = Literal["think", "call_tool", "tool_output", "answer", "text"]
 _SNIPPET = re.compile(r'<snippet id="?([^">]{0,200})"?>')
-_CITE = re.compile(r"<cite\b([^<>]*)>(.*?)(?=(</cite\s{0,8}>)|<cite\b|\Z)", re.DOTALL | re.IGNORECASE)
-_ID = re.compile(r"""(?<![\w-])id\s{0,4}=\s{0,4}(?:"([^"]*)"|'([^']*)'|([^\s"']+))""", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 
 @dataclass(frozen=True)
@@ -39,20 +36,6 @@ class Snippet:
     call: int
     place: int
     start: int
-
-
-@dataclass(frozen=True)
-class Cite:
-    """A citation, `text[start:end]` with its tags: the id (empty where it names none), what is claimed in it, and the
-    sentence that it stands behind. Citations that follow each other share their sentence, and its number in the piece.
-    """
-
-    identity: str
-    claim: str
-    start: int
-    end: int
-    sentence: str
-    group: int
 
 
 def segments(text: str) -> tuple[list[Segment], list[str]]:
@@ -144,26 +127,6 @@ def _in_order(begun: list[re.Match[str]], shown: Sequence[str] | None) -> list[r
             del left[: left.index(match[1]) + 1]
             kept.append(match)
     return kept
-
-
-def cites(pieces: list[Segment]) -> list[Cite]:
-    """Every citation of the model's own, in thoughts and answer, however it is spelled."""
-    found: list[Cite] = []
-    group = 0
-    for piece in pieces:
-        if piece.kind in ("tool_output", "call_tool"):
-            continue
-        offset, at, sentence = body_start(piece), 0, ""
-        for match in _CITE.finditer(piece.body):
-            before = piece.body[at : match.start()]
-            if any(map(str.isalnum, before)) or at == 0:
-                group += 1
-                sentence = next(filter(str.strip, reversed(_SENTENCE_END.split(before))), "").strip()
-            at = match.end(3) if match[3] else match.end()
-            named = _ID.search(match[1])
-            identity = attribute_value(next(filter(None, named.groups()), "")).strip() if named else ""
-            found.append(Cite(identity, match[2], offset + match.start(), offset + at, sentence, group))
-    return found
 
 
 def body_start(piece: Segment) -> int:

@@ -16,7 +16,8 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from tests.fakes import QUESTIONS, ScriptedModel, demo_model, offline_tools, write_questions  # noqa: E402
+from tests.support.runs import QUESTIONS, write_questions  # noqa: E402
+from tests.support.servers import ScriptedModel, demo_model, offline_tools  # noqa: E402
 
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")

@@ -1,1 +1,1 @@
-"""From a run to a training set: audit, export, and pages to look at."""
+"""From a run to a training set."""

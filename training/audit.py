@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serializers.gates import GATES, Thresholds, faults, is_error, violated
+from quality.gates import GATES, Thresholds, faults, is_error, violated
 from training.rows import Row, read_rows
 
 _VERDICTS = ("grounded", "never_retrieved", "retrieved_later", "numbers_missing")

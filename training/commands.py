@@ -1,7 +1,6 @@
-"""The commands from a run to a training set: audit, export, report, show, status."""
+"""The commands from a run to a training set: audit, export, report, show."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from itertools import chain
@@ -10,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from backends.commands import listed_names, option
 from backends.errors import UserError
 from backends.printable import printable
+from servers.commands import listed_names, option
 
 app = typer.Typer()
 
@@ -51,8 +50,8 @@ def audit(
     tokenize_url: TokenizeUrl = None,
 ) -> None:
     """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
-    from graph.lines import encoded
-    from serializers.gates import Thresholds
+    from batch.jsonl import encoded
+    from quality.gates import Thresholds
     from training.audit import audit as counted
     from training.audit import explained, table
     from training.rows import files_of, read_rows
@@ -101,7 +100,7 @@ def export(
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
-    from serializers.gates import Thresholds, estimated_tokens, violated
+    from quality.gates import Thresholds, estimated_tokens, violated
     from training.card import card, check_folder
     from training.export import Making, exported
     from training.rows import files_of, read_rows
@@ -162,7 +161,7 @@ def report(
     output: Annotated[Path, option("The page.")] = Path("report.html"),
 ) -> None:
     """Write one page to look at: the run at a glance, a list to search, each trajectory as a timeline."""
-    from serializers.gates import Thresholds
+    from quality.gates import Thresholds
     from training.report import write_report
     from training.rows import files_of
 
@@ -182,7 +181,7 @@ def show(
     whole: Annotated[bool, option("Tool outputs in full.", None, "--whole")] = False,
 ) -> None:
     """Print one trajectory as a timeline, with what is wrong with it."""
-    from serializers.gates import Thresholds
+    from quality.gates import Thresholds
     from training.audit import explained
     from training.rows import files_of, read_rows
     from training.timeline import timeline
@@ -194,24 +193,8 @@ def show(
     raise UserError(f"{sample_id}: no such sample in {run}")
 
 
-@app.command()
-def status(
-    run: Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")],
-    follow: Annotated[bool, option("Say it again every few seconds.", None, "--follow")] = False,
-) -> None:
-    """Tell how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
-    from training.status import standing
-
-    while True:
-        line, alive = standing(run)
-        typer.echo(line)
-        if not follow or not alive:
-            return
-        time.sleep(5)
-
-
 def _hard(listed: str | None) -> tuple[str, ...]:
-    from serializers.gates import HARD, check_names
+    from quality.gates import HARD, check_names
 
     names = HARD if listed is None else listed_names(listed)
     check_names(names)
@@ -220,7 +203,7 @@ def _hard(listed: str | None) -> tuple[str, ...]:
 
 def _told(run: Path) -> dict[str, Any]:
     """What the run says of itself: its prompt, settings and counts; nothing for a bare file."""
-    from graph.run_files import read_run
+    from batch.run_files import read_run
     from training.rows import is_run
 
     if not is_run(run):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
-from graph.lines import encoded
-from graph.settings import ToolRole
-from serializers.gates import Thresholds, estimated_tokens, violated
+from batch.jsonl import encoded
+from graph.limits import ToolRole
+from quality.gates import Thresholds, estimated_tokens, violated
 from training.messages import (
     Message,
     from_sharegpt,

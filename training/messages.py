@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from graph.settings import ToolRole
+from graph.limits import ToolRole
 from serializers.escaping import balanced, escape_tags
 from serializers.segments import Segment
 from training.rows import Row

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from graph.settings import HARD
-from serializers.citations import Citation
-from serializers.gates import GATES, Thresholds, faults, is_error
-from serializers.segments import Segment, body_start, cites, snippets
+from quality.citations import Citation
+from quality.gates import GATES, HARD, Thresholds, faults, is_error
+from serializers.cites import cites
+from serializers.segments import Segment, body_start, snippets
 from training.rows import Row, read_rows
 
 _PAGE = Path(__file__).with_name("report.html")

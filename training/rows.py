@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UserError
-from graph.run_files import read_run
+from batch.run_files import read_run
+from quality.gates import Trajectory, estimated_tokens, taken_apart
 from serializers.bounds import storable
-from serializers.gates import Trajectory, estimated_tokens, taken_apart
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from backends.errors import UserError
-from serializers.gates import GATES, Thresholds, is_error, violated
+from quality.gates import GATES, Thresholds, is_error, violated
 from training.messages import thoughtless
 from training.rows import Row
 

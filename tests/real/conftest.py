@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import read_jsonl, trajgraph_process
 from tests.real.parts import ENVIRONMENTS, MODEL, llama, logged, tools_for
+from tests.support.runs import read_jsonl, trajgraph_process
 
 QUESTIONS = 30
 

@@ -19,7 +19,8 @@ from starlette.requests import Request as Asked
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.fakes import ROOT, free_port, served
+from tests.support.runs import ROOT
+from tests.support.servers import free_port, served
 
 HERE = Path(__file__).parent
 MODEL = Path(os.environ.get("REAL_MODEL", ROOT.parent / "shared" / "models" / "loop-12m"))

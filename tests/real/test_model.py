@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tests.fakes import trajgraph_process, write_questions
 from tests.real.conftest import QUESTIONS, RealRun
 from tests.real.parts import llama, tools_for
+from tests.support.runs import trajgraph_process, write_questions
 
 Messages = list[dict[str, Any]]
 

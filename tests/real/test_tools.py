@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from backends.mcp_tools import map_tools, open_tool_client
+from backends.tools import map_tools, open_tool_client
 from serializers.tool_output import render
-from tests.fakes import ScriptedModel, answer, call, read_jsonl, trajgraph, write_questions
 from tests.real.parts import mcp_server
+from tests.support.runs import answer, call, read_jsonl, trajgraph, write_questions
+from tests.support.servers import ScriptedModel
 
 
 @pytest.mark.parametrize("manner", ["plain", "stateless", "events"])

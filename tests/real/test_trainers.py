@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import ROOT, ScriptedModel, answer, call, offline_tools, read_jsonl, trajgraph, write_questions
 from tests.real.conftest import RealRun
+from tests.support.runs import ROOT, answer, call, read_jsonl, trajgraph, write_questions
+from tests.support.servers import ScriptedModel, offline_tools
 
 NUDGED = [
     "<think>Hm.</think>\nIt depends.",

@@ -1,0 +1,171 @@
+"""One reply at a time from the model, however its server names and refuses things."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import aiohttp
+import openai
+from langchain_core.messages import AIMessage
+
+from backends.adaptive_limit import AdaptiveLimit
+from backends.bounded import TooLong, without_secrets
+from backends.chat_model import LocalChatModel
+from backends.errors import ContextOverflow, ModelOverloaded, ModelReplyInvalid, ModelUnreachable
+from backends.model_errors import typed_failure
+from backends.model_first import Waiting
+
+_ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
+_PROBE_TIMEOUT = 5.0
+_LATELY = 5.0
+"""Seconds, and twice the time of a reply, within which a server that answered one request is there."""
+_PROBE_REPLY_TIMEOUT = 20.0
+
+
+class ChatClient:
+    """Asks a chat model for one reply at a time, under fixed stop strings."""
+
+    _EXTRAS: ClassVar[dict[str, Any]] = {"include_stop_str_in_output": True, "no_stop_trim": True}
+    """Keep the stop string that matched (vLLM's name, SGLang's name); most servers ignore what they do not know."""
+
+    def __init__(
+        self,
+        model: LocalChatModel,
+        stop: Sequence[str],
+        max_model_len: int | None = None,
+        continues: bool = False,
+        waiting: Waiting = nullcontext,
+        concurrency: int = 256,
+    ) -> None:
+        self._model = model
+        self.in_flight = AdaptiveLimit(concurrency)
+        self._waiting = waiting
+        self._continues = continues
+        self._stop = list(stop)
+        self._extras: bool | None = None
+        """Whether the server takes the extra fields; None until it has answered once."""
+        self._tokenizes = True
+        self._answered = float("-inf")
+        self.max_model_len = max_model_len
+        """Tokens of prompt and reply together; None while nobody has said."""
+
+    async def ask(
+        self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None, *, stops: bool = True
+    ) -> AIMessage:
+        """One reply, with `seconds` in its `response_metadata`; no stop string ends it if `stops` says so. Raises a
+        `ModelError` that says what went wrong.
+        """
+        reply = await self._invoke(
+            messages, {"max_tokens": max_tokens, "stop": self._stop if stops else [], **_seeded(seed)}
+        )
+        finish_reason = reply.response_metadata.get("finish_reason")
+        if finish_reason == "abort":
+            raise ModelReplyInvalid(_ABORTED)
+        silent = not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content")
+        if silent and finish_reason != "length":
+            raise ModelReplyInvalid(f"empty reply from the model server (finish_reason: {finish_reason})")
+        return reply
+
+    async def continue_reply(
+        self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None = None
+    ) -> AIMessage | None:
+        """What follows `begun`, a reply that was cut off; None where the server cannot take it up."""
+        if not self._continues:
+            return None
+        body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
+        asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": body, **_seeded(seed)}
+        try:
+            reply = await self._timed([*messages, {"role": "assistant", "content": begun}], asked)
+        except (openai.BadRequestError, openai.UnprocessableEntityError):
+            return None  # some chat templates rewrite the message, and the server refuses
+        except Exception as error:
+            raise self._failure(error) from error
+        if reply.response_metadata.get("finish_reason") == "abort":
+            raise ModelReplyInvalid(_ABORTED)
+        if not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content"):
+            return None
+        return reply
+
+    async def _invoke(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
+        extras = self._extras is not False
+        try:
+            reply = await self._timed(messages, {**asked, **({"extra_body": self._EXTRAS} if extras else {})})
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            refusal = typed_failure(error)
+            if not extras or self._extras or isinstance(refusal, ContextOverflow):
+                raise refusal from error
+            try:  # perhaps a strict server: ask for no more than every server knows
+                reply = await self._timed(messages, asked)
+            except Exception:
+                raise refusal from error
+            extras = False
+        except Exception as error:
+            raise self._failure(error) from error
+        self._extras = extras
+        return reply
+
+    async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
+        """A reply and how long it took, among as many requests as the server bears."""
+        async with self._waiting(), self.in_flight:
+            started = time.monotonic()
+            try:
+                reply = await self._model.reply(messages, **asked)
+            except openai.APIStatusError as error:
+                if error.status_code in (429, 503):
+                    self.in_flight.overloaded()
+                raise
+            seconds = time.monotonic() - started
+        self.in_flight.answered(seconds)
+        self._answered = time.monotonic()
+        reply.response_metadata["seconds"] = round(seconds, 3)
+        return reply
+
+    async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
+        """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""
+        if not self._tokenizes:
+            return None
+        body = {"model": self._model.model_name, "messages": messages}
+        try:
+            async with self._waiting():
+                counted = await self._model.post(str(self._base.join("../tokenize")), body)
+            return int(counted["count"])
+        except (openai.APIStatusError, KeyError, TypeError, ValueError, TooLong):
+            self._tokenizes = False
+        except (aiohttp.ClientError, OSError):
+            pass
+        return None
+
+    async def probe(self) -> str | None:
+        """Why the model server is down: it refuses, resets, or answers 5xx to its list of models or to a request for
+        one token. None when it answers, be it with a refusal; and when it takes its time, for then it is at work.
+        """
+        said = [{"role": "user", "content": "Hello"}]
+        body = {"model": self._model.model_name, "messages": said, "max_tokens": 1}
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await self._model.get(str(self._base.join("models")))
+            async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
+                await self._model.post(str(self._base.join("chat/completions")), body)
+        except Exception as error:
+            failure = self._failure(error)
+            if isinstance(failure, ModelUnreachable) or (isinstance(failure, ModelOverloaded) and not failure.busy):
+                return f"{without_secrets(str(self._base))}: {failure}"
+        return None
+
+    def _failure(self, error: Exception) -> Exception:
+        """What a request came to. A server that answers others meanwhile, and this one with 503, has too much to do."""
+        failure = typed_failure(error)
+        lately = time.monotonic() - self._answered < _LATELY + 2 * self.in_flight.reply_time
+        if isinstance(failure, ModelOverloaded) and getattr(error, "status_code", None) == 503 and lately:
+            failure.busy = failure.answered = failure.guessed = True
+        return failure
+
+    @property
+    def _base(self) -> Any:
+        return self._model.root_async_client.base_url
+
+
+def _seeded(seed: int | None) -> dict[str, Any]:
+    return {} if seed is None else {"seed": seed}

@@ -1,0 +1,194 @@
+"""JSON lines on disk: appended whole or not at all, read back line by line."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from backends.errors import UserError
+from backends.json_codec import sound
+from serializers.bounds import storable
+from serializers.record import sample_of
+
+Row = TypeVar("Row")
+_SAMPLE_ID = re.compile(rb'\{"sample_id": "([^"]+)"')
+_SUMMARY = ("sample_id", "question", "topic", "question_type", "metadata")
+_METADATA = b', "metadata": {'
+_TEXT = rb'("[^"\\]*(?:\\.[^"\\]*)*")'
+_HEAD = re.compile(
+    rb"\{"
+    + b", ".join(b'"%b": %b' % (name, _TEXT) for name in (b"sample_id", b"question", b"topic", b"question_type"))
+    + rb', "trajectory": \{'
+)
+
+
+_LINE_ENDS = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "\u2028\u2029\x85"})
+
+
+def encoded(row: Mapping[str, Any]) -> bytes:
+    """A row as its line, without the end: no character that some readers take for a line's end, no number that is none;
+    a lone surrogate becomes `?`.
+    """
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(storable(dict(row), 200), ensure_ascii=False, allow_nan=False)
+    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
+
+
+def append_lines(path: Path, lines: Sequence[bytes]) -> None:
+    """Append lines in one write and wait until they are on disk; what could only be written in part is taken back."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        left = memoryview(b"".join([line + b"\n" for line in lines]))
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+class LineWriter:
+    """Appends lines to a file for many who wait: what comes while the disk is busy goes together in the next write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def append(self, line: bytes) -> None:
+        """Returns when the line is on disk. Raises OSError when it cannot be."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((line, done))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        await done
+
+    async def _write(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            error: Exception | None = None
+            try:
+                await asyncio.to_thread(append_lines, self._path, [line for line, _ in group])
+            except Exception as failure:
+                error = failure
+            for _, done in group:
+                if not done.done():
+                    done.set_exception(error) if error else done.set_result(None)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a crash left without its end; a whole row that only lacks its line feed is kept."""
+    if not path.exists():
+        return
+    with path.open("r+b") as target:
+        end = target.seek(0, os.SEEK_END)
+        kept = end
+        while kept > 0:
+            step = min(65536, kept)
+            target.seek(kept - step)
+            found = target.read(step).rfind(b"\n")
+            if found >= 0:
+                kept = kept - step + found + 1
+                break
+            kept -= step
+        if kept < end:
+            target.seek(kept)
+            if _is_row(target.read()):
+                target.write(b"\n")
+            else:
+                target.truncate(kept)
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return bool(json.loads(line)["sample_id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def sample_ids(path: Path) -> Iterator[str]:
+    """The `sample_id` of each line, without parsing the rest of it where we wrote it."""
+
+    def identity(line: bytes) -> str:
+        match = _SAMPLE_ID.match(line)
+        return match[1].decode() if match else str(json.loads(line)["sample_id"])
+
+    return _each(path, identity)
+
+
+def summaries(path: Path) -> Iterator[dict[str, Any]]:
+    """`sample_id`, `question`, `topic`, `question_type` and `metadata` of each record."""
+    return _each(path, summary)
+
+
+def summary(line: bytes) -> dict[str, Any]:
+    """What a record says of itself. The trajectory between its head and its tail is not parsed where we wrote it, so
+    that a hundred thousand records are looked through in seconds.
+    """
+    head, at = _HEAD.match(line), line.rfind(_METADATA)
+    if not head or at < 0:
+        row = json.loads(line)
+        return {name: row[name] for name in _SUMMARY}
+    metadata = line[at + len(_METADATA) - 1 :].rstrip()[:-1]
+    try:
+        return dict(zip(_SUMMARY, map(json.loads, (*head.groups(), metadata)), strict=True))
+    except ValueError:  # something within our metadata looks like its beginning
+        row = json.loads(line)
+        return {name: row[name] for name in _SUMMARY}
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file; none when it does not exist."""
+    return _each(path, json.loads)
+
+
+def write_whole(path: Path, parts: Iterable[str]) -> None:
+    """Write a file in one step: the old one stays until the new one is on disk."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("w", encoding="utf-8", errors="replace") as target:
+            target.writelines(parts)
+            target.flush()
+            os.fsync(target.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, aside: Path, asked: Mapping[int, str]) -> int:
+    """Move the records whose question is no longer asked in their place to another file; returns how many."""
+    kept, moved = list[bytes](), list[bytes]()
+    for line in _each(path, bytes):
+        record = summary(line)
+        wanted = asked.get(sample_of(record["sample_id"])[0])
+        same = wanted is not None and sound(wanted) == record["question"]
+        (kept if same else moved).append(line.rstrip(b"\n"))
+    if moved:
+        append_lines(aside, moved)
+        write_whole(path, (line.decode() + "\n" for line in kept))
+    return len(moved)
+
+
+def _each(path: Path, read: Callable[[bytes], Row]) -> Iterator[Row]:
+    """What `read` makes of each line; nothing when there is no file. Raises UserError for a line that is damaged."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = read(line)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise UserError(
+                    f"{path}, line {number}: damaged ({type(error).__name__}); take the line out, and its question is "
+                    "asked again"
+                ) from error
+            yield row

@@ -1,0 +1,196 @@
+"""The files of a run, all under one stem: found or begun, locked, appended to, read back."""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from backends.errors import UserError
+from batch.jsonl import read_lines, write_whole
+from batch.settings import RunSettings
+
+UNSETTLED = "other_questions"
+"""In `run.json` while records may be of questions that are no longer asked."""
+_ENDING = 10.0
+"""Seconds within which the workers of a killed run are gone."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run keeps its things. `run_id` is a UUID."""
+
+    folder: Path
+    stem: str
+    run_id: str
+
+    def _path(self, ending: str) -> Path:
+        return self.folder / f"{self.stem}_{ending}"
+
+    @property
+    def trajectories(self) -> Path:
+        return self._path("incremental.jsonl")
+
+    @property
+    def rejected(self) -> Path:
+        return self._path("rejected.jsonl")
+
+    @property
+    def failed(self) -> Path:
+        return self._path("failed.jsonl")
+
+    @property
+    def superseded(self) -> Path:
+        """Records that a change of the questions file has taken out of the run."""
+        return self._path("superseded.jsonl")
+
+    @property
+    def run(self) -> Path:
+        return self._path("run.json")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._path("checkpoints.sqlite")
+
+    @property
+    def stats(self) -> Path:
+        return self.folder / f"{self.stem.replace('pubmed_trajectory', 'trajectory_stats', 1)}.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held by one process at a time. Raises UserError with the pid of the one that has it."""
+        with self._path("run.lock").open("a+") as lock:
+            os.set_inheritable(lock.fileno(), True)  # a run's worker processes hold it too, until the last has ended
+            deadline = time.monotonic() + _ENDING
+            while not _taken(lock):
+                lock.seek(0)
+                holder = lock.read().strip()
+                if _alive(holder) or time.monotonic() > deadline:
+                    raise UserError(
+                        f"process {holder or 'unknown'} is working on {self.run}: wait for it, stop it, or start "
+                        "another run with --fresh"
+                    )
+                time.sleep(0.05)  # killed a moment ago: its workers are ending
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _alive(process: str) -> bool:
+    return process.isdigit() and Path(f"/proc/{process}").exists() if Path("/proc").is_dir() else True
+
+
+def working_process(files: RunFiles) -> str | None:
+    """The id of the process that is working on a run; None when none is."""
+    path = files.folder / f"{files.stem}_run.lock"
+    if not path.exists():
+        return None
+    with path.open("r+") as lock:
+        return None if _taken(lock) else lock.read().strip()
+
+
+def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any], prompt: str) -> RunFiles:
+    """A new run with its `run.json`. `prompt` is what the model is told, `options` are the flags with which `resume`
+    repeats the command; no secrets.
+    """
+    model = re.sub(r"[/:]", "_", settings.model_name)
+    tail = f"{model}_{re.sub(r'[/:]', '_', settings.instance_id)}" if settings.instance_id else model
+    now = datetime.now()
+    while True:
+        files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
+        content = {
+            "run_id": files.run_id, "settings": asdict(settings), "options": options, "prompt": prompt,
+            "made_under": settings.made_under, "versions": _versions(),
+        }  # fmt: skip
+        if not files.run.exists():  # nobody else makes one: the folder is locked
+            write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
+            return files
+        now += timedelta(seconds=1)
+
+
+def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
+    """A stored run and its `run.json`. `path` is that file or a folder, whose newest run is taken."""
+    if path.is_dir():
+        runs = sorted(path.glob("pubmed_trajectory_*_run.json"))
+        if not runs:
+            raise UserError(f"{path}: no run in this folder (a run is its …_run.json)")
+        path = runs[-1]
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = RunFiles(path.parent, path.name.removesuffix("_run.json"), str(uuid.UUID(content["run_id"])))
+        content["settings"], content["options"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a run ({error}); give a …_run.json or its folder") from error
+    return files, content
+
+
+def latest_run(folder: Path, settings: RunSettings) -> tuple[RunFiles, dict[str, Any]] | None:
+    """The newest run over the same questions file, model and instance; None when there is none."""
+    for path in sorted(folder.glob("pubmed_trajectory_*_run.json"), reverse=True):
+        try:
+            files, content = read_run(path)
+        except UserError:
+            continue
+        theirs = content["settings"]
+        if all(theirs.get(key) == getattr(settings, key) for key in ("source_file", "model_name", "instance_id")):
+            return files, content
+    return None
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Two commands that look for a run at the same time do so one after the other."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the output folder and try it. Raises UserError when nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+
+
+def is_complete(files: RunFiles) -> bool:
+    """Whether a run had nothing left to do when it was last worked on."""
+    try:
+        left = json.loads(files.stats.read_text(encoding="utf-8"))
+        return not (left["pending"] or left["failed"] or any(read_lines(files.failed)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def settled(files: RunFiles) -> None:
+    """Note that a run's records are all of questions that it asks."""
+    content = json.loads(files.run.read_text(encoding="utf-8"))
+    content.pop(UNSETTLED, None)
+    write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("trajgraph", "langgraph", "langchain-openai", "langchain-mcp-adapters")}

@@ -1,0 +1,1 @@
+"""Why a trajectory is accepted or rejected."""

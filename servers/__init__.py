@@ -1,0 +1,1 @@
+"""What we serve: the tools, the demo model, and their commands."""

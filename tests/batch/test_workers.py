@@ -1,0 +1,239 @@
+"""Several processes for one run: the same files as from one, whichever of the processes is killed."""
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from servers.demo_model.server import DemoModel
+from tests.support.runs import (
+    ROOT,
+    answer,
+    command,
+    read_jsonl,
+    records,
+    requests_so_far,
+    trajgraph_process,
+    write_questions,
+)
+from tests.support.servers import Reply, ScriptedModel, demo_model, free_port, served
+
+COUNT = 24
+TWO = ("--workers", "2")
+
+
+def asked(folder: Path, name: str) -> Path:
+    """A folder with a questions file."""
+    (folder / name).mkdir()
+    write_questions(folder / name / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(COUNT)])
+    return folder / name
+
+
+def begun(folder: Path, url: str, tools_url: str, after: int, stderr: Any = subprocess.PIPE) -> "subprocess.Popen[str]":
+    """A run with two workers that has made so many requests."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", *command(folder, url, tools_url), *TWO], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=stderr,
+    )  # fmt: skip
+    before = requests_so_far(url)
+    while process.poll() is None and requests_so_far(url) < before + after:
+        time.sleep(0.02)
+    return process
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def threads(folder: Path) -> int:
+    """How many questions still have checkpoints."""
+    (path,) = folder.rglob("*_checkpoints.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as stored:
+        return int(stored.execute("SELECT COUNT(DISTINCT thread_id) FROM checkpoints").fetchone()[0])
+
+
+def completed(folder: Path, url: str, tools_url: str) -> None:
+    again = trajgraph_process(*command(folder, url, tools_url), *TWO)
+    assert again.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), again
+    assert again.returncode == 0
+    assert len({record["sample_id"] for record in records(folder)}) == len(records(folder)) == COUNT
+
+
+def test_two_workers_write_what_one_process_writes(tmp_path: Path, tools_url: str) -> None:
+    one, two = asked(tmp_path, "one"), asked(tmp_path, "two")
+    with demo_model() as url:
+        assert trajgraph_process(*command(one, url, tools_url)).returncode == 0
+        needed = requests_so_far(url)
+        completed(two, url, tools_url)
+        assert requests_so_far(url) == 2 * needed
+    assert records(two) == records(one)
+    assert threads(two) == threads(one) == 0
+
+
+def test_without_the_first_process_the_workers_end_and_the_same_command_continues(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "killed")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        workers = workers_of(process)
+        process.kill()
+        process.communicate()
+        asked_when_killed = requests_so_far(url)
+        completed(folder, url, tools_url)
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert len(workers) == 2
+    assert asked_when_killed >= 20
+
+
+def test_a_killed_worker_ends_the_run_with_all_else_saved_and_the_same_command_continues(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "killed")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        victim = workers_of(process)[0]
+        os.kill(victim, signal.SIGKILL)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert f"worker process {victim} ended (-9); what it had begun goes on with the next run" in errors
+        assert " 0 failed, 0 pending" not in output
+        completed(folder, url, tools_url)
+
+
+def test_workers_killed_while_they_hand_over_their_records_leave_no_piece_of_one(
+    tmp_path: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", ["First, at length?", "Second, at length?"])
+
+    def say_much(messages: list[dict[str, Any]]) -> Reply:
+        process.send_signal(signal.SIGSTOP)
+        return answer("It helps. " * 200_000)  # more than a socket holds
+
+    scripted_model.script = say_much
+    run = [*command(tmp_path, scripted_model.url, tools_url), *TWO]
+    process = subprocess.Popen([sys.executable, "-m", "cli", *run], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+    while answers_stored(tmp_path) < 2:
+        time.sleep(0.05)
+    time.sleep(1)  # each has written what fits into its socket
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert errors.count("ended (-9)") == 2
+    assert records_of(tmp_path) == []
+    again = trajgraph_process(*run)
+    assert again.stdout.startswith("2 questions: 2 accepted, 0 rejected, 0 failed, 0 pending"), again
+    assert len(records_of(tmp_path)) == 2
+    assert len(scripted_model.requests) == 2, "the answers were stored"
+
+
+def answers_stored(folder: Path) -> int:
+    for path in folder.rglob("*_checkpoints.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as stored, contextlib.suppress(sqlite3.OperationalError):
+            found = stored.execute("SELECT COUNT(DISTINCT thread_id) FROM writes WHERE channel = 'final_answer'")
+            return int(found.fetchone()[0])
+    return 0  # not yet, or not yet its tables
+
+
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    return [record for path in folder.rglob("*_incremental.jsonl") for record in read_jsonl(path)]
+
+
+def test_a_run_whose_words_nobody_can_read_ends_when_a_worker_dies(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "mute")
+    with demo_model(latency=0.1) as url, Path("/dev/full").open("w") as full:
+        process = begun(folder, url, tools_url, after=20, stderr=full)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode == 1
+
+
+def test_workers_end_in_silence_when_the_first_process_dies_without_having_heard_them(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "unheard")
+    with demo_model(latency=0.1) as url, (tmp_path / "said").open("w+") as said:
+        process = begun(folder, url, tools_url, after=20, stderr=said)
+        workers = workers_of(process)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # they tell what they have settled
+        process.kill()
+        process.communicate()
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            time.sleep(0.02)
+        said.seek(0)
+        assert said.read() == ""
+
+
+def test_an_interrupt_lets_the_workers_save_their_steps(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "stopped")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert "to continue: trajgraph resume" in errors
+        assert " 0 failed" in output
+        completed(folder, url, tools_url)
+
+
+def test_a_server_that_goes_away_is_waited_for_once_however_many_workers_miss_it(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder, port = asked(tmp_path, "paused"), free_port()
+    app = DemoModel("Qwen3-8B", latency=0.1).app()
+    with served(app, port) as base:
+        process = begun(folder, f"{base}/v1", tools_url, after=20)
+    assert process.stderr is not None
+    assert re.match(
+        r"trajgraph: the model server is down \(http://.*\): paused until it answers\n", process.stderr.readline()
+    )
+    with served(app, port):
+        output, errors = process.communicate(timeout=60)
+    assert errors.startswith("trajgraph: the model server is up again after")
+    assert errors.count("\n") == 1
+    assert output.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending")
+
+
+def test_what_ends_a_run_in_a_worker_is_said_as_in_one_process(tmp_path: Path, tools_url: str) -> None:
+    folder, port = asked(tmp_path, "denied"), free_port()
+    with served(DemoModel("Qwen3-8B", latency=0.1).app(), port) as base:
+        process = begun(folder, f"{base}/v1", tools_url, after=20)
+    with served(DemoModel("another", latency=0.1).app(), port):
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "the model server denies the key or the model (404)" in errors
+
+
+def test_a_worker_that_dies_before_it_has_read_a_question_ends_the_run(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "early")
+    with demo_model(latency=0.1) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", *command(folder, url, tools_url), *TWO], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while process.poll() is None and len(workers_of(process)) < 2:
+            time.sleep(0.01)
+        time.sleep(0.2)  # it is importing: what it is asked waits in its socket
+        os.kill(workers_of(process)[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1, errors
+        assert "ended (-9)" in errors
+        completed(folder, url, tools_url)
+
+
+def test_an_interrupt_while_the_model_is_gone_ends_the_run(tmp_path: Path, tools_url: str) -> None:
+    folder, port = asked(tmp_path, "both"), free_port()
+    with served(DemoModel("Qwen3-8B", latency=0.3).app(), port) as base:
+        process = begun(folder, f"{base}/v1", tools_url, after=20)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors

@@ -1,0 +1,51 @@
+"""PubMed's numbers stay what they are."""
+
+import pytest
+from lxml import etree
+
+from servers.tool_server.jats import article_page
+from servers.tool_server.markup import text_of
+from servers.tool_server.pubmed_xml import parsed, read_article
+
+MATHML = 'xmlns:mml="http://www.w3.org/1998/Math/MathML"'
+
+
+def math(inner: str) -> str:
+    tagged = inner.replace("<", "<mml:").replace("<mml:/", "</mml:")
+    return f"<mml:math {MATHML}>{tagged}</mml:math>"
+
+
+WRITTEN = [
+    ("10<sup>5</sup> cells", "10^5 cells"), ("P = 5 × 10<sup>-8</sup>", "P = 5 × 10^-8"), ("10<sup>−8</sup>", "10^-8"),
+    ("10<i><sup>6</sup></i>", "10^6"), ("<b>10</b><sup>9</sup>/L", "10^9/L"), ("2<sup>10</sup>", "2^10"), ("10<sup>–5</sup>", "10^-5"),
+    ("1.73 m<sup>2</sup>", "1.73 m^2"), ("kg/m<sup>2</sup>", "kg/m^2"), ("min<sup>-1</sup>", "min^-1"), ("R<sup>2</sup>", "R^2"), ("χ<sup>2</sup>", "χ^2"),
+    ("OR<sub>Q4</sub>=2.78", "ORQ4=2.78"), ("CO<sub>2</sub>", "CO2"), ("HbA<sub>1c</sub>", "HbA1c"), ("log<sub>10</sub>", "log10"),
+    ("Ca<sup>2+</sup>", "Ca2+"), ("CD4<sup>+</sup>", "CD4+"), ("<sup>18</sup>F-FDG", "18F-FDG"), ("24<sup>a</sup> vs 31<sup>b</sup>", "24a vs 31b"),
+    ("2<sup>nd</sup>", "2nd"), ("Reference<sup>12</sup>", "Reference12"), ("<sup>3</sup>/<sub>4</sub>", "3/4"), ("1<sup>1</sup>/<sub>2</sub> years", "1 1/2 years"),
+    ("First<br/>Second", "First Second"), (math("<msup><mn>10</mn><mn>6</mn></msup>"), "10^6"), (math("<mfrac><mn>3</mn><mn>4</mn></mfrac>"), "3/4"),
+    ("2" + math("<mfrac><mn>1</mn><mn>2</mn></mfrac>"), "2 1/2"), (math("<msup><mi>e</mi><mrow><mo>-</mo><mn>2</mn></mrow></msup>"), "e^-2"),
+    (math("<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mn>2</mn></mfrac>"), "(a+b)/2"), (math("<msub><mi>CO</mi><mn>2</mn></msub>"), "CO2"),
+    (math("<msqrt><mn>2</mn></msqrt>"), "sqrt(2)"), (math("<msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup>"), "x1^2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "read"), WRITTEN)
+def test_exponents_fractions_and_breaks_are_kept_and_all_other_markup_is_dropped(written: str, read: str) -> None:
+    assert text_of(etree.fromstring(f"<AbstractText>{written}</AbstractText>")) == read
+    page = article_page(parsed(f"<r><article><front/><body><p>{written}</p></body></article></r>".encode()))
+    assert page is not None and read in page
+
+
+@pytest.mark.parametrize(("note", "marks"), [
+    ("RetractionIn", ["RETRACTED PUBLICATION"]), ("PartialRetractionIn", ["RETRACTED PUBLICATION"]),
+    ("ExpressionOfConcernIn", ["EXPRESSION OF CONCERN"]), ("RetractionOf", []), ("ErratumIn", []),
+])  # fmt: skip
+def test_what_a_reader_must_know_of_a_paper_stands_before_its_abstract(note: str, marks: list[str]) -> None:
+    source = (
+        "<PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>T.</ArticleTitle><Abstract><AbstractText>Good."
+        f"</AbstractText></Abstract></Article><CommentsCorrectionsList><CommentsCorrections RefType='{note}'/>"
+        "</CommentsCorrectionsList></MedlineCitation></PubmedArticle>"
+    )
+    article = read_article(parsed(source.encode()))
+    assert article is not None
+    assert article.paper["abstract"] == "\n".join([*marks, "Good."])

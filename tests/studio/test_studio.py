@@ -1,0 +1,115 @@
+"""LangGraph Studio over its HTTP API: the drawing, a run step by step, a batch run opened, forked, and left untouched."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from langgraph_sdk import get_client
+
+from tests.support.runs import ROOT, read_jsonl, trajgraph_process, write_questions
+from tests.support.servers import demo_model, free_port
+
+
+@contextmanager
+def process(*command: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command in a process group of its own, ended as a whole."""
+    quiet = subprocess.DEVNULL
+    running = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, **environment}, stdout=quiet, stderr=quiet,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield running
+    finally:
+        running.terminate()
+        try:
+            running.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+@asynccontextmanager
+async def api(port: int, threads: int = 0) -> AsyncIterator[Any]:
+    """The server's client, once it answers and knows of so many threads of a batch run."""
+    async with get_client(url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(100):
+            try:
+                found = await client.threads.search(limit=100)
+                if sum("sample_id" in (thread["metadata"] or {}) for thread in found) >= threads:
+                    break
+            except Exception:
+                pass
+            await asyncio.sleep(0.3)
+        yield client
+
+
+async def test_the_development_server_draws_the_graph_and_runs_a_question_step_by_step(
+    model_url: str, tools_url: str
+) -> None:
+    port = free_port()
+    services = {"LOCAL_MODEL_URL": model_url, "MODEL_NAME": "Qwen3-8B", "MCP_URL": tools_url}
+    with process("langgraph_cli", "dev", "--no-browser", "--no-reload", "--port", str(port), **services):
+        async with api(port) as client:
+            (assistant,) = await client.assistants.search(graph_id="trajectory")
+            graph = await client.assistants.get_graph(assistant["assistant_id"])
+            names = {node["id"] for node in graph["nodes"]} - {"__start__", "__end__"}
+            assert names == {"reason", "parse_tool", "execute_mcp", "finalize"}
+            schemas = await client.assistants.get_schemas(assistant["assistant_id"])
+            assert list(schemas["input_schema"]["properties"]) == ["question"]
+            thread = (await client.threads.create())["thread_id"]
+            question = {"question": "What did PARADIGM-HF show?"}
+            steps = [next(iter(part.data)) async for part in client.runs.stream(thread, "trajectory", input=question, stream_mode="updates")
+                     if part.event == "updates"]  # fmt: skip
+            assert steps[:4] == ["reason", "parse_tool", "execute_mcp", "reason"]
+            assert steps[-1] == "finalize"
+            state = await client.threads.get_state(thread)
+            assert 'cite id="25176015"' in state["values"]["final_answer"]
+            assert len(await client.threads.get_history(thread, limit=50)) == len(steps) + 2
+
+
+async def test_a_killed_batch_run_is_opened_forked_at_an_edited_call_and_left_untouched(
+    tmp_path: Path, tools_url: str
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(6)])
+    out, port = tmp_path / "out", free_port()
+    with demo_model(latency=0.4) as url:
+        command = ["generate", "--questions-file", str(tmp_path / "questions.jsonl"), "--output", str(out)]
+        command += ["--local-model-url", url, "--mcp-url", tools_url, "--concurrency", "3"]
+        with subprocess.Popen([sys.executable, "-m", "cli", *command], cwd=ROOT) as batch:
+            while not list(out.glob("*_checkpoints.sqlite")):
+                time.sleep(0.05)
+            time.sleep(1.2)
+            batch.kill()
+        before = next(out.glob("*_checkpoints.sqlite")).read_bytes()
+        with process("cli", "studio", str(out), "--port", str(port), "--no-browser"):
+            async with api(port, threads=3) as client:
+                threads = [
+                    thread for thread in await client.threads.search(limit=50) if "sample_id" in thread["metadata"]
+                ]
+                assert {thread["metadata"]["sample_id"] for thread in threads} == {
+                    f"qwen3_traj_{n:05d}" for n in (1, 2, 3)
+                }
+                thread = threads[0]["thread_id"]
+                history = await client.threads.get_history(thread, limit=50)
+                called = next(step for step in reversed(history) if step["next"] == ["execute_mcp"])
+                message = called["values"]["messages"][-1]
+                message["tool_calls"][0]["args"]["query"] = "tirzepatide"
+                fork = await client.threads.update_state(
+                    thread, {"messages": [message]}, checkpoint=called["checkpoint"]
+                )
+                final = await client.runs.wait(thread, "trajectory", input=None, checkpoint=fork["checkpoint"])
+                assert final["stop_reason"] == "answer"
+                assert ">tirzepatide</call_tool>" in final["messages"][0]["content"]
+                assert "Tirzepatide" in final["messages"][1]["content"]
+        assert next(out.glob("*_checkpoints.sqlite")).read_bytes() == before
+        finished = await asyncio.to_thread(trajgraph_process, *command)
+    assert finished.stdout.startswith("6 questions: 6 accepted, 0 rejected, 0 failed, 0 pending")
+    assert all("tirzepatide" not in str(record) for record in read_jsonl(next(out.glob("*_incremental.jsonl"))))

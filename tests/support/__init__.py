@@ -1,0 +1,1 @@
+"""Servers, runs and records that the tests of several rooms use."""
