@@ -1,11 +1,13 @@
 """What comes from a server, read up to a bound; and a server that sends us elsewhere, named."""
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
+from backends.errors import UsageError
 
-from backends.errors import UserError
+if TYPE_CHECKING:
+    import aiohttp
 
 _HARMLESS = re.compile(
     r"(?:api[-_]?version|version|v|profile|tools?|model|region|format|stream)=[\w.,:/-]{0,40}", re.IGNORECASE
@@ -19,7 +21,7 @@ class TooLong(Exception):
     """An answer that goes on beyond its bound."""
 
 
-async def read_bounded(stream: aiohttp.StreamReader, most: int) -> bytes:
+async def read_bounded(stream: "aiohttp.StreamReader", most: int) -> bytes:
     """All of a body. Raises TooLong when it has more than `most` bytes."""
     pieces, size = [], 0
     async for piece in stream.iter_any():
@@ -48,19 +50,19 @@ def without_secrets(address: str) -> str:
 
 
 def check_address(flag: str, address: str) -> None:
-    """Raises UserError for an address that is none, or that holds a secret: it would be stored and logged."""
+    """Raises UsageError for an address that is none, or that holds a secret: it would be stored and logged."""
     try:
         parts = urlsplit(address)
         parts.port  # noqa: B018
     except ValueError as error:
-        raise UserError(f"{flag}: this is not a web address ({error})") from error
+        raise UsageError(f"{flag}: this is not a web address ({error})") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{flag} {without_secrets(address)}: an address begins with http://")
+        raise UsageError(f"{flag} {without_secrets(address)}: an address begins with http://")
     if "@" in parts.netloc:
-        raise UserError(f"{flag}: no password in an address, it would be stored")
+        raise UsageError(f"{flag}: no password in an address, it would be stored")
     given = [part for part in re.split("[&;]", parts.query) if part]
     if parts.fragment or ";" in parts.path or not all(map(_HARMLESS.fullmatch, given)):
-        raise UserError(
+        raise UsageError(
             f"{flag}: no key in an address, it would be stored; give it by --api-key or MCP_TOKEN "
             "(behind `?` may stand a version, a profile, tools, a model, a region, a format)"
         )

@@ -12,15 +12,13 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mcp.types import Tool
 
-from backends.errors import CassetteMiss, ToolFailed, UserError
+from backends.config import ToolsMode
+from backends.errors import CassetteMiss, ToolFailed, UsageError
 from backends.json_codec import sound
-
-ToolsMode = Literal["auto", "live", "record", "replay"]
-"""auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""
 
 _SPACE = re.compile(r"\s+")
 _SCHEMA = """
@@ -74,11 +72,11 @@ class Cassette:
             self._tape.executemany("INSERT OR REPLACE INTO tools VALUES (?, ?)", rows)
 
     def tools(self) -> list[Tool]:
-        """The tools of the server that was recorded. Raises UserError when nothing was."""
+        """The tools of the server that was recorded. Raises UsageError when nothing was."""
         with self._told():
             rows = self._tape.execute("SELECT tool FROM tools ORDER BY name").fetchall()
         if not rows:
-            raise UserError(f"--cassette {self._path}: nothing was recorded in it; --tools-mode record does that")
+            raise UsageError(f"--cassette {self._path}: nothing was recorded in it; --tools-mode record does that")
         return [Tool.model_validate_json(row[0]) for row in rows]
 
     async def _asked(self, key: tuple[str, str], ask: Ask) -> Any:
@@ -120,14 +118,14 @@ class Cassette:
         try:
             yield
         except sqlite3.Error as error:
-            raise UserError(f"--cassette {self._path} cannot be used ({error})") from error
+            raise UsageError(f"--cassette {self._path} cannot be used ({error})") from error
 
 
 @contextmanager
 def open_cassette(path: Path, mode: ToolsMode, failed: Failed) -> Iterator[Cassette]:
-    """A cassette, made if it is not there (not in replay); `failed` judges results. Raises UserError if it cannot."""
+    """A cassette, made if it is not there (not in replay); `failed` judges results. Raises UsageError if it cannot."""
     if mode == "replay" and not path.is_file():
-        raise UserError(f"--cassette {path}: no such file to replay")
+        raise UsageError(f"--cassette {path}: no such file to replay")
     with contextlib.ExitStack() as stack:
         try:
             if mode == "replay":
@@ -138,7 +136,7 @@ def open_cassette(path: Path, mode: ToolsMode, failed: Failed) -> Iterator[Casse
                 stack.callback(tape.close)
                 tape.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
         except sqlite3.Error as error:
-            raise UserError(f"--cassette {path} cannot be used ({error})") from error
+            raise UsageError(f"--cassette {path} cannot be used ({error})") from error
         yield Cassette(path, tape, mode, failed)
         if mode != "replay":
             with contextlib.suppress(sqlite3.Error):  # another run is using it

@@ -7,7 +7,6 @@ hooks below keeps all three. Reasoning is read from wherever a server puts it (s
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,8 +20,9 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, SecretStr
 
-from backends.bounded import MAX_REPLY, check_address, read_bounded
+from backends.bounded import MAX_REPLY, read_bounded
 from backends.completion import plain_completion, thought_of
+from backends.config import ModelConfig
 from backends.json_codec import dump_json, load_json
 from backends.model_errors import NO_KEY
 from backends.secrets import Secrets
@@ -30,23 +30,6 @@ from backends.secrets import Secrets
 _CONNECT = 4.0
 """Seconds for a connection: a host that takes none is away, one that only answers late is at work."""
 _TOLD = ("content-type", "retry-after", "location")  # of a refusal: its body has been decoded already
-
-
-@dataclass(frozen=True)
-class ModelAddress:
-    """Where the model is and how to ask it."""
-
-    url: str
-    model: str
-    api_key: str | None = field(default=None, repr=False)
-    temperature: float = 0.1
-    timeout: float = 180.0
-    """Seconds until a request without a whole reply is given up."""
-    max_model_len: int | None = None
-    """Tokens of prompt and reply together, where the server does not say."""
-
-    def __post_init__(self) -> None:
-        check_address("--local-model-url", self.url)
 
 
 class LocalChatModel(BaseChatOpenAI):
@@ -137,25 +120,25 @@ class LocalChatModel(BaseChatOpenAI):
 
 
 @asynccontextmanager
-async def open_chat_model(address: ModelAddress, *, concurrency: int) -> AsyncIterator[LocalChatModel]:
+async def open_chat_model(config: ModelConfig, *, concurrency: int) -> AsyncIterator[LocalChatModel]:
     """The client of one run, with HTTP pools sized for `concurrency`; closed on leaving."""
-    many = concurrency + 8
+    many, seconds = concurrency + 8, config.model_timeout
     limits = httpx2.Limits(max_connections=many, max_keepalive_connections=many, keepalive_expiry=60)
     async with (
         openai.DefaultAioHttpClient(
-            timeout=address.timeout, limits=limits, trust_env=False, follow_redirects=False
+            timeout=seconds, limits=limits, trust_env=False, follow_redirects=False
         ) as http_client,
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=many, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=address.timeout, sock_connect=_CONNECT),
+            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT),
         ) as pool,
     ):
         yield LocalChatModel(
-            model=address.model,
-            base_url=address.url,
-            api_key=SecretStr(address.api_key or NO_KEY),
-            temperature=address.temperature,
-            timeout=address.timeout,
+            model=config.model_name,
+            base_url=config.local_model_url,
+            api_key=SecretStr(config.api_key or NO_KEY),
+            temperature=config.sampling.temperature,
+            timeout=seconds,
             max_retries=0,  # the batch retries, from the checkpoint
             stream_usage=True,
             http_async_client=http_client,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from backends.errors import ModelReplyInvalid
+from backends.errors import InvalidResponse
 from backends.json_codec import sound
 
 _THOUGHT_FIELDS = ("reasoning", "reasoning_content", "thinking", "reasoning_details", "reasoning_text", "thoughts")
@@ -17,7 +17,7 @@ _MOST_TOKENS = 2**40
 
 def plain_completion(response: Any) -> dict[str, Any]:
     """One choice, with `role`, `content` and `reasoning_content` as texts; `finish_reason` and `stop_reason` as texts
-    or not at all; whole counts in `usage`. Raises ModelReplyInvalid where there is no message.
+    or not at all; whole counts in `usage`. Raises InvalidResponse where there is no message.
     """
     choices = response.get("choices") if isinstance(response, Mapping) else None
     usable = [
@@ -26,7 +26,7 @@ def plain_completion(response: Any) -> dict[str, Any]:
         if isinstance(choice, Mapping) and isinstance(choice.get("message"), Mapping)
     ]
     if not usable:
-        raise ModelReplyInvalid("the model server's reply is not a chat completion")
+        raise InvalidResponse("the model server's reply is not a chat completion")
     choice = next((choice for choice in usable if choice.get("index") in (0, "0")), usable[0])
     plain: dict[str, Any] = {"index": 0, "message": plain_message(choice["message"])}
     for name in ("finish_reason", "stop_reason", "matched_stop"):

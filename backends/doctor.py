@@ -10,10 +10,10 @@ from typing import Any, Literal
 import aiohttp
 
 from backends.bounded import TooLong, read_bounded
-from backends.errors import UserError
+from backends.config import ModelConfig, ToolsConfig
+from backends.errors import UsageError
 from backends.json_codec import load_json
 from backends.model_info import resolve_model
-from backends.services import ToolsAddress
 from backends.tools import map_tools, open_tool_client
 
 _MOST = 100_000
@@ -29,16 +29,14 @@ class Finding:
     said: str
 
 
-async def findings(
-    model_url: str, model: str, api_key: str | None, tools: ToolsAddress, output: Path
-) -> AsyncIterator[Finding]:
+async def findings(model: ModelConfig, tools: ToolsConfig, output: Path) -> AsyncIterator[Finding]:
     """All findings, each as soon as it is known."""
     yield Finding("ok", "python", sys.version.split()[0])
     try:
-        served = await resolve_model(model_url, model, api_key)
+        served = await resolve_model(model.local_model_url, model.model_name, model.api_key)
         length = f", {served.max_model_len:,} tokens" if served.max_model_len else ", context length not said"
-        yield Finding("ok", "model", f"{served.name} at {model_url}{length}")
-    except UserError as error:
+        yield Finding("ok", "model", f"{served.name} at {model.local_model_url}{length}")
+    except UsageError as error:
         yield Finding("missing", "model", str(error))
     try:
         async with open_tool_client(tools.url, concurrency=1, timeout=15, token=tools.token) as client:
@@ -46,7 +44,7 @@ async def findings(
         problems = {finding.what: finding async for finding in _health(tools.url)}
         for name, route in routes.items():
             yield problems.get(name, Finding("ok", name, f"{route.server_name} at {tools.url}"))
-    except UserError as error:
+    except UsageError as error:
         yield Finding("missing", "tools", str(error))
     yield _folder(output)
 

@@ -3,11 +3,11 @@
     BackendError
     ├── ModelError
     │   ├── ModelUnreachable    no connection, or it broke           retried from the checkpoint
-    │   ├── ModelOverloaded     429 (costs no attempt), 5xx          retried, after `retry_after` seconds if it says so
+    │   ├── ServerOverloaded     429 (costs no attempt), 5xx          retried, after `retry_after` seconds if it says so
     │   ├── ModelTimeout        no reply in time                     retried
-    │   ├── ModelReplyInvalid   not JSON, no choices, empty, aborted retried
-    │   ├── ModelRejected       400, 413, 422, a redirect            not retried: the question fails
-    │   │   └── ModelDenied     401, 403, 404                        ends the run: no question can succeed
+    │   ├── InvalidResponse   not JSON, no choices, empty, aborted retried
+    │   ├── BadRequest       400, 413, 422, a redirect            not retried: the question fails
+    │   │   └── Unauthorized     401, 403, 404                        ends the run: no question can succeed
     │   └── ContextOverflow     the prompt is too long               ends the trajectory
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried
@@ -47,7 +47,7 @@ class ModelUnreachable(ModelError):
     """No connection to the model server, or it was lost before the reply was whole."""
 
 
-class ModelOverloaded(ModelError):
+class ServerOverloaded(ModelError):
     """The model server answered 429 or 5xx; `retry_after` holds its Retry-After in seconds."""
 
     def __init__(self, message: str, retry_after: float | None = None, *, busy: bool = False) -> None:
@@ -59,19 +59,19 @@ class ModelTimeout(ModelError):
     """The model server did not reply in time."""
 
 
-class ModelReplyInvalid(ModelError):
+class InvalidResponse(ModelError):
     """The model server replied, but not with a reply: no JSON, no choices, nothing in it, or aborted half-way."""
 
     answered = True
 
 
-class ModelRejected(ModelError):
+class BadRequest(ModelError):
     """The model server refused the request in a way that asking again cannot mend."""
 
     retryable = False
 
 
-class ModelDenied(ModelRejected):
+class Unauthorized(BadRequest):
     """The model server knows neither this key nor this model: no request of the run can succeed."""
 
 
@@ -129,7 +129,7 @@ class ToolFailed(ToolError):
     retryable = False
 
 
-class UserError(Exception):
+class UsageError(Exception):
     """The command cannot go ahead as it was given; the message is one line that names the mend."""
 
 

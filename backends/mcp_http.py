@@ -52,7 +52,7 @@ class SessionUnknown(Exception):
         self.told = told
 
 
-class ToolCalls:
+class McpHttpClient:
     """Calls through one HTTP pool. `session` are the headers that name the session, as the SDK last sent them."""
 
     def __init__(self, url: str, pool: aiohttp.ClientSession, secrets: Secrets) -> None:

@@ -12,7 +12,7 @@ from mcp.types import PaginatedRequestParams, Tool
 
 from backends.bounded import without_secrets
 from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable
-from backends.mcp_http import MAX_ANSWER, SessionUnknown, ToolCalls
+from backends.mcp_http import MAX_ANSWER, McpHttpClient, SessionUnknown
 from backends.secrets import Secrets
 
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -24,7 +24,7 @@ _CALL_HEADERS = ("accept", "authorization", "content-type", "mcp-protocol-versio
 _Live = tuple[ClientSession, asyncio.Event]
 
 
-class KeptSession:
+class ReconnectingSession:
     """A session that callers share. A task of its own holds it, because the SDK's transport cancels its owner when it
     breaks; callers wait for the next session when theirs is lost.
     """
@@ -39,7 +39,7 @@ class KeptSession:
         self._pool = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency + 8), timeout=aiohttp.ClientTimeout(total=None)
         )
-        self._calls = ToolCalls(url, self._pool, Secrets(token))
+        self._calls = McpHttpClient(url, self._pool, Secrets(token))
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
         self._failure = ""

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import aiohttp
@@ -13,9 +12,8 @@ from langchain_core.messages import AIMessage
 from backends.adaptive_limit import AdaptiveLimit
 from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
-from backends.errors import ContextOverflow, ModelOverloaded, ModelReplyInvalid, ModelUnreachable
-from backends.model_errors import typed_failure
-from backends.model_first import Waiting
+from backends.errors import ContextOverflow, InvalidResponse, ModelUnreachable, ServerOverloaded
+from backends.model_errors import to_model_error
 
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
 _PROBE_TIMEOUT = 5.0
@@ -36,12 +34,10 @@ class ChatClient:
         stop: Sequence[str],
         max_model_len: int | None = None,
         continues: bool = False,
-        waiting: Waiting = nullcontext,
         concurrency: int = 256,
     ) -> None:
         self._model = model
         self.in_flight = AdaptiveLimit(concurrency)
-        self._waiting = waiting
         self._continues = continues
         self._stop = list(stop)
         self._extras: bool | None = None
@@ -62,10 +58,10 @@ class ChatClient:
         )
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
-            raise ModelReplyInvalid(_ABORTED)
+            raise InvalidResponse(_ABORTED)
         silent = not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content")
         if silent and finish_reason != "length":
-            raise ModelReplyInvalid(f"empty reply from the model server (finish_reason: {finish_reason})")
+            raise InvalidResponse(f"empty reply from the model server (finish_reason: {finish_reason})")
         return reply
 
     async def continue_reply(
@@ -83,7 +79,7 @@ class ChatClient:
         except Exception as error:
             raise self._failure(error) from error
         if reply.response_metadata.get("finish_reason") == "abort":
-            raise ModelReplyInvalid(_ABORTED)
+            raise InvalidResponse(_ABORTED)
         if not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content"):
             return None
         return reply
@@ -93,7 +89,7 @@ class ChatClient:
         try:
             reply = await self._timed(messages, {**asked, **({"extra_body": self._EXTRAS} if extras else {})})
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            refusal = typed_failure(error)
+            refusal = to_model_error(error)
             if not extras or self._extras or isinstance(refusal, ContextOverflow):
                 raise refusal from error
             try:  # perhaps a strict server: ask for no more than every server knows
@@ -108,7 +104,7 @@ class ChatClient:
 
     async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
         """A reply and how long it took, among as many requests as the server bears."""
-        async with self._waiting(), self.in_flight:
+        async with self.in_flight:
             started = time.monotonic()
             try:
                 reply = await self._model.reply(messages, **asked)
@@ -128,8 +124,7 @@ class ChatClient:
             return None
         body = {"model": self._model.model_name, "messages": messages}
         try:
-            async with self._waiting():
-                counted = await self._model.post(str(self._base.join("../tokenize")), body)
+            counted = await self._model.post(str(self._base.join("../tokenize")), body)
             return int(counted["count"])
         except (openai.APIStatusError, KeyError, TypeError, ValueError, TooLong):
             self._tokenizes = False
@@ -150,15 +145,15 @@ class ChatClient:
                 await self._model.post(str(self._base.join("chat/completions")), body)
         except Exception as error:
             failure = self._failure(error)
-            if isinstance(failure, ModelUnreachable) or (isinstance(failure, ModelOverloaded) and not failure.busy):
+            if isinstance(failure, ModelUnreachable) or (isinstance(failure, ServerOverloaded) and not failure.busy):
                 return f"{without_secrets(str(self._base))}: {failure}"
         return None
 
     def _failure(self, error: Exception) -> Exception:
         """What a request came to. A server that answers others meanwhile, and this one with 503, has too much to do."""
-        failure = typed_failure(error)
+        failure = to_model_error(error)
         lately = time.monotonic() - self._answered < _LATELY + 2 * self.in_flight.reply_time
-        if isinstance(failure, ModelOverloaded) and getattr(error, "status_code", None) == 503 and lately:
+        if isinstance(failure, ServerOverloaded) and getattr(error, "status_code", None) == 503 and lately:
             failure.busy = failure.answered = failure.guessed = True
         return failure
 

@@ -8,14 +8,14 @@ import openai
 
 from backends.bounded import TooLong, redirection
 from backends.errors import (
+    BadRequest,
     ContextOverflow,
-    ModelDenied,
+    InvalidResponse,
     ModelError,
-    ModelOverloaded,
-    ModelRejected,
-    ModelReplyInvalid,
     ModelTimeout,
     ModelUnreachable,
+    ServerOverloaded,
+    Unauthorized,
     seconds_to_wait,
 )
 from backends.secrets import Secrets
@@ -32,14 +32,14 @@ _CONTEXT_STATED = re.compile(
 )
 
 
-def typed_failure(error: Exception) -> Exception:
+def to_model_error(error: Exception) -> Exception:
     """The `ModelError` for what the client raised; anything unknown is a bug of ours and stays as it is."""
     if isinstance(error, ModelError):
         return error
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return ModelUnreachable("no connection to the model server in time")
     if isinstance(error, TooLong):
-        return ModelReplyInvalid(f"the model server's reply cannot be one: {error}")
+        return InvalidResponse(f"the model server's reply cannot be one: {error}")
     if isinstance(error, openai.APIStatusError):
         return _typed_status(error)
     # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
@@ -51,13 +51,13 @@ def typed_failure(error: Exception) -> Exception:
     if isinstance(error, lost) or isinstance(cause, aiohttp.ClientError | OSError):
         return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
     if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError | RecursionError):
-        return ModelReplyInvalid(f"the model server's reply is not a chat completion ({type(error).__name__})")
+        return InvalidResponse(f"the model server's reply is not a chat completion ({type(error).__name__})")
     return error
 
 
 def _typed_status(error: openai.APIStatusError) -> ModelError:
     if elsewhere := redirection(error.status_code, error.response.headers.get("location")):
-        return ModelRejected(f"the model server is not where --local-model-url says: {_hidden(error, elsewhere)}")
+        return BadRequest(f"the model server is not where --local-model-url says: {_hidden(error, elsewhere)}")
     raw = _said(error)
     said = _hidden(error, raw)[:500]
     kind = str(error.body.get("type")) if isinstance(error.body, dict) else ""
@@ -66,14 +66,14 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
         stated = _CONTEXT_STATED.search(raw)
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
     if error.status_code in (408, 409, 429) or error.status_code >= 500:
-        return ModelOverloaded(
+        return ServerOverloaded(
             f"the model server answered {error.status_code}: {said}",
             seconds_to_wait(error.response.headers.get("retry-after")),
             busy=error.status_code == 429,
         )
     if error.status_code in (401, 403, 404):
-        return ModelDenied(f"the model server denies the key or the model ({error.status_code}): {said}")
-    return ModelRejected(f"the model server refused the request ({error.status_code}): {said}")
+        return Unauthorized(f"the model server denies the key or the model ({error.status_code}): {said}")
+    return BadRequest(f"the model server refused the request ({error.status_code}): {said}")
 
 
 def _said(error: openai.APIStatusError) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 
 from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
-from backends.errors import UserError
+from backends.errors import UsageError
 from backends.json_codec import load_json
 from backends.model_errors import NO_KEY
 from backends.secrets import Secrets
@@ -16,7 +16,7 @@ _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ModelInfo:
     """What the server says of a model."""
 
     name: str
@@ -26,13 +26,13 @@ class ServedModel:
     """Whether it can go on writing an assistant message that it is given."""
 
 
-async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> ServedModel:
+async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> ModelInfo:
     """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), with what it says of it.
 
-    Raises UserError when nothing answers at `url`, the key is refused, or no such model is served.
+    Raises UsageError when nothing answers at `url`, the key is refused, or no such model is served.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
-        raise UserError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
+        raise UsageError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
     headers = {"Authorization": f"Bearer {api_key or NO_KEY}"}
     try:
         async with (
@@ -41,9 +41,9 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
         ):
             content = await read_bounded(answer.content, MAX_REPLY)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise UserError(f"no model server answers at {url}: start it or change --local-model-url") from error
+        raise UsageError(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong as error:
-        raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+        raise UsageError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
     secrets = Secrets(api_key)
     _check_status(url, answer, secrets)
     try:
@@ -51,30 +51,30 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
         entries = listed["data"] if isinstance(listed, dict) else listed
         served = {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UserError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+        raise UsageError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
     if model in served or not served:
-        return served.get(model, ServedModel(model))
+        return served.get(model, ModelInfo(model))
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
     if len(alike) == 1:
         return served[alike[0]]
-    raise UserError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)[:1000]} (--model-name)")
+    raise UsageError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)[:1000]} (--model-name)")
 
 
 def _check_status(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) -> None:
-    """Raises UserError unless the list of models came."""
+    """Raises UsageError unless the list of models came."""
     if elsewhere := redirection(answer.status, answer.headers.get("location")):
-        raise UserError(f"the model server is not at {url}: {secrets.hidden(elsewhere)}; change --local-model-url")
+        raise UsageError(f"the model server is not at {url}: {secrets.hidden(elsewhere)}; change --local-model-url")
     if answer.status in (401, 403):
-        raise UserError(f"the model server at {url} refuses the key: give the right one with --api-key")
+        raise UsageError(f"the model server at {url} refuses the key: give the right one with --api-key")
     if answer.status == 404:
         hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1"
-        raise UserError(f"{url} has no list of models: change --local-model-url{hint}")
+        raise UsageError(f"{url} has no list of models: change --local-model-url{hint}")
     if answer.status != 200:
-        raise UserError(f"the model server at {url} answers {answer.status} to /models")
+        raise UsageError(f"the model server at {url} answers {answer.status} to /models")
 
 
-def _served(entry: dict[str, Any]) -> ServedModel:
+def _served(entry: dict[str, Any]) -> ModelInfo:
     about = entry.get("meta")  # llama.cpp's
     told = entry.get("max_model_len") or (about.get("n_ctx") if isinstance(about, dict) else None)
     length = told if isinstance(told, int) and told > 0 else None
-    return ServedModel(entry["id"], length, entry.get("owned_by") in _CONTINUING)
+    return ModelInfo(entry["id"], length, entry.get("owned_by") in _CONTINUING)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,8 @@ from mcp.types import Tool
 
 from backends.bounded import redirection
 from backends.cassette import Cassette
-from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UserError
-from backends.mcp_session import KeptSession
-from backends.model_first import Waiting
+from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UsageError
+from backends.mcp_session import ReconnectingSession
 from backends.secrets import Secrets
 
 _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
@@ -60,7 +59,7 @@ class ToolRoute:
 def map_tools(
     served: Sequence[Tool], names: Sequence[str], overrides: Sequence[str] = (), *, address: str = "the tool server"
 ) -> dict[str, ToolRoute]:
-    """A route for each of `names`; `overrides` read `browse_webpage=fetch(url)`. UserError when one is missing."""
+    """A route for each of `names`; `overrides` read `browse_webpage=fetch(url)`. UsageError when one is missing."""
     by_name = {tool.name: tool for tool in served}
     chosen: dict[str, tuple[str, str, dict[str, Any]]] = {}
     for name in names:
@@ -70,14 +69,14 @@ def map_tools(
     for override in overrides:
         match = _TOOL_MAP.fullmatch(override)
         if not match or match[1] not in names:
-            raise UserError(f"--tool-map {override}: write TOOL=SERVER_TOOL or TOOL=SERVER_TOOL(argument)")
+            raise UsageError(f"--tool-map {override}: write TOOL=SERVER_TOOL or TOOL=SERVER_TOOL(argument)")
         if match[2] in by_name:
             chosen[match[1]] = (match[2], match[3] or _first_argument(by_name[match[2]]), {})
         else:
             chosen.pop(match[1], None)
     missing = [name for name in names if name not in chosen]
     if missing:
-        raise UserError(
+        raise UsageError(
             f"{address} has no tool for {', '.join(missing)}; it has {', '.join(sorted(by_name)) or 'none'} "
             "(name yours with --tool-map, or leave one out with --tools)"
         )
@@ -92,13 +91,11 @@ class ToolClient:
 
     def __init__(
         self,
-        session: "KeptSession | ReplayedSession",
+        session: "ReconnectingSession | ReplayedSession",
         concurrency: int,
         cassette: Cassette | None,
-        waiting: Waiting = nullcontext,
     ) -> None:
         self._session = session
-        self._waiting = waiting
         self._cassette = cassette
         self._slots = asyncio.Semaphore(concurrency)
         self.routes: dict[str, ToolRoute] = {}
@@ -118,12 +115,11 @@ class ToolClient:
         if route is None:
             raise ToolFailed(f"there is no tool {name!r}; use one of {', '.join(self.routes)}")
         arguments = route.arguments(query, parameters)
-        async with self._waiting():  # for the server, or for another who asks the same
-            if self._cassette is None:
-                return await self._ask(route.server_name, arguments), False
-            return await self._cassette.result(
-                route.server_name, arguments, lambda: self._ask(route.server_name, arguments)
-            )
+        if self._cassette is None:
+            return await self._ask(route.server_name, arguments), False
+        return await self._cassette.result(
+            route.server_name, arguments, lambda: self._ask(route.server_name, arguments)
+        )
 
     async def probe(self) -> str | None:
         """Why the tool server is down; None when it answers."""
@@ -157,30 +153,31 @@ async def open_tool_client(
     timeout: float = 120.0,
     token: str | None = None,
     cassette: Cassette | None = None,
-    waiting: Waiting = nullcontext,
 ) -> AsyncIterator[ToolClient]:
-    """A connected client (its `routes` still to be set from its `served`). Raises UserError when nothing answers."""
+    """A connected client (its `routes` still to be set from its `served`). Raises UsageError when nothing answers."""
     if cassette and cassette.mode == "replay":
-        yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette, waiting)
+        yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette)
         return
-    session = KeptSession(url, concurrency=concurrency, timeout=timeout, token=token)
+    session = ReconnectingSession(url, concurrency=concurrency, timeout=timeout, token=token)
     try:
         try:
             await session.open(_OPEN_TIMEOUT)
         except Exception as error:
             answer = _answer(error)
             if answer is not None and answer.status_code == 401:
-                raise UserError(f"the tool server at {url} asks for a token: set MCP_TOKEN to the right one") from error
+                raise UsageError(
+                    f"the tool server at {url} asks for a token: set MCP_TOKEN to the right one"
+                ) from error
             if answer is not None and (elsewhere := redirection(answer.status_code, answer.headers.get("location"))):
                 said = Secrets(token).hidden(elsewhere)
-                raise UserError(f"the tool server is not at {url}: {said}; change --mcp-url") from error
-            raise UserError(
+                raise UsageError(f"the tool server is not at {url}: {said}; change --mcp-url") from error
+            raise UsageError(
                 f"no MCP server answers at {url}: start it (trajgraph serve-tools) or change MCP_TRANSPORT_HOST and "
                 "MCP_TRANSPORT_PORT, or --mcp-url"
             ) from error
         if cassette and cassette.mode != "live":
             cassette.keep_tools(session.served)
-        yield ToolClient(session, concurrency, cassette, waiting)
+        yield ToolClient(session, concurrency, cassette)
     finally:
         await session.close()
 

@@ -1,17 +1,25 @@
-"""The run to work on: found or begun, locked, with the prompt that it is made under."""
+"""The run to work on: found or created, locked, with the prompt that it is made under."""
 
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from backends.errors import UserError
-from batch.config import GenerateOptions, text_sha256
-from batch.jsonl import drop_torn_line, write_whole
-from batch.run_files import UNSETTLED, RunFiles, begin_run, folder_locked, is_complete, latest_run, read_run
-from batch.settings import RunSettings
-from graph.checkpoints import ThreadIds
+from backends.errors import UsageError
+from batch.config import RunConfig, Settings, differences, made_under, text_sha256
+from batch.flags import to_dict
+from batch.jsonl import atomic_write, truncate_partial_line
+from batch.run_files import (
+    UNSORTED,
+    RunFiles,
+    ThreadIds,
+    create_run,
+    folder_locked,
+    is_complete,
+    latest_run,
+    read_run,
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,7 @@ class Acquired:
     """A run that this process holds alone."""
 
     files: RunFiles
-    settings: RunSettings
+    settings: Settings
     prompt: str
     """What the model is told, as `run.json` keeps it."""
     threads: ThreadIds
@@ -28,80 +36,78 @@ class Acquired:
 
 
 @contextmanager
-def acquired_run(
-    options: GenerateOptions, settings: RunSettings, prompt: str, run: RunFiles | None = None
-) -> Iterator[Acquired]:
+def acquire_run(config: RunConfig, settings: Settings, prompt: str, run: RunFiles | None = None) -> Iterator[Acquired]:
     """The given run, else the last one over the same questions and model if it still has something to do, else a new
-    one. Raises UserError when that run was started with other settings.
+    one. Raises UsageError when that run was started with other settings.
     """
     with ExitStack() as stack:
-        with folder_locked(options.output):
-            found = read_run(run.run) if run else None if options.fresh else latest_run(options.output, settings)
+        with folder_locked(config.output):
+            found = read_run(run.run) if run else None if config.fresh else latest_run(config.output, settings)
             if found:
                 files, content = found
-                settings, prompt = _under_stored_prompt(options, settings, prompt, content, resumed=run is not None)
-                changed = settings.difference(content["settings"])
+                settings, prompt = _under_stored_prompt(config, settings, prompt, content, resumed=run is not None)
+                changed = differences(content["settings"], settings)
                 lock = stack.enter_context(ExitStack())
                 lock.enter_context(files.locked())
                 for path in (files.trajectories, files.rejected, files.failed):
-                    drop_torn_line(path)
-                if changed and not run and not options.allow_changed_settings and is_complete(files):
+                    truncate_partial_line(path)
+                if changed and not run and not config.allow_changed_settings and is_complete(files):
                     lock.close()
                     found = None
             if found is None:
-                files = begin_run(options.output, settings, options.stored(), prompt)
+                files = create_run(config, settings, prompt)
                 stack.enter_context(files.locked())
-                acquired = Acquired(files, settings, prompt, ThreadIds(files.run_id, settings.made_under))
+                acquired = Acquired(files, settings, prompt, ThreadIds(files.run_id, made_under(settings)))
             else:
-                if changed and not options.allow_changed_settings:
-                    raise UserError(
+                if changed and not config.allow_changed_settings:
+                    raise UsageError(
                         f"{files.run} was started with other settings ({'; '.join(changed)}): set them back, start "
-                        "another run with --fresh, or continue all the same with --allow-changed-settings"
+                        "another run with --fresh, or resume all the same with --allow-changed-settings"
                     )
-                made_under = settings.made_under if changed else content.get("made_under")
-                _update(files, content, settings, options, prompt, made_under, changed=bool(changed))
-                threads = ThreadIds(files.run_id, made_under)
-                acquired = Acquired(files, settings, prompt, threads, bool(changed) or UNSETTLED in content)
+                under = made_under(settings) if changed else content.get("made_under")
+                _update(files, content, settings, config, prompt, under, changed=bool(changed))
+                threads = ThreadIds(files.run_id, under)
+                acquired = Acquired(files, settings, prompt, threads, bool(changed) or UNSORTED in content)
         yield acquired
 
 
 def _under_stored_prompt(
-    options: GenerateOptions, settings: RunSettings, prompt: str, content: dict[str, Any], *, resumed: bool
-) -> tuple[RunSettings, str]:
+    config: RunConfig, settings: Settings, prompt: str, content: dict[str, Any], *, resumed: bool
+) -> tuple[Settings, str]:
     """A run that is resumed keeps the text that it was started with: `resume` whatever the file says now, `generate`
     where no file is given and the built-in text has another wording in this version.
     """
-    theirs, stored = content["settings"], content.get("prompt")
-    alike = all(theirs.get(name) == getattr(settings, name) for name in ("max_tool_calls",)) and tuple(
-        content["options"].get("tools") or options.tools
-    ) == tuple(options.tools)
-    built_in = not options.system_prompt_file and not content["options"].get("system_prompt_file") and alike
+    theirs, stored, options = content["settings"], content.get("prompt"), content["options"]
+    alike = theirs.get("max_tool_calls") == settings["max_tool_calls"] and tuple(
+        options.get("tools") or config.tools.tools
+    ) == tuple(config.tools.tools)
+    built_in = not config.system_prompt_file and not options.get("system_prompt_file") and alike
     if not (resumed or built_in) or not isinstance(stored, str):
         return settings, prompt
     if text_sha256(stored) != theirs.get("prompt_sha256"):
-        raise UserError(
+        raise UsageError(
             "the run's stored prompt is not the one that it was started with: start another run with --fresh"
         )
-    return replace(settings, prompt_sha256=text_sha256(stored)), stored
+    return {**settings, "prompt_sha256": text_sha256(stored)}, stored
 
 
 def _update(
-    files: RunFiles, content: dict[str, Any], settings: RunSettings, options: GenerateOptions, prompt: str,
-    made_under: str | None, *, changed: bool,
+    files: RunFiles, content: dict[str, Any], settings: Settings, config: RunConfig, prompt: str,
+    under: str | None, *, changed: bool,
 ) -> None:  # fmt: skip
     """Write to `run.json` under what the run goes on."""
     earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
     update: dict[str, Any] = {
-        "settings": asdict(settings),
-        "options": options.stored(),
+        "settings": settings,
+        "options": to_dict(config),
         "earlier_settings": earlier,
         "prompt": prompt,
     }
-    if made_under is not None:
-        update["made_under"] = made_under
+    if under is not None:
+        update["made_under"] = under
     if changed:
-        update[UNSETTLED] = True  # until the records of questions that are no longer asked are set aside
+        update[UNSORTED] = True  # until the records of questions that are no longer asked are set aside
     before = content["settings"].get("prompt_sha256")
-    if before != settings.prompt_sha256:
+    if before != settings["prompt_sha256"]:
         update["earlier_prompts"] = {**content.get("earlier_prompts", {}), before: content.get("prompt")}
-    write_whole(files.run, [json.dumps({**content, **update}, ensure_ascii=False, indent=1)])
+    atomic_write(files.run, [json.dumps({**content, **update}, ensure_ascii=False, indent=1)])

@@ -1,147 +1,144 @@
-"""The flags of `generate` as data: stored in `…_run.json`, so that `resume` and Studio can repeat them."""
+"""The configuration of a run: what the flags say, what `run.json` keeps, what `resume` and Studio repeat."""
 
 import hashlib
-import math
-from dataclasses import dataclass, fields
+import json
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from backends.errors import UserError
-from batch.settings import RunSettings, Samples
-from graph.limits import TOOL_NAMES, Limits, ToolRole
-from nodes.prompts import system_prompt
-from quality.gates import HARD, check_names
+from backends.config import ModelConfig, ToolsConfig
+from backends.errors import UsageError
+from backends.setting import setting
+from batch import flags
+from batch.questions import Share
+from graph.limits import Limits, ToolRole
+from quality.gates import DEFAULT_HARD_GATES, check_names
 
-if TYPE_CHECKING:
-    from backends.cassette import ToolsMode
-
-_ABOVE_ZERO = (
-    "concurrency", "workers", "limit", "samples_per_question", "accept", "max_samples", "max_turns", "max_tokens",
-    "max_model_len", "max_downtime", "model_timeout", "tool_timeout",
-)  # fmt: skip
 _LONGEST_PROMPT = 1_000_000
-_NOT_STORED = ("fresh", "allow_changed_settings")
+_EARLIER_HARD_GATES = (
+    "unclosed_answer", "no_answer", "truncated", "forged_tool_output", "unbalanced_tags", "call_limit_passed",
+)  # fmt: skip
+Settings = dict[str, Any]
+"""What decides the content of a run, flat and as JSON: the compared settings, the name of the questions file
+(`source_file`), and the hashes of questions, prompt and tools. A run is only resumed under the same ones.
+"""
+_HASHES = {
+    "questions_sha256": "another content of the questions file",
+    "prompt_sha256": "another system prompt",
+    "tools_sha256": "other tools, or other input schemas of theirs",
+}
+_OF_THE_RUN = ("source_file", "questions_sha256", "instance_id", "hard_gates", "shard")
+"""Settings in which two trajectories may differ that were made alike."""
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """One name from flag to file. Paths are made absolute when stored; the model server's key is never in here."""
+class Samples:
+    """How many trajectories a question gets."""
 
-    questions_file: Path
-    local_model_url: str = "http://localhost:8000/v1"
-    model_name: str = "Qwen3-8B"
-    output: Path = Path("pubmed_training_data")
-    concurrency: int = 5
-    workers: int = 1
-    limit: int | None = None
-    samples_per_question: int = 1
-    accept: int | None = None
-    max_samples: int | None = None
-    incremental: bool = True
-    instance_id: str | None = None
-    mcp_url: str | None = None
-    tools: tuple[str, ...] = TOOL_NAMES
-    tool_map: tuple[str, ...] = ()
-    tool_role: ToolRole = "tool"
-    system_prompt_file: Path | None = None
-    temperature: float = 0.1
-    max_tokens: int = Limits.max_tokens
-    max_turns: int = Limits.max_turns
-    max_tool_calls: int = Limits.max_tool_calls
-    model_timeout: float = 180.0
-    max_model_len: int | None = None
-    tool_timeout: float = 120.0
-    cassette: Path | None = None
-    tools_mode: "ToolsMode" = "auto"
-    hard_gates: tuple[str, ...] = HARD
-    skip_bad_rows: bool = False
-    keep_checkpoints: bool = False
-    max_downtime: float | None = None
-    fresh: bool = False
-    allow_changed_settings: bool = False
+    samples_per_question: int = setting(1, "Trajectories for each question, each with its seed.", "Samples", above=0)
+    accept: int | None = setting(None, "Sample each question until so many are accepted …", "Samples", above=0)
+    max_samples: int | None = setting(None, "… or so many spent (else four times as many).", "Samples", above=0)
 
     @property
-    def samples(self) -> Samples:
-        """How many trajectories each question is to have."""
-        if self.accept is None:
-            return Samples(self.samples_per_question, None)
-        return Samples(self.max_samples or 4 * self.accept, self.accept)
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds that the graph enforces."""
-        return Limits(self.max_turns, self.max_tool_calls, self.max_tokens)
+    def most(self) -> int:
+        """As many as a question gets at most."""
+        return self.samples_per_question if self.accept is None else self.max_samples or 4 * self.accept
 
     def check(self) -> None:
-        """Raises UserError for a value that makes no sense."""
-        for name in _ABOVE_ZERO:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"--{item.name.replace('_', '-')} {value}: give a number")
-        if self.tools_mode != "auto" and self.cassette is None:
-            raise UserError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
-        check_names(self.hard_gates)
+        """Raises UsageError for flags that do not go together."""
         if self.accept is not None and self.samples_per_question > 1:
-            raise UserError("--samples-per-question and --accept do not go together: one counts all, the other the fit")
+            raise UsageError(
+                "--samples-per-question and --accept do not go together: one counts all, the other the accepted"
+            )
         if self.max_samples is not None and self.max_samples < (self.accept or self.max_samples + 1):
-            raise UserError(f"--max-samples {self.max_samples}: it goes with --accept, and is not below it")
-        if not self.tools:
-            raise UserError("--tools: name at least one tool")
-        if self.max_tool_calls < 0 or not 0 <= self.temperature <= 2:
-            raise UserError("--max-tool-calls must not be negative, --temperature lies between 0 and 2")
+            raise UsageError(f"--max-samples {self.max_samples}: it goes with --accept, and is not below it")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One name from flag to file. A setting is added here, or to the part that it belongs to, and nowhere else."""
+
+    questions_file: Path = setting(help="JSONL, one object with a question per line.")
+    output: Path = setting(Path("pubmed_training_data"), "Folder for the run's files.")
+    concurrency: int = setting(5, "Questions worked on at the same time.", above=0)
+    workers: int = setting(1, "Processes to share them, when one CPU is saturated.", above=0)
+    limit: int | None = setting(None, "Only the first so many questions.", above=0)
+    shard: str | None = setting(None, "I/N: the I-th of N shares, for machines started apart.", compared=True)
+    incremental: bool = setting(True, "Put the trajectories in order at the end.")
+    instance_id: str | None = setting(None, "Keeps runs apart that share an output folder.", compared=True)
+    max_downtime: float | None = setting(None, "End the run when a server stays down so many seconds.", above=0)
+    skip_bad_rows: bool = setting(False, "Report unusable rows and go on.")
+    system_prompt_file: Path | None = setting(None, "Replaces the built-in system prompt.", "Model")
+    tool_role: ToolRole = setting("tool", "Role of tool outputs in the prompt.", "Model", compared=True)
+    hard_gates: tuple[str, ...] = setting(
+        DEFAULT_HARD_GATES, "Checks that reject a trajectory; see README.", "Limits", listed=True, compared=True,
+        was=(_EARLIER_HARD_GATES,),
+    )  # fmt: skip
+    fresh: bool = setting(False, "Start another run, resume none.", "Resuming", stored=False)
+    allow_changed_settings: bool = setting(False, "Resume a run under other settings.", "Resuming", stored=False)
+    keep_checkpoints: bool = setting(False, "Keep finished steps.", "Resuming")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+    limits: Limits = field(default_factory=Limits)
+    samples: Samples = field(default_factory=Samples)
+
+    def share(self) -> Share:
+        """The questions that are this run's. Raises UsageError for a `--shard` that is none."""
+        if self.shard is None:
+            return Share()
+        match = re.fullmatch(r"([1-9]\d{0,4})/([1-9]\d{0,4})", self.shard)
+        if not match or int(match[1]) > int(match[2]):
+            raise UsageError(f"--shard {self.shard}: give I/N, from 1/N to N/N")
+        return Share(int(match[1]) - 1, int(match[2]))
+
+    def check(self) -> None:
+        """Raises UsageError for a value that makes no sense."""
+        flags.check(self)
+        self.share()
+        self.samples.check()
+        check_names(self.hard_gates)
+        if self.tools.tools_mode != "auto" and self.tools.cassette is None:
+            raise UsageError(f"--tools-mode {self.tools.tools_mode}: name the file with --cassette")
+        if not self.tools.tools:
+            raise UsageError("--tools: name at least one tool")
 
     def prompt(self) -> str:
         """The system prompt, read: the file's, else the built-in one for these tools and limits."""
         path = self.system_prompt_file
         if path is None:
-            return system_prompt(self.limits, self.tools)
+            from nodes.prompts import system_prompt
+
+            return system_prompt(self.limits, self.tools.tools)
         try:
             with path.open("rb") as source:
                 text = source.read(_LONGEST_PROMPT + 1).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--system-prompt-file {path}: {error}") from error
+            raise UsageError(f"--system-prompt-file {path}: {error}") from error
         if not text.strip() or len(text) > _LONGEST_PROMPT:
-            raise UserError(f"--system-prompt-file {path}: {'it is empty' if not text.strip() else 'it is too long'}")
+            raise UsageError(f"--system-prompt-file {path}: {'it is empty' if not text.strip() else 'it is too long'}")
         return text
 
-    def settings(self, questions_sha256: str, prompt: str, tools_sha256: str) -> RunSettings:
-        """What decides the content of the run."""
-        return RunSettings(
-            model_name=self.model_name,
-            source_file=self.questions_file.name,
-            questions_sha256=questions_sha256,
-            prompt_sha256=text_sha256(prompt),
-            tools_sha256=tools_sha256,
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            max_turns=self.max_turns,
-            max_tool_calls=self.max_tool_calls,
-            tool_role=self.tool_role,
-            instance_id=self.instance_id,
-            hard_gates=self.hard_gates,
-        )
+    def settings(self, questions_sha256: str, prompt: str, tools_sha256: str) -> Settings:
+        """What decides the content of this run."""
+        return {
+            **flags.compared(self), "source_file": self.questions_file.name, "questions_sha256": questions_sha256,
+            "prompt_sha256": text_sha256(prompt), "tools_sha256": tools_sha256,
+        }  # fmt: skip
 
-    def stored(self) -> dict[str, Any]:
-        """As JSON."""
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _NOT_STORED}
-        return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
-    @classmethod
-    def restored(cls, stored: dict[str, Any]) -> "GenerateOptions":
-        """From what `stored` wrote. Raises UserError when it was not that."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-        }
-        for name in ("questions_file", "output", "system_prompt_file", "cassette"):
-            values[name] = Path(values[name]) if values.get(name) else None
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UserError(f"the run's stored options do not fit this version: {error}") from error
+def made_under(settings: Settings) -> str:
+    """A hash of what decides the content of a trajectory beside its question."""
+    values = {name: value for name, value in settings.items() if name not in _OF_THE_RUN}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def differences(theirs: Settings, ours: Settings) -> list[str]:
+    """A line for each setting in which a stored run differs, `name: theirs -> ours`; none when it is the same."""
+    return [
+        f"{_HASHES[name]} ({name})" if name in _HASHES else f"{name}: {theirs.get(name)!r} -> {ours[name]!r}"
+        for name in flags.differences(RunConfig, theirs, ours)
+    ]
 
 
 def text_sha256(text: str) -> str:

@@ -3,11 +3,11 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from backends.json_codec import load_json
 from serializers.bounds import storable
 from serializers.record import QuestionRow
@@ -15,16 +15,32 @@ from serializers.record import QuestionRow
 
 @dataclass(frozen=True)
 class BadRow:
-    """An unusable row: its line in the file, its place among the rows (both 1-based), and what is wrong with it."""
+    """An unusable row: its line in the file, its number among the rows (both 1-based), and what is wrong with it."""
 
     line: int
-    place: int
+    row_number: int
     why: str
 
 
 @dataclass(frozen=True)
+class Share:
+    """Every `count`-th question, from the one at `index` on."""
+
+    index: int = 0
+    count: int = 1
+
+    def holds(self, row_number: int) -> bool:
+        """Whether a question, by its 1-based place in the file, is in this share."""
+        return (row_number - 1) % self.count == self.index
+
+    def of(self, index: int, count: int) -> "Share":
+        """A share of this share."""
+        return Share(self.index + self.count * index, self.count * count)
+
+
+@dataclass(frozen=True)
 class QuestionsFile:
-    """What the check found."""
+    """What the check found, and which of the questions are asked."""
 
     path: Path
     rows: int
@@ -32,47 +48,57 @@ class QuestionsFile:
     bad: tuple[BadRow, ...]
     stamp: tuple[int, int]
     """Its size and time of change when it was checked."""
+    limit: int | None = None
+    """Only the first so many rows."""
+    share: Share = field(default_factory=Share)
 
-    def asked(self, limit: int | None = None) -> int:
-        """Usable rows among the first `limit`."""
-        return min(self.rows, limit or self.rows) - len(self.bad_within(limit))
+    @property
+    def asked(self) -> int:
+        """How many questions are asked."""
+        last = min(self.rows, self.limit or self.rows)
+        return len(range(self.share.index + 1, last + 1, self.share.count)) - len(self.bad_rows())
 
-    def stream(self, limit: int | None = None) -> Iterator[tuple[int, QuestionRow]]:
-        """(place, row) of the usable rows among the first `limit`; a place is 1-based and counts bad rows too.
+    def stream(self) -> Iterator[tuple[int, QuestionRow]]:
+        """(row number, row) of the questions that are asked; a number is 1-based and counts bad rows too.
 
-        Raises UserError when the file is no longer what it was when it was checked.
+        Raises UsageError when the file is no longer what it was when it was checked.
         """
-        bad = {row.place for row in self.bad}
+        bad = {row.row_number for row in self.bad}
         with self.path.open("rb") as lines:
-            for place, line in enumerate(filter(bytes.strip, lines), start=1):
+            for row_number, line in enumerate(filter(bytes.strip, lines), start=1):
                 if _stamp(lines) != self.stamp:
-                    raise UserError(
-                        f"{self.path} was changed during the run: put it back, and the same command continues"
+                    raise UsageError(
+                        f"{self.path} was changed during the run: put it back and run the same command to resume"
                     )
-                if limit is not None and place > limit:
+                if self.limit is not None and row_number > self.limit:
                     return
-                if place in bad:
+                if row_number in bad or not self.share.holds(row_number):
                     continue
                 row = _read_row(line)
                 if isinstance(row, str):
-                    raise UserError(f"{self.path}, row {place}: {row}")
-                yield place, row
+                    raise UsageError(f"{self.path}, row {row_number}: {row}")
+                yield row_number, row
 
-    def bad_within(self, limit: int | None = None) -> list[BadRow]:
-        """Bad rows among the first `limit`."""
-        return [row for row in self.bad if limit is None or row.place <= limit]
+    def bad_rows(self) -> list[BadRow]:
+        """The unusable rows among those that are asked."""
+        return [
+            row for row in self.bad
+            if self.share.holds(row.row_number) and (self.limit is None or row.row_number <= self.limit)
+        ]  # fmt: skip
 
 
-def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | None = None) -> QuestionsFile:
-    """Read the whole file once. Raises UserError when it is missing, empty, or has a bad row (within `limit`, if one is
-    given) that is not to be skipped.
+def check_questions(
+    path: Path, *, skip_bad_rows: bool = False, limit: int | None = None, share: Share | None = None
+) -> QuestionsFile:
+    """Read the whole file once. Raises UsageError when it is missing, empty, or has a bad row (within `limit`, if there
+    is one) that is not to be skipped.
     """
     digest = hashlib.sha256()
     rows = 0
     bad: list[BadRow] = []
     try:
         if not path.is_file() and path.exists():
-            raise UserError(f"{path}: no regular file, and it is read more than once: write it to a file first")
+            raise UsageError(f"{path}: no regular file, and it is read more than once: write it to a file first")
         with path.open("rb") as lines:
             stamp = _stamp(lines)
             for number, line in enumerate(lines, start=1):
@@ -83,13 +109,13 @@ def check_questions(path: Path, *, skip_bad_rows: bool = False, limit: int | Non
                 row = _read_row(line)
                 if isinstance(row, str):
                     if not skip_bad_rows and (limit is None or rows <= limit):
-                        raise UserError(f"{path}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
+                        raise UsageError(f"{path}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
                     bad.append(BadRow(number, rows, row))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error} (--questions-file)") from error
+        raise UsageError(f"{path}: {error.strerror or error} (--questions-file)") from error
     if rows == len(bad):
-        raise UserError(f"{path}: no question in it (--questions-file wants one JSON object a line)")
-    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp)
+        raise UsageError(f"{path}: no question in it (--questions-file wants one JSON object a line)")
+    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp, limit, share or Share())
 
 
 def _stamp(file: BinaryIO) -> tuple[int, int]:

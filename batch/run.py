@@ -1,35 +1,43 @@
-"""A run, wired: from checked flags to closed files, in one process or in several."""
+"""A run, wired once: from a checked configuration to closed files, in one process or in several."""
 
+import asyncio
+import logging
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass, replace
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.chat_model import ModelAddress
-from backends.model_first import ModelFirst
-from backends.services import Services, ToolsAddress, default_mcp_url, open_services
-from batch.acquire import Acquired, acquired_run
-from batch.attempts import Attempts, Away, Stop
-from batch.config import GenerateOptions
-from batch.outage import Downtimes
-from batch.outcomes import Settle, Settler
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from backends.errors import UsageError
+from backends.services import Services, open_services
+from batch.acquire import Acquired, acquire_run
+from batch.config import RunConfig
+from batch.flags import changed, from_dict
+from batch.jsonl import put_in_order
+from batch.outage import Outages
+from batch.progress import Progress
 from batch.questions import check_questions
-from batch.run_files import RunFiles, check_writable, read_run
-from batch.runner import Batch, BatchSettings, say
-from batch.settings import RunSettings
-from batch.workers import WorkerPool, meet_foreman, open_workers
-from graph.build import build_graph
-from graph.checkpoints import ThreadIds, open_checkpoints
-from graph.group_saver import GroupSaver
+from batch.rollout import RETRY_WAITS, Rollout
+from batch.run_files import RunFiles, ThreadIds, check_writable, read_run
+from batch.runner import Runner, progress_bar
+from batch.stop import StopSignal
+from batch.worker_checkpoints import gather
+from batch.workers import run_workers, watch_first_process
+from graph.build import TrajectoryGraph, build_graph
+from graph.checkpoints import GroupSaver, open_checkpoints
 from serializers.escaping import balanced
 from serializers.evidence import failed
 from serializers.tags import STOP_STRINGS
 
+log = logging.getLogger("trajgraph")
+_EXIT_CODES = {"interrupted": 130, "outage": 1, "worker": 1}
+
 
 @dataclass(frozen=True)
-class Ended:
+class RunResult:
     """How a run ended: its statistics, its files, and the exit code."""
 
     stats: dict[str, Any]
@@ -38,96 +46,103 @@ class Ended:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was ended before all was settled."""
+        """Whether it was ended before all was finished."""
         return self.code != 0 and bool(self.stats["pending"])
 
 
-async def generate(options: GenerateOptions, api_key: str | None, run: RunFiles | None = None) -> Ended:
-    """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UserError."""
-    options = replace(options, mcp_url=options.mcp_url or default_mcp_url())
-    options.check()
-    prompt, strays = ("", []) if run else balanced(options.prompt())
-    if strays:
-        say(
-            f"the system prompt has {', '.join(strays)} without its other half: escaped, as trainers mask by these tags"
+async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[float, ...] = RETRY_WAITS) -> RunResult:
+    """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UsageError."""
+    config.check()
+    config = changed(config, mcp_url=config.tools.url)
+    prompt, unmatched = ("", []) if run else balanced(config.prompt())
+    if unmatched:
+        log.warning(
+            "the system prompt has %s without its other half: escaped, as trainers mask by these tags",
+            ", ".join(unmatched),
         )
-    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows, limit=options.limit)
-    for bad in questions.bad_within(options.limit):
-        say(f"skipped: {options.questions_file}, line {bad.line}: {bad.why}")
-    check_writable(options.output)
-    how = BatchSettings(
-        options.concurrency, options.limit, options.incremental, options.keep_checkpoints, options.samples
+    questions = check_questions(
+        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
     )
-    stop = Stop()
-    async with AsyncExitStack() as stack:
-        turn = ModelFirst(put_off=options.concurrency)
-        services = await stack.enter_async_context(_services(options, api_key, turn))
-        settings = options.settings(questions.sha256, prompt, services.tools_sha256)
-        acquired = stack.enter_context(acquired_run(options, settings, prompt, run))
-        files = acquired.files
-        saver = await stack.enter_async_context(open_checkpoints(files.checkpoints, turn.at_disk))
-        stop.told.append(services.chat.in_flight.close)
-        probes = {"model": services.chat.probe, "tool": services.tools.probe}
-        downtimes = Downtimes(probes, stop, say, options.max_downtime)
-        pool: WorkerPool | None = None
-        settle: Settle
-        if options.workers > 1:
-            opened = open_workers(files.run, options.workers, downtimes, stop, say, api_key)
-            settle = pool = await stack.enter_async_context(opened)
-        else:
-            settle = _settler(options, services, saver, acquired, stop, say, downtimes.away, turn)
-        batch = Batch(settle, saver, files, questions, acquired.settings, acquired.threads, acquired.changed, how, stop)
-        stats = await batch.run()
-    if stop.event.is_set() and stats["pending"]:
-        return Ended(stats, files, 1 if downtimes.gave_up or (pool and pool.lost) else 130)
-    return Ended(stats, files, 1 if stats["failed"] or stats["pending"] else 0)
+    for bad in questions.bad_rows():
+        log.warning("skipped: %s, line %d: %s", config.questions_file, bad.line, bad.why)
+    check_writable(config.output)
+    stop, started = StopSignal(), time.monotonic()
+    async with open_run_services(config) as services:
+        settings = config.settings(questions.sha256, prompt, services.tools_sha256)
+        with acquire_run(config, settings, prompt, run) as acquired:
+            files = acquired.files
+            await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
+            progress, code = Progress(files, questions, config, acquired.threads), 0
+            try:
+                with stop.on_signals():
+                    async with open_checkpoints(files.checkpoints) as saver:
+                        await progress.load_finished(saver, changed=acquired.changed)
+                        progress.write_stats(0.0)  # what is true now, should this process be killed
+                        if config.workers == 1:
+                            await _run_here(config, services, saver, acquired, progress, stop, waits)
+                    if config.workers > 1:
+                        code = await run_workers(config, progress, stop)
+                if not config.incremental and not stop.reason:
+                    put_in_order(files.trajectories)
+            finally:
+                stats = progress.write_stats(time.monotonic() - started)
+    if not code and stop.reason and stats["pending"]:
+        code = _EXIT_CODES[stop.reason]
+    return RunResult(stats, files, code or int(bool(stats["failed"] or stats["pending"])))
 
 
-async def work(run: Path) -> int:
-    """Be one of a run's worker processes: settle what the first process asks for."""
+async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
+    """Be one of a run's processes: work through its share of the questions. Returns the exit code."""
     files, content = read_run(run)
-    options, settings = GenerateOptions.restored(content["options"]), RunSettings.restored(content["settings"])
-    foreman, turn = await meet_foreman(), ModelFirst()
+    config = changed(from_dict(RunConfig, content["options"]), api_key=os.environ.get("OPENAI_API_KEY"))
+    stop = StopSignal()
+    watch_first_process(stop)
+    share = config.share().of(worker, workers)
+    questions = check_questions(config.questions_file, skip_bad_rows=True, limit=limit, share=share)
+    if questions.sha256 != content["settings"]["questions_sha256"]:
+        raise UsageError(f"{config.questions_file} was changed during the run: put it back and run the same command")
+    threads = ThreadIds(files.run_id, content.get("made_under"))
+    acquired = Acquired(files, content["settings"], str(content["prompt"]), threads)
+    progress = Progress(files, questions, config, threads)
+    progress.read_finished()
+    config = changed(config, concurrency=-(-config.concurrency // workers))
     async with (
-        _services(options, os.environ.get("OPENAI_API_KEY"), turn) as services,
-        open_checkpoints(files.checkpoints, turn.at_disk) as saver,
+        open_run_services(config) as services,
+        open_checkpoints(files.checkpoints_of(worker, workers)) as saver,
     ):
-        foreman.stop.told.append(services.chat.in_flight.close)
-        threads = ThreadIds(files.run_id, content.get("made_under"))
-        acquired = Acquired(files, settings, str(content["prompt"]), threads)
-        await foreman.serve(_settler(options, services, saver, acquired, foreman.stop, foreman.say, foreman.away, turn))
-    return 0
+        await _run_here(config, services, saver, acquired, progress, stop)
+    return _EXIT_CODES[stop.reason] if stop.reason else 0
 
 
-def _services(options: GenerateOptions, api_key: str | None, turn: ModelFirst) -> AbstractAsyncContextManager[Services]:
-    """Both services, to be connected."""
-    model = ModelAddress(
-        options.local_model_url, options.model_name, api_key, options.temperature, options.model_timeout,
-        options.max_model_len,
+def open_run_services(config: RunConfig) -> AbstractAsyncContextManager[Services]:
+    """The services of a run, to be connected."""
+    return open_services(config.model, config.tools, stop=STOP_STRINGS, concurrency=config.concurrency, failed=failed)
+
+
+def graph_of(
+    config: RunConfig, services: Services, prompt: str, saver: BaseCheckpointSaver[Any] | None = None
+) -> TrajectoryGraph:
+    """The graph of a run around live services."""
+    return build_graph(
+        services.chat, services.tools.call, limits=config.limits, system=prompt, tools=config.tools.tools,
+        tool_role=config.tool_role, checkpointer=saver,
     )  # fmt: skip
-    tools = ToolsAddress(
-        str(options.mcp_url), options.tools, options.tool_map, options.tool_timeout, options.cassette,
-        options.tools_mode,
-    )  # fmt: skip
-    return open_services(
-        model,
-        tools,
-        stop=STOP_STRINGS,
-        concurrency=options.concurrency,
-        failed=failed,
-        at_model=turn.at_model,
-        away=turn.away,
-    )
 
 
-def _settler(
-    options: GenerateOptions, services: Services, saver: GroupSaver, run: Acquired, stop: Stop,
-    tell: Callable[[str], None], away: Away, turn: ModelFirst,
-) -> Settler:  # fmt: skip
-    """The graph around live services, ready to settle questions in this process."""
-    graph = build_graph(
-        services.chat, services.tools.call, limits=options.limits, system=run.prompt, tools=options.tools,
-        tool_role=options.tool_role, checkpointer=saver,
-    )  # fmt: skip
-    attempts = Attempts(graph, saver, options.limits, stop, tell, away, turn, max_downtime=options.max_downtime)
-    return Settler(attempts, run.settings, run.threads, options.samples.most > 1, turn.afterwards)
+async def _run_here(
+    config: RunConfig,
+    services: Services,
+    saver: GroupSaver,
+    acquired: Acquired,
+    progress: Progress,
+    stop: StopSignal,
+    waits: tuple[float, ...] = RETRY_WAITS,
+) -> None:
+    """Work through what is pending in this process."""
+    stop.on_request.append(services.chat.in_flight.close)
+    probes = {"model": services.chat.probe, "tool": services.tools.probe}
+    outages = Outages(probes, stop, config.max_downtime)
+    graph = graph_of(config, services, acquired.prompt, saver)
+    rollout = Rollout(graph, saver, config, acquired.settings, acquired.threads, stop, outages.wait_for_recovery, waits)
+    with progress_bar(progress) as bar:
+        await Runner(rollout, progress, config, stop).run(bar)

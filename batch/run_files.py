@@ -1,6 +1,8 @@
 """The files of a run, all under one stem: found or begun, locked, appended to, read back."""
 
 import fcntl
+import glob
+import hashlib
 import json
 import os
 import re
@@ -9,20 +11,42 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from backends.errors import UserError
-from batch.jsonl import read_lines, write_whole
-from batch.settings import RunSettings
+from backends.errors import UsageError
+from batch.config import RunConfig, Settings, made_under
+from batch.flags import to_dict
+from batch.jsonl import atomic_write, read_lines
 
-UNSETTLED = "other_questions"
+UNSORTED = "other_questions"
 """In `run.json` while records may be of questions that are no longer asked."""
+_SAME_RUN = ("source_file", "model_name", "instance_id", "shard")
 _ENDING = 10.0
 """Seconds within which the workers of a killed run are gone."""
+
+
+@dataclass(frozen=True)
+class ThreadIds:
+    """The threads of a run: the same UUIDs whenever it is resumed (LangGraph Studio takes only UUIDs).
+
+    `made_under` is a hash of what decides the content of a trajectory beside its question: a checkpoint of another
+    question, prompt, tool or limit is another thread's, and is never resumed. A run that was started before that was
+    so has none, and keeps its threads.
+    """
+
+    run_id: str
+    made_under: str | None = None
+
+    def of(self, sample_id: str, question: str) -> str:
+        """The thread of a sample of a question."""
+        own = sample_id
+        if self.made_under is not None:
+            own += hashlib.sha256(f"{self.made_under}\0{question}".encode("utf-8", "replace")).hexdigest()
+        return str(uuid.uuid5(uuid.UUID(self.run_id), own))
 
 
 @dataclass(frozen=True)
@@ -61,21 +85,30 @@ class RunFiles:
     def checkpoints(self) -> Path:
         return self._path("checkpoints.sqlite")
 
+    def checkpoints_of(self, worker: int, workers: int) -> Path:
+        """Those of one of several processes, while they are at work."""
+        return self._path(f"checkpoints_{worker + 1}of{workers}.sqlite")
+
+    @property
+    def worker_checkpoints(self) -> list[Path]:
+        """Those of processes that are at work, or were killed."""
+        return sorted(self.folder.glob(f"{glob.escape(self.stem)}_checkpoints_*of*.sqlite"))
+
     @property
     def stats(self) -> Path:
         return self.folder / f"{self.stem.replace('pubmed_trajectory', 'trajectory_stats', 1)}.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held by one process at a time. Raises UserError with the pid of the one that has it."""
+        """Held by one process at a time. Raises UsageError with the pid of the one that has it."""
         with self._path("run.lock").open("a+") as lock:
             os.set_inheritable(lock.fileno(), True)  # a run's worker processes hold it too, until the last has ended
             deadline = time.monotonic() + _ENDING
-            while not _taken(lock):
+            while not _try_lock(lock):
                 lock.seek(0)
                 holder = lock.read().strip()
                 if _alive(holder) or time.monotonic() > deadline:
-                    raise UserError(
+                    raise UsageError(
                         f"process {holder or 'unknown'} is working on {self.run}: wait for it, stop it, or start "
                         "another run with --fresh"
                     )
@@ -86,7 +119,7 @@ class RunFiles:
             yield
 
 
-def _taken(lock: IO[str]) -> bool:
+def _try_lock(lock: IO[str]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -98,30 +131,28 @@ def _alive(process: str) -> bool:
     return process.isdigit() and Path(f"/proc/{process}").exists() if Path("/proc").is_dir() else True
 
 
-def working_process(files: RunFiles) -> str | None:
+def process_at_work(files: RunFiles) -> str | None:
     """The id of the process that is working on a run; None when none is."""
     path = files.folder / f"{files.stem}_run.lock"
     if not path.exists():
         return None
     with path.open("r+") as lock:
-        return None if _taken(lock) else lock.read().strip()
+        return None if _try_lock(lock) else lock.read().strip()
 
 
-def begin_run(folder: Path, settings: RunSettings, options: dict[str, Any], prompt: str) -> RunFiles:
-    """A new run with its `run.json`. `prompt` is what the model is told, `options` are the flags with which `resume`
-    repeats the command; no secrets.
-    """
-    model = re.sub(r"[/:]", "_", settings.model_name)
-    tail = f"{model}_{re.sub(r'[/:]', '_', settings.instance_id)}" if settings.instance_id else model
+def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:
+    """A new run with its `run.json`. `prompt` is what the model is told; no secrets."""
+    parts = (config.model.model_name, config.instance_id, config.shard and f"shard{config.shard.replace('/', 'of')}")
+    tail = "_".join(re.sub(r"[/:]", "_", part) for part in parts if part)
     now = datetime.now()
     while True:
-        files = RunFiles(folder, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
+        files = RunFiles(config.output, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
         content = {
-            "run_id": files.run_id, "settings": asdict(settings), "options": options, "prompt": prompt,
-            "made_under": settings.made_under, "versions": _versions(),
+            "run_id": files.run_id, "settings": settings, "options": to_dict(config), "prompt": prompt,
+            "made_under": made_under(settings), "versions": _versions(),
         }  # fmt: skip
         if not files.run.exists():  # nobody else makes one: the folder is locked
-            write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
+            atomic_write(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
             return files
         now += timedelta(seconds=1)
 
@@ -131,26 +162,26 @@ def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
     if path.is_dir():
         runs = sorted(path.glob("pubmed_trajectory_*_run.json"))
         if not runs:
-            raise UserError(f"{path}: no run in this folder (a run is its …_run.json)")
+            raise UsageError(f"{path}: no run in this folder (a run is its …_run.json)")
         path = runs[-1]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = RunFiles(path.parent, path.name.removesuffix("_run.json"), str(uuid.UUID(content["run_id"])))
         content["settings"], content["options"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a run ({error}); give a …_run.json or its folder") from error
+        raise UsageError(f"{path}: not a run ({error}); give a …_run.json or its folder") from error
     return files, content
 
 
-def latest_run(folder: Path, settings: RunSettings) -> tuple[RunFiles, dict[str, Any]] | None:
-    """The newest run over the same questions file, model and instance; None when there is none."""
+def latest_run(folder: Path, settings: Settings) -> tuple[RunFiles, dict[str, Any]] | None:
+    """The newest run over the same questions file (or share of it), model and instance; None when there is none."""
     for path in sorted(folder.glob("pubmed_trajectory_*_run.json"), reverse=True):
         try:
             files, content = read_run(path)
-        except UserError:
+        except UsageError:
             continue
         theirs = content["settings"]
-        if all(theirs.get(key) == getattr(settings, key) for key in ("source_file", "model_name", "instance_id")):
+        if all(theirs.get(key) == settings[key] for key in _SAME_RUN):
             return files, content
     return None
 
@@ -167,13 +198,13 @@ def folder_locked(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the output folder and try it. Raises UserError when nothing can be written there."""
+    """Make the output folder and try it. Raises UsageError when nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
 
 
 def is_complete(files: RunFiles) -> bool:
@@ -185,11 +216,11 @@ def is_complete(files: RunFiles) -> bool:
         return False
 
 
-def settled(files: RunFiles) -> None:
+def mark_sorted(files: RunFiles) -> None:
     """Note that a run's records are all of questions that it asks."""
     content = json.loads(files.run.read_text(encoding="utf-8"))
-    content.pop(UNSETTLED, None)
-    write_whole(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
+    content.pop(UNSORTED, None)
+    atomic_write(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
 
 
 def _versions() -> dict[str, str]:

@@ -64,3 +64,23 @@ class Stats:
             "tokens": {"input": sums["input_tokens"], "output": sums["output_tokens"]},
             "seconds": {"model": round(sums["model_seconds"], 3), "tools": round(sums["tool_seconds"], 3)},
         }
+
+
+def describe(stats: Mapping[str, Any]) -> str:
+    """The statistics in a few lines for the end of a command."""
+    counts = ", ".join(f"{stats[name]} {name}" for name in ("accepted", "rejected", "failed", "pending"))
+    samples = "" if stats["samples"] == stats["questions"] else f", {stats['samples']} samples"
+    lines = [f"{stats['questions']} questions{samples}: {counts}"]
+    if stats["rejected"]:
+        lines.append(f"rejected for {_listed(stats['reject_reasons'])}")
+    if finished := stats["accepted"] + stats["rejected"]:
+        clean = stats["pass_every_gate"]
+        failed = f"; the others fail {_listed(stats['gates'])}" if stats["gates"] else ""
+        lines.append(f"{clean} of {finished} pass every gate ({100 * clean / finished:.0f} %){failed}")
+    if stats["failed"]:
+        lines.append(f"run the same command again to retry the {stats['failed']} failed")
+    return "\n".join(lines)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))

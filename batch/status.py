@@ -5,10 +5,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from batch.config import GenerateOptions
+from batch.config import RunConfig
+from batch.flags import from_dict
 from batch.jsonl import sample_ids
 from batch.questions import check_questions
-from batch.run_files import RunFiles, read_run, working_process
+from batch.run_files import RunFiles, process_at_work, read_run
 from serializers.record import sample_of
 
 _TAIL = 5_000_000
@@ -16,32 +17,33 @@ _WRITTEN = re.compile(rb'"generation_time": "(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
 _TIME = "%Y-%m-%dT%H:%M:%S"
 
 
-def standing(run: Path) -> tuple[str, bool]:
+def status_line(run: Path) -> tuple[str, bool]:
     """One line, and whether a process is at work."""
     files, content = read_run(run)
-    options = GenerateOptions.restored(content["options"])
-    questions = check_questions(options.questions_file, skip_bad_rows=True).asked(options.limit)
+    config = from_dict(RunConfig, content["options"])
+    share = config.share()
+    questions = check_questions(config.questions_file, skip_bad_rows=True, limit=config.limit, share=share).asked
     accepted, rejected = _by_question(files.trajectories), _by_question(files.rejected)
     failed = _by_question(files.failed)
     listed = f"{accepted.total():,} accepted, {rejected.total():,} rejected, {failed.total():,} failed"
-    samples = options.samples
+    samples = config.samples
     if samples.accept:
         tried = accepted + rejected
-        enough = sum(accepted[place] >= samples.accept or tried[place] >= samples.most for place in tried)
+        enough = sum(accepted[number] >= samples.accept or tried[number] >= samples.most for number in tried)
         pending = questions - enough
         line = f"{files.stem}: {listed}; {enough:,} of {questions:,} questions have enough"
     else:
         asked = questions * samples.most
         pending = max(asked - accepted.total() - rejected.total() - failed.total(), 0)
         line = f"{files.stem}: {listed}, {pending:,} pending of {asked:,}"
-    process = working_process(files)
+    process = process_at_work(files)
     if process is None:
-        return f"{line}; nobody is working on it", False
+        return f"{line}; no process is working on it", False
     return f"{line}; process {process} is at work{_pace(files, None if samples.accept else pending)}", True
 
 
 def _by_question(path: Path) -> Counter[int]:
-    """How many samples of each question, by its place, are in a file."""
+    """How many samples of each question, by its row number, are in a file."""
     return Counter(sample_of(identity)[0] for identity in sample_ids(path)) if path.exists() else Counter()
 
 

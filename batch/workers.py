@@ -1,259 +1,146 @@
-"""Several processes for one run: workers settle the questions, each in an event loop of its own; the first one writes.
+"""Several processes for one run: equal workers, each the same runner on its share of the questions.
 
-A question goes to the worker that has the fewest, so none is idle while questions are left. Both ends speak lines over
-a socket, the worker's standard input; fields are parted by tabs, which JSON does not hold:
-
-    to a worker     ask SAMPLE ROW · forget SAMPLE · waited N 0|1 · stop
-    from a worker   settled SAMPLE KIND LINE · drained SAMPLE · broken SAMPLE ERROR TEXT · away N SERVICE · say TEXT
-
-A worker whose socket closes ends at once: its questions stand in the checkpoints.
+They append to the same files under a lock; each has checkpoints of its own while it is at work. The first process
+starts them, counts what appears on disk, passes a stop on, and writes the statistics. On a worker's standard input a
+word means stop, and its end that the first process is gone.
 """
 
 import asyncio
 import contextlib
-import itertools
-import json
+import logging
 import os
-import socket
-import sqlite3
+import re
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import cast
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
-from langgraph.errors import GraphDrained
+from tqdm import tqdm
 
-from backends.errors import BackendError, UserError
-from batch.attempts import Stop
-from batch.outage import Downtimes, service_of
-from batch.outcomes import Kind, LetGo, Outcome, Settle, Settled
-from serializers.record import QuestionRow
+from batch.config import RunConfig
+from batch.jsonl import Tail, summary
+from batch.progress import Progress
+from batch.run_files import RunFiles
+from batch.runner import progress_bar
+from batch.stop import StopSignal
+from batch.worker_checkpoints import distribute, gather, threads_in
 
-_LONGEST_LINE = 1 << 30
-_BREAKING: dict[str, type[Exception]] = {kind.__name__: kind for kind in (UserError, OSError, sqlite3.DatabaseError)}
-"""What ends a run, wherever it happens."""
-
-
-async def _whole_lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """What the other end says, line by line, until it is gone; a line that it could not finish is none."""
-    with contextlib.suppress(ConnectionError):  # it went with words of ours unread
-        while (line := await reader.readline()).endswith(b"\n"):
-            yield line[:-1]
+log = logging.getLogger("trajgraph")
+_LOOK = 0.2
+"""Seconds between two looks at the files."""
+_OF_ONE = re.compile(r"\(.*\)|\d+ s\b")
+"""What may differ between two workers that report the same."""
+_PREFIX = "trajgraph: "
+_LONGEST_LINE = 1 << 24
 
 
-@dataclass
-class _Worker:
-    process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    pending: dict[str, "asyncio.Future[Outcome]"] = field(default_factory=dict)
-
-    def tell(self, *fields: str) -> None:
-        if not self.writer.is_closing():  # else it has died, which its reader tells
-            self.writer.write("\t".join(fields).encode() + b"\n")
-
-
-class WorkerPool:
-    """Settles questions in other processes. Make it with `open_workers`."""
-
-    def __init__(self, workers: list[_Worker], downtimes: Downtimes, stop: Stop, say: Callable[[str], None]) -> None:
-        self._workers = workers
-        self._downtimes = downtimes
-        self._stop = stop
-        self._say = say
-        self.lost = 0
-        """Workers that ended before the run did."""
-
-    async def __call__(self, identity: str, row: QuestionRow) -> Settled:
-        """The outcome, known when it has ended, from whichever worker has the fewest questions."""
-        if self._stop.event.is_set():
-            raise GraphDrained
-        worker = min(self._workers, key=lambda one: len(one.pending))
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        worker.pending[identity] = answer
-        worker.tell("ask", identity, json.dumps(row))
-        try:
-            outcome = await answer
-        finally:
-            worker.pending.pop(identity, None)
-
-        async def known(now: bool) -> Outcome:
-            return outcome
-
-        async def forget() -> None:
-            worker.tell("forget", identity)
-
-        async def stored() -> None:
-            pass  # before the worker tells that it has ended
-
-        return Settled(known, forget, stored)
-
-    async def listen(self, worker: _Worker) -> None:
-        """Take in what a worker says, until it is gone."""
-        waiting: set[asyncio.Task[None]] = set()
-        try:
-            async for line in _whole_lines(worker.reader):
-                self._take_in(worker, line, waiting)
-        except Exception:
-            await self._let_go(worker)
-            raise
-        await self._let_go(worker)
-
-    def _take_in(self, worker: _Worker, line: bytes, waiting: "set[asyncio.Task[None]]") -> None:
-        told, *fields = line.split(b"\t", 3)
-        words = [word.decode() for word in fields[:2]]
-        if told == b"say":
-            self._say(words[0])
-        elif told == b"away":
-            waiting.add(task := asyncio.create_task(self._wait(worker, *words)))
-            task.add_done_callback(waiting.discard)
-        elif (answer := worker.pending.get(words[0])) and not answer.done():
-            if told == b"settled":
-                answer.set_result(Outcome(cast(Kind, words[1]), fields[2]))
-            elif told == b"drained":
-                answer.set_exception(GraphDrained())
-            else:
-                answer.set_exception(_BREAKING.get(words[1], RuntimeError)(fields[2].decode()))
-
-    async def _let_go(self, worker: _Worker) -> None:
-        """A worker is gone: the run ends, unless it was ending."""
-        if not self._stop.event.is_set() or worker.pending:
-            self.lost += 1
-            self._stop.request()
-            worker.writer.close()  # one that is still there ends
-            code, pid = await worker.process.wait(), worker.process.pid
-            self._say(f"worker process {pid} ended ({code}); what it had begun goes on with the next run")
-        for answer in worker.pending.values():
-            if not answer.done():
-                answer.set_exception(GraphDrained())
-
-    async def pass_on_the_stop(self) -> None:
-        """Tell every worker when the run is to end."""
-        await self._stop.event.wait()
-        for worker in self._workers:
-            worker.tell("stop")
-
-    async def _wait(self, worker: _Worker, number: str, service: str) -> None:
-        try:
-            away = await self._downtimes.wait(service)
-        except GraphDrained:
-            return  # the worker is told that the run ends
-        worker.tell("waited", number, str(int(away)))
-
-
-@asynccontextmanager
-async def open_workers(
-    run: Path, count: int, downtimes: Downtimes, stop: Stop, say: Callable[[str], None], api_key: str | None
-) -> AsyncIterator[WorkerPool]:
-    """So many worker processes for the run that `run.json` describes; ended on leaving."""
-    environment = {**os.environ, **({"OPENAI_API_KEY": api_key} if api_key else {})}
-    workers: list[_Worker] = []
-    listening: list[asyncio.Task[None]] = []
-    pool = WorkerPool(workers, downtimes, stop, say)
+async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -> int:
+    """Have the pending questions worked through; returns 0, or the exit code of a worker that ended the run."""
+    files, count = progress.files, config.workers
+    paths = [files.checkpoints_of(worker, count) for worker in range(count)]
+    await asyncio.to_thread(_hand_out, files, paths, progress)
+    tails = {kind: Tail(path) for kind, path in _outputs(files).items()}
+    workers: list[asyncio.subprocess.Process] = []
+    watching: list[asyncio.Task[int]] = []
+    reported: Counter[str] = Counter()
     try:
-        for _ in range(count):
-            ours, theirs = socket.socketpair()
-            with (
-                theirs
-            ):  # inherited with the run's lock, so that no other process takes the run while one of them lives
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "cli", "worker", str(run), stdin=theirs.fileno(),
-                    stdout=asyncio.subprocess.DEVNULL, env=environment, close_fds=False, start_new_session=True,
-                )  # fmt: skip
-            reader, writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_LINE)
-            workers.append(_Worker(process, reader, writer))
-            listening.append(asyncio.create_task(pool.listen(workers[-1])))
-        listening.append(asyncio.create_task(pool.pass_on_the_stop()))
-        yield pool
+        with progress_bar(progress) as bar:
+            for worker in range(count):
+                workers.append(await _started(files, config, progress.questions.limit, worker))
+                watching.append(asyncio.create_task(_watch(workers[-1], stop, reported)))
+            stop.on_request.append(lambda: _pass_on(workers))
+            if stop.reason:
+                _pass_on(workers)
+            while not all(task.done() for task in watching):
+                await asyncio.wait(watching, timeout=_LOOK)
+                _count(tails, progress, bar)
+            _count(tails, progress, bar)
+        return next((code for code in map(asyncio.Task.result, watching) if code), 0)
     finally:
-        for task in listening:
-            task.cancel()
-        await asyncio.gather(*listening, return_exceptions=True)
-        for worker in workers:
-            worker.writer.close()
-            await worker.process.wait()
+        for process in workers:
+            assert process.stdin
+            process.stdin.close()
+        await asyncio.gather(*(process.wait() for process in workers), *watching, return_exceptions=True)
+        await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
 
 
-class Foreman:
-    """The first process, as a worker knows it. Make it with `meet_foreman`."""
+def _outputs(files: RunFiles) -> dict[str, Any]:
+    return {"accepted": files.trajectories, "rejected": files.rejected, "failed": files.failed}
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._numbers = itertools.count()
-        self._waiting: dict[str, asyncio.Future[bool]] = {}
-        self._forget: dict[str, LetGo] = {}
-        self.stop = Stop()
 
-    async def away(self, error: BackendError) -> bool:
-        """Have the first process wait until the service that failed answers."""
-        if self.stop.event.is_set():
-            raise GraphDrained
-        number = str(next(self._numbers))
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
-        self._tell("away", number, service_of(error))
-        try:
-            return await answer
-        finally:
-            del self._waiting[number]
+def _hand_out(files: RunFiles, paths: list[Any], progress: Progress) -> None:
+    """The checkpoints of what is pending, to the workers that will resume it."""
+    stored = threads_in(files.checkpoints)
+    wanted: dict[Any, set[str]] = {path: set() for path in paths}
+    share = progress.questions.share
+    for row_number, thread in progress.pending_threads() if stored else ():
+        if thread in stored:
+            wanted[paths[(row_number - 1 - share.index) // share.count % len(paths)]].add(thread)
+    distribute(files.checkpoints, {path: threads for path, threads in wanted.items() if threads})
 
-    def say(self, line: str) -> None:
-        """A line for the user."""
-        self._tell("say", line.replace("\t", " ").replace("\n", " "))
 
-    async def serve(self, settle: Settle) -> None:
-        """Settle what is asked, and forget the checkpoints of a sample whose line is safe.
+async def _started(files: RunFiles, config: RunConfig, limit: int | None, worker: int) -> asyncio.subprocess.Process:
+    key = config.model.api_key
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli", "worker", str(files.run), str(worker), str(config.workers), str(limit or 0),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **({"OPENAI_API_KEY": key} if key else {})},
+        close_fds=False,  # it inherits the run's lock: no other process takes the run while one of them lives
+        start_new_session=True, limit=_LONGEST_LINE,
+    )  # fmt: skip
 
-        When the first process goes before all is answered, this one ends at once.
-        """
-        tasks: set[asyncio.Task[None]] = set()
-        async for line in _whole_lines(self._reader):
-            told, *fields = line.decode().split("\t", 2)
-            if told == "ask":
-                tasks.add(task := asyncio.create_task(self._settle(settle, fields[0], json.loads(fields[1]))))
-                task.add_done_callback(tasks.discard)
-            elif told == "forget":
-                with contextlib.suppress(sqlite3.Error):  # the questions in flight tell it
-                    await self._forget.pop(fields[0])()
-            elif told == "waited":
-                self._answer(fields[0], fields[1] == "1")
-            else:
-                self.stop.request()
-                for number in list(self._waiting):
-                    self._answer(number, None)
-        if tasks:
+
+async def _watch(process: asyncio.subprocess.Process, stop: StopSignal, reported: Counter[str]) -> int:
+    """Pass on what a worker logs, once for all that log the same, and end the run when it ends badly."""
+    assert process.stderr
+    said: Counter[str] = Counter()
+    async for line in process.stderr:
+        text = line.decode("utf-8", "replace").rstrip("\n")
+        if not text.startswith(_PREFIX):
+            with contextlib.suppress(OSError):
+                tqdm.write(text, file=sys.stderr)
+            continue
+        said[key := _OF_ONE.sub("", text)] += 1
+        if said[key] > reported[key]:
+            reported[key] = said[key]
+            log.info(text.removeprefix(_PREFIX))
+    code = await process.wait()
+    if code and not stop.reason:
+        if code < 0:
+            log.error(
+                "worker process %d ended (%d); run the same command to resume what it had begun", process.pid, code
+            )
+        stop.request("worker")
+        return code if code > 0 else 1
+    return 0
+
+
+def _pass_on(workers: list[asyncio.subprocess.Process]) -> None:
+    for process in workers:
+        if process.stdin and not process.stdin.is_closing():  # else it has ended
+            process.stdin.write(b"stop\n")
+
+
+def _count(tails: dict[str, Tail], progress: Progress, bar: "tqdm[Any]") -> None:
+    for kind, line in _new_lines(tails):
+        progress.count(kind, summary(line) if kind != "failed" else {})
+        bar.update()
+    bar.set_postfix(progress.stats.counts, refresh=False)
+
+
+def _new_lines(tails: dict[str, Tail]) -> Iterator[tuple[str, bytes]]:
+    for kind, tail in tails.items():
+        for line in tail.read():
+            yield kind, line
+
+
+def watch_first_process(stop: StopSignal) -> None:
+    """In a worker: hear on standard input when to stop; without a first process, end at once."""
+
+    def heard() -> None:
+        if os.read(0, 64):
+            stop.request("interrupted")
+        else:
             os._exit(1)
 
-    async def _settle(self, settle: Settle, identity: str, row: QuestionRow) -> None:
-        try:
-            settled = await settle(identity, row)
-            self._forget[identity] = settled.let_go
-            await settled.stored()
-            outcome = await settled.outcome(True)
-        except GraphDrained:
-            self._tell("drained", identity)
-        except tuple(_BREAKING.values()) as error:
-            kind = next(name for name, known in _BREAKING.items() if isinstance(error, known))
-            self._tell("broken", identity, kind, str(error).replace("\n", " "))
-        except Exception as error:  # a fault of ours: it ends the run here as it does in one process
-            self._tell("broken", identity, type(error).__name__, f"{type(error).__name__}: {error}".replace("\n", " "))
-        else:
-            self._writer.write(f"settled\t{identity}\t{outcome.kind}\t".encode() + outcome.line + b"\n")
-            await self._writer.drain()
-
-    def _answer(self, number: str, away: bool | None) -> None:
-        answer = self._waiting.get(number)
-        if answer and not answer.done():
-            answer.set_exception(GraphDrained()) if away is None else answer.set_result(away)
-
-    def _tell(self, *fields: str) -> None:
-        self._writer.write("\t".join(fields).encode("utf-8", "replace") + b"\n")
-
-
-async def meet_foreman() -> Foreman:
-    """The other end of a worker's standard input."""
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=os.dup(0)), limit=_LONGEST_LINE)
-    return Foreman(reader, writer)
+    asyncio.get_running_loop().add_reader(0, heard)

@@ -17,10 +17,10 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, ToolMessage
 
-from backends.chat_model import ModelAddress
-from backends.services import ToolsAddress, open_services
+from backends.config import ModelConfig, ToolsConfig
+from backends.services import open_services
 from batch.jsonl import LineWriter, encoded
-from cli import run_to_end
+from batch.process import run_to_end
 from graph.build import build_graph, recursion_limit
 from graph.checkpoints import open_checkpoints
 from graph.limits import Limits
@@ -84,8 +84,8 @@ async def cost(one: Callable[[], Awaitable[Any]], count: int, concurrency: int) 
 
 async def parts(model_url: str, tools_url: str, count: int, concurrency: int) -> dict[str, float]:
     """Milliseconds by part."""
-    address = ModelAddress(model_url, "Qwen3-8B")
-    tools = ToolsAddress(tools_url, ("pubmed_search",))
+    address = ModelConfig(model_url)
+    tools = ToolsConfig(tools_url, ("pubmed_search",))
     system, question = system_prompt(LIMITS, ("pubmed_search",)), "Does the treatment help?"
     config = {"recursion_limit": recursion_limit(LIMITS)}
     async with open_services(address, tools, stop=STOP_STRINGS, concurrency=concurrency, failed=failed) as services:
@@ -118,7 +118,7 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
                 thread = str(uuid.uuid4())
                 place = {**config, "configurable": {"thread_id": thread}}
                 await kept.ainvoke({"question": question}, place, durability="async")
-                await saver.stored(thread)
+                await saver.flush(thread)
                 await saver.adelete_thread(thread)
 
             with_checkpoints = await cost(checkpointed, count, concurrency)

@@ -7,18 +7,20 @@ from typing import Any, Literal, get_args
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.config import get_config
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
-from graph.group_saver import GroupSaver
-from graph.limits import TOOL_NAMES, Limits, ToolRole
+from backends.config import TOOL_NAMES
+from graph.checkpoints import GroupSaver
+from graph.limits import Limits, ToolRole
 from graph.state import QuestionInput, State
 from nodes.clients import CallTool, Chat
 from nodes.execute_mcp import execute_mcp
 from nodes.finalize import finalize
 from nodes.parse_tool import parse_tool
 from nodes.prompts import system_prompt
-from nodes.reason import nothing_to_store, reason
+from nodes.reason import reason
 from serializers.actions import calls_in
 
 TrajectoryGraph = CompiledStateGraph[State, None, QuestionInput, State]
@@ -40,8 +42,9 @@ def build_graph(
     """
     builder = StateGraph(State, input_schema=QuestionInput)
     prompt = system if system is not None else system_prompt(limits, tools)
-    stored = checkpointer.stored if isinstance(checkpointer, GroupSaver) else nothing_to_store
-    ask = partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role, stored=stored)
+    if isinstance(checkpointer, GroupSaver):
+        chat = FlushingChat(chat, checkpointer)
+    ask = partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role)
     builder.add_node("reason", ask)
     builder.add_node("parse_tool", partial(parse_tool, limits=limits, tools=tools, examples=calls_in(prompt)))
     builder.add_node("execute_mcp", partial(execute_mcp, call_tool=call_tool, limits=limits))
@@ -65,6 +68,43 @@ def route(state: State) -> Next:
     if not state.get("reply") and messages and isinstance(messages[-1], AIMessage) and messages[-1].tool_calls:
         return "execute_mcp"
     return "reason"
+
+
+class FlushingChat:
+    """The model, asked only when the thread's last reply is on disk: no reply is ever requested twice."""
+
+    def __init__(self, chat: Chat, saver: GroupSaver) -> None:
+        self._chat, self._saver = chat, saver
+
+    @property
+    def max_model_len(self) -> int | None:
+        """The model's own."""
+        return self._chat.max_model_len
+
+    @max_model_len.setter
+    def max_model_len(self, tokens: int | None) -> None:
+        self._chat.max_model_len = tokens
+
+    async def ask(
+        self, messages: list[dict[str, str]], max_tokens: int, seed: int | None, *, stops: bool = True
+    ) -> AIMessage:
+        """Flush, then ask."""
+        await self._flush()
+        return await self._chat.ask(messages, max_tokens, seed, stops=stops)
+
+    async def continue_reply(
+        self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None
+    ) -> AIMessage | None:
+        """Flush, then ask."""
+        await self._flush()
+        return await self._chat.continue_reply(messages, begun, max_tokens, seed)
+
+    async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
+        """The model's own count."""
+        return await self._chat.count_tokens(messages)
+
+    async def _flush(self) -> None:
+        await self._saver.flush(get_config()["configurable"]["thread_id"])
 
 
 class _Routing(Runnable[State, Next]):

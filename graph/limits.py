@@ -1,20 +1,17 @@
-"""What bounds a trajectory, and the tools that it may use."""
+"""What bounds a trajectory."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-ToolRole = Literal["tool", "user"]
+from backends.setting import setting
 
-TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
-"""The tools the prompt teaches, under the names the model uses."""
+ToolRole = Literal["tool", "user"]
 
 
 @dataclass(frozen=True)
 class Limits:
     """Bounds that the graph enforces, whatever the prompt says."""
 
-    max_turns: int = 10
-    """Replies of the model per question, the final answer included."""
-    max_tool_calls: int = 5
-    max_tokens: int = 4096
-    """Completion tokens per reply; a reply cut off by it is asked again once with twice as many."""
+    max_turns: int = setting(10, "Replies per question at most.", "Limits", above=0, compared=True)
+    max_tool_calls: int = setting(5, "Tool calls per question at most.", "Limits", low=0, compared=True)
+    max_tokens: int = setting(4096, "Tokens per reply; twice as many if cut off.", "Limits", above=0, compared=True)

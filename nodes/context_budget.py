@@ -41,7 +41,7 @@ async def fit_context(
     if size is None:
         return [], max_tokens
     reserve = min(max_tokens, size // 4)
-    ceiling = most_tokens(build(())[:2], messages)
+    ceiling = token_upper_bound(build(())[:2], messages)
     if ceiling + max_tokens < size and not refused:
         return [], max_tokens
     prompt = build(messages)
@@ -101,7 +101,7 @@ def _words(texts: Iterable[str]) -> int:
     return sum(len(_WORD.findall(text)) for text in texts)
 
 
-def room_behind(chat: Chat, prompt: Sequence[dict[str, str]], reply: AIMessage, max_tokens: int) -> int:
+def remaining_tokens(chat: Chat, prompt: Sequence[dict[str, str]], reply: AIMessage, max_tokens: int) -> int:
     """Tokens, `max_tokens` at most, that may follow a reply to `prompt`, by the server's own count if it sent one."""
     if chat.max_model_len is None:
         return max_tokens
@@ -111,7 +111,7 @@ def room_behind(chat: Chat, prompt: Sequence[dict[str, str]], reply: AIMessage, 
     return min(max_tokens, chat.max_model_len - taken - _TEMPLATE)
 
 
-def most_tokens(begin: Sequence[dict[str, str]], messages: Sequence[AnyMessage]) -> int:
+def token_upper_bound(begin: Sequence[dict[str, str]], messages: Sequence[AnyMessage]) -> int:
     """As many as the prompt can have: what the server counted at the last reply, and since then a token a byte."""
     counted, since = 0, [message["content"] for message in begin]
     for message in messages:

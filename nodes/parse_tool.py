@@ -5,7 +5,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from graph.limits import TOOL_NAMES, Limits
+from backends.config import TOOL_NAMES
+from graph.limits import Limits
 from graph.state import State
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, full_text
 from serializers.actions import Reading

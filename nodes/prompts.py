@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
-from graph.limits import TOOL_NAMES, Limits, ToolRole
+from backends.config import TOOL_NAMES
+from graph.limits import Limits, ToolRole
 from serializers.escaping import escape_tags
 from serializers.reply import join_reasoning
 

@@ -1,6 +1,6 @@
 """reason: the prompt goes to the model, its raw reply comes back."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,8 @@ from backends.errors import ContextOverflow
 from graph.limits import Limits, ToolRole
 from graph.state import State
 from nodes.clients import Chat
-from nodes.context_budget import fit_context, prompt_was_cut, room_behind
+from nodes.context_budget import fit_context, prompt_was_cut, remaining_tokens
 from nodes.prompts import full_text, prompt_messages
-
-Stored = Callable[[str], Awaitable[None]]
-"""Waits until the last reply of a thread is on disk."""
-
-
-async def nothing_to_store(thread: str) -> None:
-    """Where the graph keeps no checkpoints, or another keeps them."""
 
 
 async def reason(
@@ -31,19 +24,15 @@ async def reason(
     system: str,
     limits: Limits,
     tool_role: ToolRole,
-    stored: Stored = nothing_to_store,
     refused: bool = False,
 ) -> dict[str, Any]:
-    """Ask for the next turn, within the model's context, once the last one is `stored`. `config` may name the `seed` of
-    this sample.
+    """Ask for the next turn, within the model's context. `config` may name the `seed` of this sample.
 
     A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
     its budget; one that a stop string ended within a thought that spoke of it, without stop strings. A prompt that was
     `refused` as too long is asked once more, with what fits by a stricter count.
     """
-    place = config.get("configurable", {})
-    await stored(place.get("thread_id", ""))
-    cut_off, seed = state.get("reply"), place.get("seed")
+    cut_off, seed = state.get("reply"), config.get("configurable", {}).get("seed")
     budget = limits.max_tokens * 2 if cut_off else limits.max_tokens
     messages = state.get("messages", [])
 
@@ -86,7 +75,7 @@ async def _continued(
     """A cut-off reply with what follows it, from the very prompt that it was begun from; None where that cannot be, or
     not in the room that the context leaves.
     """
-    room = room_behind(chat, prompt, begun, budget)
+    room = remaining_tokens(chat, prompt, begun, budget)
     rest = await chat.continue_reply(prompt, full_text(begun), room, seed) if room > 0 else None
     if rest is None or (room < budget and rest.response_metadata.get("finish_reason") == "length"):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from quality.citations import Citation, citations
 from quality.language import is_english
 from serializers.evidence import output_failed, says_nothing
@@ -17,7 +17,7 @@ from serializers.reply import model_ended
 from serializers.segments import Segment, segments
 from serializers.tags import QUERY_NAMES
 
-HARD = (
+DEFAULT_HARD_GATES = (
     "unclosed_answer", "no_answer", "answer_not_last", "truncated", "forged_tool_output", "unanswered_call",
     "unbalanced_tags", "call_limit_passed",
 )  # fmt: skip
@@ -45,7 +45,7 @@ class Trajectory:
 
     text: str
     pieces: list[Segment]
-    strays: list[str]
+    unmatched_closing_tags: list[str]
     cited: list[Citation]
     executed: int | None
     """Calls that were executed; None where the record does not say."""
@@ -57,17 +57,19 @@ class Trajectory:
         return [piece for piece in self.pieces if piece.kind in kinds]
 
 
-def taken_apart(record: Mapping[str, Any], tokens: int | None = None) -> Trajectory:
+def parse_trajectory(record: Mapping[str, Any], tokens: int | None = None) -> Trajectory:
     """From any record: ours, the earlier scripts', or less. Never raises."""
     trajectory = record.get("trajectory")
     trajectory = trajectory if isinstance(trajectory, Mapping) else {}
     text, metadata = trajectory.get("interleaved_text"), record.get("metadata")
     text = text if isinstance(text, str) else ""
     calls = trajectory.get("tool_calls")
-    pieces, strays = segments(text)
+    pieces, unmatched_closing_tags = segments(text)
     executed = len(calls) if isinstance(calls, list) else None
     about = metadata if isinstance(metadata, Mapping) else {}
-    return Trajectory(text, pieces, strays, citations(pieces, _shown_ids(about)), executed, about, tokens)
+    return Trajectory(
+        text, pieces, unmatched_closing_tags, citations(pieces, _shown_ids(about)), executed, about, tokens
+    )
 
 
 def _shown_ids(metadata: Mapping[str, Any]) -> list[list[str] | None] | None:
@@ -78,7 +80,7 @@ def _shown_ids(metadata: Mapping[str, Any]) -> list[list[str] | None] | None:
     return [list(map(str, ids)) if isinstance(ids, list) else None for ids in shown]
 
 
-def faults(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict[str, list[Segment]]:
+def failed_gates(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict[str, list[Segment]]:
     """The gates that a trajectory does not pass, in the order of `GATES`, each with the pieces at fault (none where it
     is the whole).
     """
@@ -87,15 +89,15 @@ def faults(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict
     return {name: fault if isinstance(fault, list) else [] for name, fault in found.items() if fault}
 
 
-def violated(trajectory: Trajectory, thresholds: Thresholds | None = None) -> list[str]:
+def failed_gate_names(trajectory: Trajectory, thresholds: Thresholds | None = None) -> list[str]:
     """The names of the gates that a trajectory does not pass."""
-    return list(faults(trajectory, thresholds))
+    return list(failed_gates(trajectory, thresholds))
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises UserError when one is no gate's."""
+    """Raises UsageError when one is no gate's."""
     if unknown := [name for name in names if name not in GATES]:
-        raise UserError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
+        raise UsageError(f"--hard-gates {', '.join(unknown)}: the gates are {', '.join(GATES)}")
 
 
 def is_error(output: Segment) -> bool:
@@ -156,7 +158,7 @@ def unbalanced_tags(trajectory: Trajectory, _: Thresholds) -> Fault:
         for piece in trajectory.pieces[:-1]
         if not piece.closed and piece.kind != "text" and (piece.kind != "answer" or piece.end < len(trajectory.text))
     ]
-    return left_open or bool(trajectory.strays)
+    return left_open or bool(trajectory.unmatched_closing_tags)
 
 
 def no_tool_use(trajectory: Trajectory, _: Thresholds) -> Fault:

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from quality.gates import HARD, taken_apart, violated
+from quality.gates import DEFAULT_HARD_GATES, failed_gate_names, parse_trajectory
 from serializers.record import Record
 
 
-def judge(record: Record, hard_gates: Sequence[str] = HARD) -> Record:
+def judge(record: Record, hard_gates: Sequence[str] = DEFAULT_HARD_GATES) -> Record:
     """The record with its verdict in its metadata: the gates that it fails, its citations counted by what they rest on,
     and the reasons that reject it (the failed ones among `hard_gates`, and an end without an answer).
     """
-    trajectory, metadata = taken_apart(record), record["metadata"]
-    gates = violated(trajectory)
+    trajectory, metadata = parse_trajectory(record), record["metadata"]
+    gates = failed_gate_names(trajectory)
     if not record["trajectory"]["final_answer"].strip() and not {"no_answer", "unclosed_answer"} & set(gates):
         gates.insert(0, "no_answer")
     citations: Counter[str] = Counter(citation.verdict for citation in trajectory.cited)

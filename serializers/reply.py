@@ -13,7 +13,7 @@ from serializers.escaping import escape_own, escape_tokens
 from serializers.respelling import call_from_json, known_name, respelled, web_address
 from serializers.tags import TAG, Call, write_call
 
-ENDED = (
+COMPLETE_FINISH_REASONS = (
     "stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", "complete", "completed", "tool_calls", "tool_use",
     "function_call", "", None,
 )  # fmt: skip
@@ -184,4 +184,4 @@ def _read_answer(
 
 def model_ended(finish_reason: object) -> bool:
     """Whether the model itself ended a reply."""
-    return (finish_reason.lower() if isinstance(finish_reason, str) else finish_reason) in ENDED
+    return (finish_reason.lower() if isinstance(finish_reason, str) else finish_reason) in COMPLETE_FINISH_REASONS

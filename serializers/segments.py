@@ -44,7 +44,7 @@ def segments(text: str) -> tuple[list[Segment], list[str]]:
     before the next thought or output begins, tags are only talked about.
     """
     found: list[Segment] = []
-    strays: list[str] = []
+    unmatched_closing_tags: list[str] = []
     opened: re.Match[str] | None = None
     talk = False
     at = calls = answered = 0
@@ -74,7 +74,7 @@ def segments(text: str) -> tuple[list[Segment], list[str]]:
             close(tag.start(), tag.end(), True)
             opened, talk = None, False
         elif tag["close"]:
-            strays.append(tag["name"])
+            unmatched_closing_tags.append(tag["name"])
         else:
             if opened:
                 close(tag.start(), tag.start(), False)
@@ -85,7 +85,7 @@ def segments(text: str) -> tuple[list[Segment], list[str]]:
         close(len(text), len(text), False)
     elif text[at:].strip():
         found.append(Segment("text", at, len(text), text[at:]))
-    return found, strays
+    return found, unmatched_closing_tags
 
 
 def _closes(tags: list[re.Match[str]], number: int) -> bool:

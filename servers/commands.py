@@ -1,15 +1,16 @@
-"""The commands around the two services: serving the bundled ones, building a corpus, looking whether all is there."""
+"""The commands that serve: the tools, the demo model, a corpus of one's own."""
 
 import asyncio
 import os
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backends.errors import UserError
+from backends.errors import UsageError
+from backends.setting import option
 
 if TYPE_CHECKING:
     from servers.tool_server.corpus_build import Progress
@@ -28,20 +29,8 @@ class ThinkIn(StrEnum):
     reasoning_content = "reasoning_content"
 
 
-def option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
-    """A flag; `names` where they are not those of the parameter."""
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)
-
-
-def listed_names(listed: str) -> tuple[str, ...]:
-    """The names in a flag's value, parted by commas."""
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
-
-
-FaultRate = Annotated[float, option("Share of requests to break, 0 to 1, to rehearse a bad night.")]
+FaultRate = Annotated[float, option("Share of requests to break, 0 to 1, to inject faults.")]
 FaultSeed = Annotated[int, option("Which requests are broken, and how.")]
-ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
-McpUrl = Annotated[str | None, option("MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")]
 
 
 @app.command()
@@ -92,11 +81,11 @@ def serve_tools(
     from servers.tool_server.server import http_app, tool_server
 
     if max_calls < 1:
-        raise UserError(f"--max-calls {max_calls}: give a number above 0")
+        raise UsageError(f"--max-calls {max_calls}: give a number above 0")
     if web and not corpus_index:
-        raise UserError("--web goes with --corpus; without both, everything is live")
+        raise UsageError("--web goes with --corpus; without both, everything is live")
     if not stdio and not is_loopback(host) and not token:
-        raise UserError(f"--host {host} can be reached from other machines: set MCP_TOKEN (or --token) on both sides")
+        raise UsageError(f"--host {host} can be reached from other machines: set MCP_TOKEN (or --token) on both sides")
     sources, kind = _sources(offline, corpus_index, web, frozenset(allow_host or ()), ncbi_url, ncbi_email)
     log_calls()
     if stdio:

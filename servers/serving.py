@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from servers.faults import Faults
 
 DEMO_QUESTIONS = Path(__file__).parent / "demo_model" / "questions.jsonl"
@@ -39,7 +39,7 @@ def serve(app: Any, host: str, port: int, path: str, ready: str, faults: float =
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"{host}:{port} cannot be listened on ({why}): choose another --port") from error
+        raise UsageError(f"{host}:{port} cannot be listened on ({why}): choose another --port") from error
     with listener:
         address = f"[{host}]" if ":" in host else host
         print(f"{ready} http://{address}:{listener.getsockname()[1]}{path}", flush=True)  # noqa: T201
@@ -54,7 +54,7 @@ def log_calls() -> None:
     """A line on stderr for every tool call."""
     lines = logging.StreamHandler()
     lines.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log = logging.getLogger("trajgraph.tools")
+    log = logging.getLogger("tool_server")
     log.handlers, log.propagate = [lines], False
     log.setLevel(logging.INFO)
 

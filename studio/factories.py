@@ -9,23 +9,24 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk.runtime import ServerRuntime
 
-from backends.chat_model import ModelAddress
-from backends.services import ToolsAddress, default_mcp_url, open_services
-from batch.config import GenerateOptions
+from batch.config import RunConfig
+from batch.flags import changed, from_dict
+from batch.run import graph_of, open_run_services
 from batch.run_files import read_run
-from graph.build import TrajectoryGraph, build_graph, unconnected_graph
+from graph.build import TrajectoryGraph, unconnected_graph
 from graph.checkpoints import open_checkpoints as open_saver
 from serializers.escaping import balanced
-from serializers.evidence import failed
-from serializers.tags import STOP_STRINGS
 from servers.serving import demo_services
+
+_ADDRESSES = {
+    "local_model_url": "LOCAL_MODEL_URL", "model_name": "MODEL_NAME", "mcp_url": "MCP_URL", "api_key": "OPENAI_API_KEY",
+}  # fmt: skip
 
 
 @asynccontextmanager
@@ -34,38 +35,13 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
     if runtime.execution_runtime is None:
         yield unconnected_graph()
         return
-    options, system = await asyncio.to_thread(_options)
+    config, prompt = await asyncio.to_thread(_config)
     async with AsyncExitStack() as stack:
-        if not options.local_model_url:
+        if not (os.environ.get("TRAJGRAPH_RUN") or os.environ.get("LOCAL_MODEL_URL")):
             demo = await stack.enter_async_context(demo_services())
-            options = replace(options, local_model_url=demo.model_url, model_name="demo", mcp_url=demo.mcp_url)
-        key = os.environ.get("OPENAI_API_KEY")
-        services = await stack.enter_async_context(
-            open_services(
-                ModelAddress(
-                    options.local_model_url,
-                    options.model_name,
-                    key,
-                    options.temperature,
-                    options.model_timeout,
-                    options.max_model_len,
-                ),
-                ToolsAddress(
-                    options.mcp_url or default_mcp_url(), options.tools, options.tool_map, options.tool_timeout
-                ),
-                stop=STOP_STRINGS,
-                concurrency=8,
-                failed=failed,
-            )
-        )
-        yield build_graph(
-            services.chat,
-            services.tools.call,
-            limits=options.limits,
-            system=system,
-            tools=options.tools,
-            tool_role=options.tool_role,
-        )
+            config = changed(config, local_model_url=demo.model_url, model_name="demo", mcp_url=demo.mcp_url)
+        services = await stack.enter_async_context(open_run_services(config))
+        yield graph_of(config, services, prompt)
 
 
 @asynccontextmanager
@@ -77,20 +53,12 @@ async def open_checkpoints() -> AsyncIterator[BaseCheckpointSaver[Any]]:
         yield saver
 
 
-def _options() -> tuple[GenerateOptions, str]:
-    """The options and prompt to work under: a run's own, as it keeps them, else the defaults; addresses of the
+def _config() -> tuple[RunConfig, str]:
+    """The configuration and prompt to work under: a run's own, as it keeps them, else the defaults; addresses of the
     environment go first.
     """
     run = os.environ.get("TRAJGRAPH_RUN")
     content = read_run(Path(run))[1] if run else {}
-    if run:
-        options = GenerateOptions.restored(content["options"])
-    else:
-        options = GenerateOptions(questions_file=Path(), local_model_url="")
-    options = replace(
-        options,
-        local_model_url=os.environ.get("LOCAL_MODEL_URL", options.local_model_url),
-        model_name=os.environ.get("MODEL_NAME", options.model_name),
-        mcp_url=os.environ.get("MCP_URL", options.mcp_url),
-    )
-    return options, str(content.get("prompt") or balanced(options.prompt())[0])
+    config = from_dict(RunConfig, content["options"]) if run else RunConfig(Path())
+    given = {name: os.environ[variable] for name, variable in _ADDRESSES.items() if os.environ.get(variable)}
+    return changed(config, **given), str(content.get("prompt") or balanced(config.prompt())[0])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -11,14 +12,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from backends.errors import UserError
-from batch.config import GenerateOptions
+from backends.errors import UsageError
+from batch.config import RunConfig
+from batch.flags import from_dict
 from batch.questions import check_questions
-from batch.run_files import RunFiles, read_run
-from graph.checkpoints import ThreadIds, copy_checkpoints, open_checkpoints
+from batch.run_files import RunFiles, ThreadIds, read_run
+from batch.worker_checkpoints import gather, threads_in
+from graph.checkpoints import copy_checkpoints
 from serializers.record import sample_id
 
-_ROOT = Path(__file__).resolve().parents[1]
+_FACTORIES = Path(__file__).with_name("factories.py")
 
 
 async def open_studio(run: Path | None, port: int, browser: bool, api_key: str | None) -> int:
@@ -26,27 +29,25 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
     resumed there, the batch goes on from its own. Returns the exit code.
     """
     if importlib.util.find_spec("langgraph_api") is None:
-        raise UserError("LangGraph Studio is an extra: make studio, or pip install -e '.[studio]'")
+        raise UsageError("LangGraph Studio is an extra: pip install 'trajgraph[studio]'")
     environment = {**os.environ, "LANGSMITH_TRACING": "false"}
     if api_key:
         environment["OPENAI_API_KEY"] = api_key
     async with AsyncExitStack() as stack:
         threads: dict[str, str] = {}
         files: RunFiles | None = None
-        copy: Path | None = None
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="trajgraph-studio-")))
         if run is not None:
             files, content = read_run(run)
-            copy = Path(stack.enter_context(TemporaryDirectory(prefix="trajgraph-studio-"))) / "checkpoints.sqlite"
-            await copy_checkpoints(files.checkpoints, copy)
+            copy = await _copied(files, folder)
             ids = ThreadIds(files.run_id, content.get("made_under"))
-            threads = await _threads(ids, GenerateOptions.restored(content["options"]), copy)
-            environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy.resolve())}
+            threads = await asyncio.to_thread(_threads, ids, from_dict(RunConfig, content["options"]), copy)
+            environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy)}
         elif "LOCAL_MODEL_URL" not in environment:
             from servers.serving import demo_services
 
             demo = await stack.enter_async_context(demo_services())
             environment |= {"LOCAL_MODEL_URL": demo.model_url, "MODEL_NAME": "demo", "MCP_URL": demo.mcp_url}
-        folder = copy.parent if copy else _ROOT
         server = await stack.enter_async_context(_development_server(port, browser, environment, folder))
         registering = asyncio.create_task(_register(server, port, files, threads)) if files else None
         try:
@@ -60,10 +61,14 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
 async def _development_server(
     port: int, browser: bool, environment: dict[str, str], folder: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
+    """In a folder of its own: the server keeps its state where it runs."""
     config = folder / "langgraph.json"
-    if folder != _ROOT:  # the server keeps its own state where it runs, and reads paths from there
-        ours = (_ROOT / "langgraph.json").read_text(encoding="utf-8")
-        config.write_text(ours.replace("./", f"{_ROOT}/").replace('"."', f'"{_ROOT}"'), encoding="utf-8")
+    described = {
+        "dependencies": [str(folder)],
+        "graphs": {"trajectory": f"{_FACTORIES}:make_graph"},
+        "checkpointer": {"path": f"{_FACTORIES}:open_checkpoints"},
+    }
+    config.write_text(json.dumps(described), encoding="utf-8")
     command = [sys.executable, "-m", "langgraph_cli", "dev", "--config", str(config), "--port", str(port)]
     command += ["--no-reload", *([] if browser else ["--no-browser"])]
     server = await asyncio.create_subprocess_exec(*command, env=environment, cwd=folder)
@@ -82,16 +87,24 @@ def _end(server: asyncio.subprocess.Process) -> None:
         server.terminate()
 
 
-async def _threads(ids: ThreadIds, options: GenerateOptions, copy: Path) -> dict[str, str]:
-    """The run's stored threads under readable names: thread id to `sample_id: question`."""
-    async with open_checkpoints(copy) as saver:
-        stored = saver.threads
-    named = {}
-    for place, row in check_questions(options.questions_file, skip_bad_rows=True).stream():
-        identity = sample_id(options.model_name, place)
-        thread = ids.of(identity, row["question"])
-        if thread in stored:
-            named[thread] = f"{identity}: {row['question']}"
+async def _copied(files: RunFiles, folder: Path) -> Path:
+    """A copy of all checkpoints of a run, those of its workers too."""
+    copy = folder / "checkpoints.sqlite"
+    await copy_checkpoints(files.checkpoints, copy)
+    for part in files.worker_checkpoints:
+        await copy_checkpoints(part, folder / part.name)
+        gather(copy, [folder / part.name])
+    return copy
+
+
+def _threads(ids: ThreadIds, config: RunConfig, copy: Path) -> dict[str, str]:
+    """The run's stored threads under readable names, those of all samples: thread id to `sample_id: question`."""
+    stored, named = threads_in(copy), {}
+    for row_number, row in check_questions(config.questions_file, skip_bad_rows=True).stream():
+        for sample in range(1, config.samples.most + 1):
+            name = sample_id(config.model.model_name, row_number, sample)
+            if (thread := ids.of(name, row["question"])) in stored:
+                named[thread] = f"{name}: {row['question']}"
     return named
 
 
@@ -110,5 +123,5 @@ async def _register(server: asyncio.subprocess.Process, port: int, files: RunFil
         identity, _, question = name.partition(": ")
         metadata = {"thread_name": name, "sample_id": identity, "question": question, "run": files.stem}
         await client.threads.create(thread_id=thread, graph_id="trajectory", if_exists="do_nothing", metadata=metadata)
-    hint = "" if threads else "; finished questions are let go unless the run keeps them (--keep-checkpoints)"
+    hint = "" if threads else "; those of finished questions are deleted unless the run keeps them (--keep-checkpoints)"
     sys.stderr.write(f"trajgraph: {len(threads)} threads of {files.stem} are in Studio{hint}\n")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quality.gates import GATES, Thresholds, faults, is_error, violated
+from quality.gates import GATES, Thresholds, failed_gate_names, failed_gates, is_error
 from training.rows import Row, read_rows
 
 _VERDICTS = ("grounded", "never_retrieved", "retrieved_later", "numbers_missing")
@@ -64,7 +64,7 @@ def audit(
     files, total = [Audit(path.name) for path in paths], Audit("total")
     for path, counts in zip(paths, files, strict=True):
         for row in read_rows(path, count):
-            failed = violated(row.apart, thresholds) if row.record else []
+            failed = failed_gate_names(row.apart, thresholds) if row.record else []
             counts.add(row, failed, hard)
             total.add(row, failed, hard)
             if keep and row.record and not set(failed) & set(hard):
@@ -99,7 +99,7 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
 
 def explained(row: Row, thresholds: Thresholds) -> str:
     """What is wrong with one trajectory, gate by gate, and where each of its citations leads."""
-    failed = faults(row.apart, thresholds)
+    failed = failed_gates(row.apart, thresholds)
     lines = [f"{row.sample_id} ({row.path.name}, line {row.line}): {row.question}"]
     for name, pieces in failed.items():
         where = ", ".join(f"{piece.kind}{f' {piece.call}' if piece.call else ''}" for piece in pieces)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.errors import UserError
-from training.export import Exported
+from backends.errors import UsageError
+from training.export import ExportResult
 
 _MARK = "<!-- written by trajgraph export -->"
 _MEANINGS = {
@@ -27,13 +27,15 @@ _LONGEST = 400
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UserError when a README.md lies in the folder that no export wrote."""
+    """Raises UsageError when a README.md lies in the folder that no export wrote."""
     card = folder / "README.md"
     if card.exists() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"{card} is not an export's: give --output a folder of its own")
+        raise UsageError(f"{card} is not an export's: give --output a folder of its own")
 
 
-def card(done: Exported, run: Mapping[str, Any], funnel: Mapping[str, Any], format_name: str, token_limit: int) -> str:
+def card(
+    done: ExportResult, run: Mapping[str, Any], funnel: Mapping[str, Any], format_name: str, token_limit: int
+) -> str:
     """The text of `README.md`."""
     configs = "\n".join(f"  - split: {name}\n    path: {path.name}" for name, path in done.files.items())
     settings = _table(run)

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from backends.printable import printable
-from servers.commands import listed_names, option
+from backends.setting import option
+from batch.flags import listed_names
 
 app = typer.Typer()
 
@@ -57,7 +58,7 @@ def audit(
     from training.rows import files_of, read_rows
 
     if not 0 <= tool_error_share <= 1:
-        raise UserError(f"--tool-error-share {tool_error_share}: give a share between 0 and 1")
+        raise UsageError(f"--tool-error-share {tool_error_share}: give a share between 0 and 1")
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
     paths = [path for given in files for path in files_of(given)]
     count = _counter(tokenizer, tokenize_url)
@@ -65,7 +66,7 @@ def audit(
         rows = chain.from_iterable(read_rows(path, count) for path in paths)
         found = [explained(row, thresholds) for row in rows if row.sample_id == explain]
         if not found:
-            raise UserError(f"--explain {explain}: no such sample in {', '.join(map(str, paths))}")
+            raise UsageError(f"--explain {explain}: no such sample in {', '.join(map(str, paths))}")
         typer.echo(printable("\n\n".join(found)))
         return
     if write_clean:
@@ -100,15 +101,15 @@ def export(
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
-    from quality.gates import Thresholds, estimated_tokens, violated
+    from quality.gates import Thresholds, estimated_tokens, failed_gate_names
     from training.card import card, check_folder
-    from training.export import Making, exported
+    from training.export import ExportSpec, exported
     from training.rows import files_of, read_rows
     from training.template import Template
     from training.where import conditions
 
     if not 0 <= test_share < 1:
-        raise UserError(f"--test-share {test_share}: give a share between 0 and 1")
+        raise UsageError(f"--test-share {test_share}: give a share between 0 and 1")
     check_folder(output)
     thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
     told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [], thresholds)
@@ -124,7 +125,7 @@ def export(
                 seen["unreadable"] += 1
             elif not keep(row):
                 seen["left out by --where"] += 1
-            elif format_name is not Format.dpo and set(violated(row.apart, thresholds)) & set(hard):
+            elif format_name is not Format.dpo and set(failed_gate_names(row.apart, thresholds)) & set(hard):
                 seen["fail a hard gate"] += 1
             elif told and row.metadata.get("prompt_sha256") not in prompts:
                 seen["made under a prompt that is not kept"] += 1
@@ -132,7 +133,7 @@ def export(
                 yield row
 
     settings = told.get("settings", {"source": run.name})
-    making = Making(
+    making = ExportSpec(
         format_name.value,
         told.get("prompt"),
         told.get("earlier_prompts", {}),
@@ -190,13 +191,13 @@ def show(
         if row.sample_id == sample_id:
             typer.echo(printable(f"{timeline(row, whole=whole)}\n\n{explained(row, Thresholds())}"))
             return
-    raise UserError(f"{sample_id}: no such sample in {run}")
+    raise UsageError(f"{sample_id}: no such sample in {run}")
 
 
 def _hard(listed: str | None) -> tuple[str, ...]:
-    from quality.gates import HARD, check_names
+    from quality.gates import DEFAULT_HARD_GATES, check_names
 
-    names = HARD if listed is None else listed_names(listed)
+    names = DEFAULT_HARD_GATES if listed is None else listed_names(listed)
     check_names(names)
     return names
 
@@ -219,11 +220,11 @@ def _counter(tokenizer: Path | None, url: str | None) -> Callable[[str], int] | 
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
-            raise UserError("--tokenizer needs an extra: pip install -e '.[training]'") from error
+            raise UsageError("--tokenizer needs an extra: pip install -e '.[training]'") from error
         try:
             loaded = Tokenizer.from_file(str(tokenizer))
         except Exception as error:
-            raise UserError(f"--tokenizer {tokenizer}: {error}") from error
+            raise UsageError(f"--tokenizer {tokenizer}: {error}") from error
         return lambda text: len(loaded.encode(text).ids)
     if url:
         from training.tokens import count_at

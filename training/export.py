@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from batch.jsonl import encoded
 from graph.limits import ToolRole
-from quality.gates import Thresholds, estimated_tokens, violated
+from quality.gates import Thresholds, estimated_tokens, failed_gate_names
 from training.messages import (
     Message,
     from_sharegpt,
@@ -29,7 +29,7 @@ from training.template import Loss, Template, losses, wrongly_masked
 
 
 @dataclass
-class Exported:
+class ExportResult:
     """What an export wrote."""
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -50,7 +50,7 @@ def split_of(question: str, test_share: float) -> str:
 
 
 @dataclass(frozen=True)
-class Making:
+class ExportSpec:
     """How rows are made: prompts and `tool_role` are the run's own; what fails a `hard` gate is the worse of two."""
 
     format_name: str
@@ -73,12 +73,12 @@ class Making:
         return messages(row, self.system(row), role if role in ("tool", "user") else self.tool_role)
 
 
-def exported(rows: Iterable[Row], folder: Path, making: Making, template: Template | None = None) -> Exported:
+def exported(rows: Iterable[Row], folder: Path, making: ExportSpec, template: Template | None = None) -> ExportResult:
     """Write `train` and `test` into a folder. With a template, nothing is left behind unless every row survives it."""
     if template and making.format_name == "text":
-        raise UserError("--verify-template: --format text is trained on as it is, no template is applied to it")
+        raise UsageError("--verify-template: --format text is trained on as it is, no template is applied to it")
     folder.mkdir(parents=True, exist_ok=True)
-    done, lost, rows_lost = Exported(), list[str](), 0
+    done, lost, rows_lost = ExportResult(), list[str](), 0
     mends: dict[str, None] = {}
     made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
             split, whole = split_of(one.row.question, making.test_share), one.whole(making)
             done.rows[split] += 1
             done.tokens.append(whole["tokens"])
-            done.gates.update(violated(one.row.apart, making.thresholds))
+            done.gates.update(failed_gate_names(one.row.apart, making.thresholds))
             done.sample = done.sample or whole
             if handles:
                 handles[split].write(encoded(whole).decode() + "\n")
@@ -106,11 +106,11 @@ def exported(rows: Iterable[Row], folder: Path, making: Making, template: Templa
                 made[split].append(whole)
         if lost:
             told = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
-            raise UserError(f"the chat template would lose {told}. Mend: {'; '.join(mends)}. Nothing was exported")
+            raise UsageError(f"the chat template would lose {told}. Mend: {'; '.join(mends)}. Nothing was exported")
         if not done.tokens:
             pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
-            raise UserError(f"nothing to export: {pairs if making.format_name == 'dpo' else why}")
+            raise UsageError(f"nothing to export: {pairs if making.format_name == 'dpo' else why}")
         for handle in handles.values():
             handle.close()
         for name in made:
@@ -138,7 +138,7 @@ class _Made:
         """The row itself; of a pair, the better one."""
         return self.rows[0]
 
-    def whole(self, making: Making) -> dict[str, Any]:
+    def whole(self, making: ExportSpec) -> dict[str, Any]:
         """With what is said of it; of a pair, the tokens of its longer side."""
         tokens = max(sum(making.count(str(said["content"])) for said in told) for told in self.conversations)
         limit = making.thresholds.token_limit
@@ -159,7 +159,7 @@ class _Made:
         return found
 
 
-def _singles(rows: Iterable[Row], making: Making, done: Exported) -> Iterator[_Made]:
+def _singles(rows: Iterable[Row], making: ExportSpec, done: ExportResult) -> Iterator[_Made]:
     for row in rows:
         if making.format_name == "drtulu":
             made = _by_text(row, making)
@@ -191,7 +191,7 @@ def _masked_otherwise(made: _Made) -> str:
     return "have a reply that was asked again, which this format cannot mask" if row.nudges else "are masked otherwise"
 
 
-def _by_message(row: Row, making: Making) -> _Made:
+def _by_message(row: Row, making: ExportSpec) -> _Made:
     """What is trained on is told by message."""
     told = making.messages(row)
     if making.format_name == "messages":
@@ -204,7 +204,7 @@ def _by_message(row: Row, making: Making) -> _Made:
     return _Made([row], content, [unmarked(told)], [trained_on(told)])
 
 
-def _by_text(row: Row, making: Making) -> _Made:
+def _by_text(row: Row, making: ExportSpec) -> _Made:
     """What is trained on is told by place in the interleaved text."""
     in_one = making.format_name == "drtulu"
     told = one_message(row, making.system(row)) if in_one else unmarked(making.messages(row))
@@ -216,11 +216,11 @@ def _by_text(row: Row, making: Making) -> _Made:
     return _Made([row], {**content, "train_spans": spans}, [told], [trained], in_one)
 
 
-def _pairs(rows: Iterable[Row], making: Making) -> Iterator[_Made]:
+def _pairs(rows: Iterable[Row], making: ExportSpec) -> Iterator[_Made]:
     """Accepted beside rejected trajectories of the same question, made under the same prompt."""
     by_question: dict[tuple[str, str | None], tuple[list[Row], list[Row]]] = {}
     for row in rows:
-        fit = not row.reject_reasons and not set(violated(row.apart, making.thresholds)) & set(making.hard)
+        fit = not row.reject_reasons and not set(failed_gate_names(row.apart, making.thresholds)) & set(making.hard)
         by_question.setdefault((row.question, making.system(row)), ([], []))[0 if fit else 1].append(row)
     for (_, system), sides in by_question.items():
         head = 2 if system else 1
@@ -238,7 +238,7 @@ def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError("--format parquet needs an extra: pip install -e '.[training]'") from error
+        raise UsageError("--format parquet needs an extra: pip install -e '.[training]'") from error
     new = path.with_name(f".{path.name}.new")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), new)
     new.replace(path)

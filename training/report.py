@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from quality.citations import Citation
-from quality.gates import GATES, HARD, Thresholds, faults, is_error
+from quality.gates import DEFAULT_HARD_GATES, GATES, Thresholds, failed_gates, is_error
 from serializers.cites import cites
 from serializers.segments import Segment, body_start, snippets
 from training.rows import Row, read_rows
@@ -50,7 +50,7 @@ def write_report(
         numbers = _Numbers(asked)
         for path in paths:
             for row in read_rows(path):
-                failed = faults(row.apart, thresholds) if row.record else {}
+                failed = failed_gates(row.apart, thresholds) if row.record else {}
                 numbers.add(row, list(failed))
                 index["rows"].append(
                     {"i": row.sample_id, "q": row.question, "f": len(index["files"]), "g": list(failed),
@@ -92,7 +92,9 @@ class _Numbers:
         funnel, metadata = self._counts["funnel"], row.metadata
         funnel["trajectories"] += 1
         funnel["whole answer"] += any(piece.closed for piece in row.apart.of("answer"))
-        funnel["accepted"] += not (set(failed) & set(HARD) if row.reject_reasons is None else row.reject_reasons)
+        funnel["accepted"] += not (
+            set(failed) & set(DEFAULT_HARD_GATES) if row.reject_reasons is None else row.reject_reasons
+        )
         funnel["every gate"] += not failed
         self._counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
         self._counts["gates failed"].update(failed)

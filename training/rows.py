@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from batch.run_files import read_run
-from quality.gates import Trajectory, estimated_tokens, taken_apart
+from quality.gates import Trajectory, estimated_tokens, parse_trajectory
 from serializers.bounds import storable
 
 
@@ -89,18 +89,18 @@ class Row:
     @cached_property
     def apart(self) -> Trajectory:
         """The trajectory taken apart."""
-        return taken_apart(self.record, self.count(self.text) if self.count else None)
+        return parse_trajectory(self.record, self.count(self.text) if self.count else None)
 
 
 def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
-    """Every line that is not blank. Raises UserError when the file cannot be read."""
+    """Every line that is not blank. Raises UsageError when the file cannot be read."""
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield Row(path, number, _record(line), count)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise UsageError(f"{path}: {error.strerror or error}") from error
 
 
 def is_run(path: Path) -> bool:
@@ -112,13 +112,13 @@ def files_of(run: Path, *, rejected: bool = False) -> list[Path]:
     """The trajectories of a run (its `…_run.json` or folder), or the JSONL file itself."""
     if not is_run(run):
         if not run.exists():
-            raise UserError(f"{run}: No such file or directory")
+            raise UsageError(f"{run}: No such file or directory")
         return [run]
     files = read_run(run)[0]
     wanted = [files.trajectories, files.rejected] if rejected else [files.trajectories]
     found = [path for path in wanted if path.exists()]
     if not found:
-        raise UserError(f"{run}: this run has written no trajectory yet")
+        raise UsageError(f"{run}: this run has written no trajectory yet")
     return found
 
 

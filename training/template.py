@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from serializers.segments import Segment
 from training.messages import Message, nudged_ranges
 from training.rows import Row
@@ -58,24 +58,24 @@ class _Rendered:
 
 
 class Template:
-    """A Jinja chat template. Raises UserError when it cannot be read."""
+    """A Jinja chat template. Raises UsageError when it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         try:
             from jinja2 import TemplateError
         except ImportError as error:
-            raise UserError("--verify-template needs an extra: pip install -e '.[training]'") from error
+            raise UsageError("--verify-template needs an extra: pip install -e '.[training]'") from error
         self._failure = TemplateError
         self.path = path
         try:
             source = path.read_text(encoding="utf-8")
             self._template = _environment().from_string(source)
         except Exception as error:  # a template is a program: it may fail in any way
-            raise UserError(f"--verify-template {path}: {error}") from error
+            raise UsageError(f"--verify-template {path}: {error}") from error
         self._marks = re.search(r"\{%-?\s*generation\b", source) is not None
 
     def rendered(self, told: Sequence[Message]) -> _Rendered:
-        """What would be trained on. Raises UserError when the template refuses the messages."""
+        """What would be trained on. Raises UsageError when the template refuses the messages."""
         try:
             text = self._template.render(
                 messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in told],
@@ -85,9 +85,9 @@ class Template:
                 eos_token="",
             )
         except self._failure as error:
-            raise UserError(f"--verify-template {self.path} refuses the messages: {error}") from error
+            raise UsageError(f"--verify-template {self.path} refuses the messages: {error}") from error
         except Exception as error:  # a template is a program: it may fail in any way
-            raise UserError(f"--verify-template {self.path}: {type(error).__name__}: {error}") from error
+            raise UsageError(f"--verify-template {self.path}: {type(error).__name__}: {error}") from error
         bare, ranges = "", list[tuple[int, int]]()
         for part in re.split(f"({_BEGIN}|{_END})", _alike(text)):
             if part == _BEGIN:

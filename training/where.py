@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from backends.errors import UserError
-from quality.gates import GATES, Thresholds, is_error, violated
+from backends.errors import UsageError
+from quality.gates import GATES, Thresholds, failed_gate_names, is_error
 from training.messages import thoughtless
 from training.rows import Row
 
@@ -29,23 +29,23 @@ _COUNTED = ("calls", "tokens", "cites", "thoughtless", "nudges", "repairs", "too
 
 
 def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row], bool]:
-    """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. Raises UserError for what is none."""
+    """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. Raises UsageError for what is none."""
     checks = []
     fields: dict[str, Callable[[Row], Any]] = {
         **_FIELDS,
-        "gate": lambda row: violated(row.apart, thresholds),
-        "passes_every_gate": lambda row: "false" if violated(row.apart, thresholds) else "true",
+        "gate": lambda row: failed_gate_names(row.apart, thresholds),
+        "passes_every_gate": lambda row: "false" if failed_gate_names(row.apart, thresholds) else "true",
     }
     for text in stated:
         match = _CONDITION.fullmatch(text)
         if not match or match[1] not in fields:
-            raise UserError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(fields)}")
+            raise UsageError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(fields)}")
         if match[1] == "gate" and match[3] not in GATES:
-            raise UserError(f"--where {text}: the gates are {', '.join(GATES)}")
+            raise UsageError(f"--where {text}: the gates are {', '.join(GATES)}")
         if match[1] == "passes_every_gate" and match[3] not in ("true", "false"):
-            raise UserError(f"--where {text}: write true or false")
+            raise UsageError(f"--where {text}: write true or false")
         if match[1] not in _COUNTED and match[2] not in ("=", "!="):
-            raise UserError(f"--where {text}: {match[1]} is a text; write = or !=")
+            raise UsageError(f"--where {text}: {match[1]} is a text; write = or !=")
         checks.append((fields[match[1]], match[2], match[3]))
     return lambda row: all(_holds(read(row), operator, value) for read, operator, value in checks)
 
@@ -57,7 +57,7 @@ def _holds(value: Any, operator: str, wanted: str) -> bool:
         try:
             number = float(wanted)
         except ValueError as error:
-            raise UserError(f"--where: {wanted!r} is no number") from error
+            raise UsageError(f"--where: {wanted!r} is no number") from error
         holds: dict[str, bool] = {
             "=": value == number, "!=": value != number, ">": value > number, "<": value < number,
             ">=": value >= number, "<=": value <= number,

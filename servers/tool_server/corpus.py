@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from servers.tool_server.corpus_format import FORMAT, unpacked
 from servers.tool_server.corpus_query import read_query
 from servers.tool_server.pubmed_xml import Paper
@@ -31,17 +31,17 @@ class Corpus:
 
     @classmethod
     def open(cls, path: Path) -> "Corpus":
-        """An index on disk, read only. Raises UserError when there is none."""
+        """An index on disk, read only. Raises UsageError when there is none."""
         address = f"{path.resolve().as_uri()}?mode=ro"
         corpus = cls(lambda: sqlite3.connect(address, uri=True, check_same_thread=False))
         try:
             with corpus._connection() as index:
                 found = index.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
-            raise UserError(f"{path} is no corpus index ({error}): make one with trajgraph corpus build") from error
+            raise UsageError(f"{path} is no corpus index ({error}): make one with trajgraph corpus build") from error
         if found != FORMAT:
             corpus.close()
-            raise UserError(f"{path} is not a corpus index of this version: make one with trajgraph corpus build")
+            raise UsageError(f"{path} is not a corpus index of this version: make one with trajgraph corpus build")
         return corpus
 
     @classmethod

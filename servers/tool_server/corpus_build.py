@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from servers.tool_server.corpus_format import BUNDLED, FORMAT, SCHEMA, indexed_text, packed, unpacked
 from servers.tool_server.pubmed_xml import Article, Deleted, Paper, paper_address, read_articles
 
@@ -36,15 +36,15 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
     """Add files to an index, which is made if it is not there; returns how many papers it holds.
 
     PubMed's files are applied in the order of their numbers, whatever the order given: a later one revises and deletes.
-    A file that is in the index is skipped, one that was begun goes on where it stopped. Raises UserError for a file
+    A file that is in the index is skipped, one that was begun goes on where it stopped. Raises UsageError for a file
     that cannot be read; the batches before it stay.
     """
     ordered = sorted(files, key=lambda path: (origin_of(path), path.name))
     missing = [path for path in ordered if not path.is_file()]
     if missing:
-        raise UserError(f"{missing[0]}: no such file")
+        raise UsageError(f"{missing[0]}: no such file")
     if not index.parent.is_dir():
-        raise UserError(f"{index.parent}: no such folder")
+        raise UsageError(f"{index.parent}: no such folder")
     with contextlib.closing(_opened(index)) as connection:
         try:
             for path in ordered:
@@ -53,7 +53,7 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
             with contextlib.suppress(sqlite3.OperationalError):  # somebody is reading it
                 connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be read from read-only storage too
         except sqlite3.OperationalError as error:
-            raise UserError(f"{index} cannot be written ({error}); the same command continues") from error
+            raise UsageError(f"{index} cannot be written ({error}); the same command continues") from error
         return int(connection.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
 
 
@@ -82,9 +82,9 @@ def _opened(index: Path) -> sqlite3.Connection:
             if not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             elif version != FORMAT:
-                raise UserError(f"{index} is not a corpus index of this version: give another name")
+                raise UsageError(f"{index} is not a corpus index of this version: give another name")
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{index} cannot be used as an index ({error})") from error
+            raise UsageError(f"{index} cannot be used as an index ({error})") from error
         connection.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; "
             "INSERT INTO papers_fts (papers_fts, rank) VALUES ('hashsize', 67108864);"
@@ -98,7 +98,7 @@ def _add_file(connection: sqlite3.Connection, path: Path, on_progress: Callable[
     name = path.name if origin else str(path.resolve())  # PubMed's names say which file it is, others do not
     known = connection.execute("SELECT size, articles, done FROM files WHERE name = ?", (name,)).fetchone()
     if known and known[0] != size:
-        raise UserError(f"{path} is not the {path.name} that was indexed before ({known[0]:,} bytes, now {size:,})")
+        raise UsageError(f"{path} is not the {path.name} that was indexed before ({known[0]:,} bytes, now {size:,})")
     skipped, done = (known[1], bool(known[2])) if known else (0, False)
     entries = skipped
     on_progress(Progress(path, entries, skipped, done))
@@ -113,7 +113,7 @@ def _add_file(connection: sqlite3.Connection, path: Path, on_progress: Callable[
             try:
                 now = connection.execute("SELECT articles FROM files WHERE name = ?", (name,)).fetchone()
                 if (now[0] if now else 0) != entries:
-                    raise UserError("another build is writing the same index: let it finish")
+                    raise UsageError("another build is writing the same index: let it finish")
                 for entry in batch:
                     _apply(connection, entry, origin)
                 entries += len(batch)
@@ -164,7 +164,7 @@ def _entries(path: Path) -> Generator[Entry]:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
             yield from _from_jsonl(stream) if jsonl else read_articles(stream)  # type: ignore[arg-type]
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: {error or 'it ends too early'}") from error
+        raise UsageError(f"{path}: {error or 'it ends too early'}") from error
 
 
 def _from_jsonl(lines: IO[bytes] | Iterable[bytes]) -> Iterator[Article]:

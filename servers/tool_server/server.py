@@ -22,7 +22,7 @@ from servers.tool_server.sources import Sources, is_paper_address
 
 MAX_CALLS = 64
 """Calls worked on at the same time; the others wait in line."""
-_log = logging.getLogger("trajgraph.tools")
+_log = logging.getLogger("tool_server")
 
 
 def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:

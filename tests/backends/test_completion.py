@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 
 from backends.completion import plain_completion
-from backends.errors import ModelReplyInvalid
+from backends.errors import InvalidResponse
 from batch.jsonl import encoded
 from tests.support.graphs import run
 from tests.support.runs import read_jsonl, trajgraph
@@ -104,7 +104,7 @@ def test_any_body_is_a_plain_completion_or_is_refused_by_name(body: Any, message
     for response in (body, completion(message)):
         try:
             plain = plain_completion(response)
-        except ModelReplyInvalid:
+        except InvalidResponse:
             continue
         (choice,) = plain["choices"]
         assert isinstance(choice["message"]["content"], str)

@@ -15,11 +15,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backends.bounded import MAX_REPLY, check_address, without_secrets
-from backends.chat_model import ModelAddress
-from backends.errors import ModelRejected, ModelReplyInvalid, ToolFailed, ToolRejected, UserError
+from backends.config import ModelConfig, ToolsConfig
+from backends.errors import BadRequest, InvalidResponse, ToolFailed, ToolRejected, UsageError
 from backends.model_info import resolve_model
 from backends.printable import one_line, printable
-from backends.services import ToolsAddress
 from backends.tools import open_tool_client
 from servers.tool_server.pubmed import NcbiAddress, NcbiPubMed
 from tests.support.model_clients import ask
@@ -56,14 +55,14 @@ async def test_a_model_server_that_sends_elsewhere_is_followed_nowhere(
         location = f"{elsewhere}/private?key=s3cr3t"
         scripted_model.replies = [Response(status_code=status, headers={"location": location})]
         with pytest.raises(
-            ModelRejected, match=rf"answers {status} and sends requests to {elsewhere}/private; none"
+            BadRequest, match=rf"answers {status} and sends requests to {elsewhere}/private; none"
         ) as failed:
             await ask(scripted_model)
         assert "s3cr3t" not in str(failed.value)
         moved = Starlette(
             routes=[Route("/v1/models", lambda _: Response(status_code=status, headers={"location": location}))]
         )
-        with served(moved) as base, pytest.raises(UserError, match=f"sends requests to {elsewhere}/private"):
+        with served(moved) as base, pytest.raises(UsageError, match=f"sends requests to {elsewhere}/private"):
             await resolve_model(f"{base}/v1", "x")
     assert private.asked == []
 
@@ -91,7 +90,7 @@ async def test_a_tool_server_that_sends_elsewhere_is_followed_nowhere(status: in
                 Route("/mcp", lambda _: Response(status_code=status, headers={"location": elsewhere}), methods=["POST"])
             ]
         )
-        with served(moved) as base, pytest.raises(UserError, match="the tool server is not at"):
+        with served(moved) as base, pytest.raises(UsageError, match="the tool server is not at"):
             async with open_tool_client(f"{base}/mcp", concurrency=1):
                 pass
     assert private.asked == []
@@ -136,10 +135,10 @@ def bomb() -> Response:
 @pytest.mark.parametrize("body", [endless, bomb])
 async def test_a_body_that_never_ends_is_read_up_to_a_bound(scripted_model: ScriptedModel, body: Any) -> None:
     scripted_model.replies = [body()]
-    with pytest.raises(ModelReplyInvalid, match="longer than 8 MB"):
+    with pytest.raises(InvalidResponse, match="longer than 8 MB"):
         await ask(scripted_model, timeout=60)
     with served(Starlette(routes=[Route("/{path:path}", lambda _: body(), methods=["GET", "POST"])])) as base:
-        with pytest.raises(UserError, match="no OpenAI-compatible server"):
+        with pytest.raises(UsageError, match="no OpenAI-compatible server"):
             await resolve_model(f"{base}/v1", "x", timeout=60)
         ncbi = NcbiPubMed(NcbiAddress(base), ())
         with pytest.raises(ToolFailed, match="longer than 30 MB"):
@@ -154,11 +153,11 @@ SECRET = ["http://h/v1?apiKey=x", "http://h/v1?api_key=x", "http://h/v1?a=1&acce
 @pytest.mark.parametrize("address", SECRET)
 def test_an_address_with_a_secret_is_refused_wherever_it_is_given(address: str) -> None:
     for make in (
-        lambda: ModelAddress(address, "m"),
-        lambda: ToolsAddress(address, ("pubmed_search",)),
+        lambda: ModelConfig(address),
+        lambda: ToolsConfig(address),
         lambda: check_address("--x", address),
     ):
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UsageError) as refused:
             make()
         assert "=x" not in str(refused.value)
     assert "x" not in without_secrets(address).removeprefix("https://").removeprefix("http://")

@@ -8,18 +8,18 @@ import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from backends.errors import (
+    BadRequest,
     ContextOverflow,
-    ModelDenied,
+    InvalidResponse,
     ModelError,
-    ModelOverloaded,
-    ModelRejected,
-    ModelReplyInvalid,
     ModelTimeout,
     ModelUnreachable,
-    UserError,
+    ServerOverloaded,
+    Unauthorized,
+    UsageError,
 )
 from backends.model_client import ChatClient
-from backends.model_info import ServedModel, resolve_model
+from backends.model_info import ModelInfo, resolve_model
 from tests.support.model_clients import KEY, PROMPT, ask, client
 from tests.support.servers import ScriptedModel, completion, free_port
 
@@ -85,30 +85,30 @@ def error(status: int, message: str, **headers: str) -> Response:
 
 
 FAILURES: list[tuple[Response, type[ModelError]]] = [
-    (error(429, "slow down", **{"retry-after": "7"}), ModelOverloaded),
-    (error(503, "loading"), ModelOverloaded),
-    (error(500, "oops"), ModelOverloaded),
-    (error(400, "bad parameter"), ModelRejected),
-    (error(401, "who are you"), ModelDenied),
-    (error(404, "no such model"), ModelDenied),
+    (error(429, "slow down", **{"retry-after": "7"}), ServerOverloaded),
+    (error(503, "loading"), ServerOverloaded),
+    (error(500, "oops"), ServerOverloaded),
+    (error(400, "bad parameter"), BadRequest),
+    (error(401, "who are you"), Unauthorized),
+    (error(404, "no such model"), Unauthorized),
     (error(400, "This model's maximum context length is 4096 tokens."), ContextOverflow),
     (packed(error(400, "This model's maximum context length is 4096 tokens.")), ContextOverflow),
-    (packed(error(401, "who are you")), ModelDenied),
-    (packed(error(429, "slow down", **{"retry-after": "7"})), ModelOverloaded),
+    (packed(error(401, "who are you")), Unauthorized),
+    (packed(error(429, "slow down", **{"retry-after": "7"})), ServerOverloaded),
     (
         JSONResponse({"object": "error", "message": "The input (6008 tokens) is longer than the model's"}, 400),
         ContextOverflow,
     ),
     (error(400, "the request exceeds the available context size"), ContextOverflow),
-    (PlainTextResponse("<html>proxy</html>"), ModelReplyInvalid),
-    (JSONResponse({"id": "x", "object": "chat.completion"}), ModelReplyInvalid),
-    (JSONResponse({"choices": None}), ModelReplyInvalid),
-    (JSONResponse({"choices": []}), ModelReplyInvalid),
-    (JSONResponse({"choices": ["x"]}), ModelReplyInvalid),
-    (JSONResponse({"choices": {"a": 1}}), ModelReplyInvalid),
+    (PlainTextResponse("<html>proxy</html>"), InvalidResponse),
+    (JSONResponse({"id": "x", "object": "chat.completion"}), InvalidResponse),
+    (JSONResponse({"choices": None}), InvalidResponse),
+    (JSONResponse({"choices": []}), InvalidResponse),
+    (JSONResponse({"choices": ["x"]}), InvalidResponse),
+    (JSONResponse({"choices": {"a": 1}}), InvalidResponse),
     (JSONResponse({"error": {"message": "exceeds the available context size", "n_ctx": 2500}}, 400), ContextOverflow),
-    (completion({"content": "", "finish_reason": "stop"}), ModelReplyInvalid),
-    (completion({"content": "half a te", "finish_reason": "abort"}), ModelReplyInvalid),
+    (completion({"content": "", "finish_reason": "stop"}), InvalidResponse),
+    (completion({"content": "half a te", "finish_reason": "abort"}), InvalidResponse),
 ]
 
 
@@ -160,7 +160,7 @@ async def test_a_connection_that_breaks_in_the_middle_is_unreachable(sent: bytes
 
 async def test_a_key_that_the_server_repeats_is_not_in_the_error(scripted_model: ScriptedModel) -> None:
     scripted_model.replies = [error(401, f"bad key: Bearer {KEY}")]
-    with pytest.raises(ModelRejected) as caught:
+    with pytest.raises(BadRequest) as caught:
         await ask(scripted_model)
     assert KEY not in str(caught.value)
 
@@ -168,10 +168,10 @@ async def test_a_key_that_the_server_repeats_is_not_in_the_error(scripted_model:
 async def test_a_model_is_found_under_the_servers_own_name_or_the_served_ones_are_listed(
     scripted_model: ScriptedModel,
 ) -> None:
-    assert await resolve_model(scripted_model.url, "Qwen3-8B") == ServedModel("Qwen/Qwen3-8B")
-    with pytest.raises(UserError, match="it serves Qwen/Qwen3-8B"):
+    assert await resolve_model(scripted_model.url, "Qwen3-8B") == ModelInfo("Qwen/Qwen3-8B")
+    with pytest.raises(UsageError, match="it serves Qwen/Qwen3-8B"):
         await resolve_model(scripted_model.url, "Llama")
-    with pytest.raises(UserError, match=r"did you mean .*/v1"):
+    with pytest.raises(UsageError, match=r"did you mean .*/v1"):
         await resolve_model(scripted_model.url.removesuffix("/v1"), "Qwen3-8B")
-    with pytest.raises(UserError, match="no model server answers"):
+    with pytest.raises(UsageError, match="no model server answers"):
         await resolve_model(f"http://127.0.0.1:{free_port()}/v1", "Qwen3-8B")

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from backends.config import TOOL_NAMES as NAMES
 from backends.errors import (
     ToolFailed,
     ToolOverloaded,
     ToolReplyInvalid,
     ToolTimeout,
     ToolUnreachable,
-    UserError,
+    UsageError,
     seconds_to_wait,
 )
 from backends.tools import map_tools, open_tool_client
-from graph.limits import TOOL_NAMES as NAMES
 from tests.support.servers import free_port, offline_tools, served, with_message
 from tests.support.tool_clients import connected, counting_server, tool
 
@@ -50,7 +50,7 @@ def test_other_names_can_be_given_with_or_without_the_argument() -> None:
 
 
 def test_a_missing_tool_is_named_and_the_servers_are_listed() -> None:
-    with pytest.raises(UserError, match=r"no tool for browse_webpage; it has google_search, pubmed_search"):
+    with pytest.raises(UsageError, match=r"no tool for browse_webpage; it has google_search, pubmed_search"):
         map_tools([tool("pubmed_search", "query"), tool("google_search", "query")], NAMES)
 
 
@@ -164,7 +164,7 @@ async def test_a_tool_that_does_not_exist_and_arguments_that_do_not_fit_are_for_
 
 
 async def test_nothing_at_the_address_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="no MCP server answers at"):
+    with pytest.raises(UsageError, match="no MCP server answers at"):
         async with open_tool_client(f"http://127.0.0.1:{free_port()}/mcp", concurrency=1):
             pass
 

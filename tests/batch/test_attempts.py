@@ -91,7 +91,7 @@ async def test_what_fails_four_times_is_recorded_and_retried_by_the_next_run(
     assert counts(batch) == [5, 0, 1, 0]
     (failure,) = read_jsonl(batch.files.failed)
     assert failure["sample_id"] == "qwen3_traj_00002"
-    assert failure["error"] == "ModelOverloaded"
+    assert failure["error"] == "ServerOverloaded"
     assert failure["attempts"] == 4
     assert "out of order" in failure["message"]
     scripted_model.script = two_turns
@@ -106,4 +106,4 @@ async def test_a_refused_request_is_not_retried(folder: Path, scripted_model: Sc
     assert counts(batch) == [0, 0, 6, 0]
     asked = Counter(f"{request['messages'][1]} {'no_stop_trim' in request}" for request in scripted_model.requests)
     assert set(asked.values()) == {1}
-    assert {failure["error"] for failure in read_jsonl(batch.files.failed)} == {"ModelRejected"}
+    assert {failure["error"] for failure in read_jsonl(batch.files.failed)} == {"BadRequest"}

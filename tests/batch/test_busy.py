@@ -16,10 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backends.adaptive_limit import AdaptiveLimit
-from backends.chat_model import ModelAddress, open_chat_model
-from backends.errors import BackendError
+from backends.chat_model import open_chat_model
+from backends.config import ModelConfig
 from backends.model_client import ChatClient
-from batch.runner import BatchSettings
 from tests.support.runs import (
     QUESTIONS,
     ROOT,
@@ -106,7 +105,7 @@ def test_a_server_at_work_that_says_503_is_waited_for_as_one_that_says_429(tmp_p
 
 
 async def test_a_question_that_brings_the_server_down_fails_and_the_others_do_not(folder: Path, tools_url: str) -> None:
-    """A proxy in front of the model, whose model is away for a while after each request of one question."""
+    """A proxy in front of the model, whose model is down for a while after each request of one question."""
     model, down_until, crashes = Model(slots=4), 0.0, 0
 
     async def fragile(scope: Any, receive: Any, send: Any) -> None:
@@ -123,15 +122,9 @@ async def test_a_question_that_brings_the_server_down_fails_and_the_others_do_no
         else:
             await app(scope, with_message(message, receive), send)
 
-    async def away(_: BackendError) -> bool:
-        was_down = time.monotonic() < down_until
-        while time.monotonic() < down_until:
-            await asyncio.sleep(0.02)
-        return was_down
-
     app = model.app()
     with served(fragile) as base:
-        batch = await generate(folder, f"{base}/v1", tools_url, BatchSettings(concurrency=6), away=away)
+        batch = await generate(folder, f"{base}/v1", tools_url, concurrency=6)
     assert counts(batch) == [5, 0, 1, 0]
     assert crashes <= 12
 
@@ -168,16 +161,16 @@ def test_an_empty_reply_of_a_busy_server_is_no_absence_and_counts_as_an_attempt(
 async def test_a_server_that_takes_its_time_is_at_work_and_one_that_refuses_is_down() -> None:
     model = Model(slots=0)
     with served(model.app()) as base:
-        async with open_chat_model(ModelAddress(f"{base}/v1", "Qwen3-8B", timeout=0.2), concurrency=1) as chat:
+        async with open_chat_model(ModelConfig(f"{base}/v1", model_timeout=0.2), concurrency=1) as chat:
             assert await ChatClient(chat, []).probe() is None
     failing = Starlette(routes=[Route("/v1/models", lambda _: Response("bad gateway", 502))])
     with served(failing) as base:
-        async with open_chat_model(ModelAddress(f"{base}/v1", "Qwen3-8B"), concurrency=1) as chat:
+        async with open_chat_model(ModelConfig(f"{base}/v1"), concurrency=1) as chat:
             assert re.fullmatch(
                 rf"{base}/v1/: the model server answered 502: bad gateway", str(await ChatClient(chat, []).probe())
             )
     gone = f"http://127.0.0.1:{free_port()}/v1"
-    async with open_chat_model(ModelAddress(gone, "Qwen3-8B"), concurrency=1) as chat:
+    async with open_chat_model(ModelConfig(gone), concurrency=1) as chat:
         assert re.fullmatch(
             rf"{gone}/: no connection to the model server \(\w+\)", str(await ChatClient(chat, []).probe())
         )

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from backends.errors import UserError
+from backends.errors import UsageError
+from batch.config import RunConfig, differences
 from batch.questions import check_questions
-from batch.run_files import read_run
-from batch.settings import RunSettings
-from graph.checkpoints import ThreadIds
+from batch.run_files import ThreadIds, read_run
 from serializers.record import sample_id
 from servers.demo_model.server import DemoModel
 from tests.support.runs import ROOT, generate_command, read_jsonl, trajgraph, write_questions
@@ -225,7 +224,7 @@ def test_a_row_however_deep_is_worked_on_or_named_never_dropped(tmp_path: Path, 
     path.write_text('{"question": "Does olaparib help?"}\n' + deep)
     try:
         checked = check_questions(path)
-    except UserError as error:
+    except UsageError as error:
         assert "line 2: not JSON" in str(error)
     else:
         assert len(further_down(400, lambda: list(checked.stream()))) == 2
@@ -237,12 +236,12 @@ def further_down(calls: int, act: Callable[[], Any]) -> Any:
 
 
 def test_a_run_without_a_setting_that_has_been_added_since_had_its_default() -> None:
-    settings = RunSettings("m", "q.jsonl", "a", "b", "c", 0.1, 4096, 10, 5, "tool")
-    stored = json.loads(json.dumps(settings.__dict__))
+    settings = RunConfig(Path("q.jsonl")).settings("questions", "prompt", "tools")
+    stored = json.loads(json.dumps(settings))
     for name in ("instance_id", "hard_gates"):
         stored.pop(name)
-    assert settings.difference(stored) == []
-    assert settings.difference({**stored, "temperature": 0.2}) == ["temperature: 0.2 -> 0.1"]
+    assert differences(stored, settings) == []
+    assert differences({**stored, "temperature": 0.2}, settings) == ["temperature: 0.2 -> 0.1"]
 
 
 def test_a_run_that_was_started_before_its_threads_were_named_by_their_settings_keeps_its_steps(

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from servers.tool_server.sources import Sources
 from tests.support.graphs import run
 from tests.support.runs import (
     QUESTIONS,
-    QUICK,
     ROOT,
     answer,
     call,
@@ -81,7 +79,7 @@ def test_a_server_that_stays_away_ends_the_run_cleanly_when_asked_to(folder: Pat
             pass
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.search(r"stayed down for 1 s \(.*\): the run ends here", errors)
+    assert re.search(r"stayed down for 1 s \(.*\): the run ends", errors)
     assert " 0 failed, 6 pending" in output
 
 
@@ -91,9 +89,9 @@ async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_re
     tools = Faults(http_app(Sources.offline(Corpus.bundled())), rate=0.2, seed=4)
     with served(model) as model_base, served(tools) as tools_base:
         addressed = ScriptedModel(url=f"{model_base}/v1")
-        batch = await generate(folder, addressed, f"{tools_base}/mcp", QUICK, model_timeout=1, tool_timeout=1)
+        batch = await generate(folder, addressed, f"{tools_base}/mcp", model_timeout=1, tool_timeout=1)
         assert sum(counts(batch)) == 40
-        known = {"ModelUnreachable", "ModelOverloaded", "ModelTimeout", "ModelReplyInvalid", "ToolUnreachable", "ToolTimeout",
+        known = {"ModelUnreachable", "ServerOverloaded", "ModelTimeout", "InvalidResponse", "ToolUnreachable", "ToolTimeout",
                  "ToolOverloaded", "ToolReplyInvalid"}  # fmt: skip
         failed = read_jsonl(batch.files.failed) if batch.files.failed.exists() else []
         assert {row["error"] for row in failed} <= known, failed
@@ -104,7 +102,7 @@ async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_re
         served(DemoModel("Qwen3-8B").app()) as model_base,
         served(http_app(Sources.offline(Corpus.bundled()))) as base,
     ):
-        again = await generate(folder, ScriptedModel(url=f"{model_base}/v1"), f"{base}/mcp", QUICK)
+        again = await generate(folder, ScriptedModel(url=f"{model_base}/v1"), f"{base}/mcp")
     assert stats(again)["failed"] == 0
     records = read_jsonl(batch.files.trajectories)
     assert len(records) >= 30
@@ -153,7 +151,7 @@ async def test_whatever_a_tool_returns_is_one_bounded_well_formed_output(
     scripted_model.script = script
     write_questions(folder / "questions.jsonl", QUESTIONS[:1])
     with served(server.streamable_http_app()) as base:
-        batch = await generate(folder, scripted_model, f"{base}/mcp", QUICK)
+        batch = await generate(folder, scripted_model, f"{base}/mcp")
     (record,) = read_jsonl(batch.files.trajectories)
     text_written = record["trajectory"]["interleaved_text"]
     assert unbalanced(text_written) == []
@@ -169,7 +167,7 @@ async def test_a_surrogate_in_a_reply_or_a_question_loses_nothing(
     body = completion({"content": "<answer>It is SURROGATE.</answer>", "finish_reason": "stop"}).body
     escaped = bytes(body).replace(b"SURROGATE", rb"\ud83d")
     scripted_model.script = lambda _: Response(escaped, media_type="application/json")
-    batch = await generate(folder, scripted_model, tools_url, QUICK)
+    batch = await generate(folder, scripted_model, tools_url)
     assert counts(batch) == [1, 0, 0, 0]
 
 
@@ -188,7 +186,7 @@ async def test_a_checkpoint_that_cannot_be_read_costs_its_thread_only(
     scripted_model.script = lambda messages: (
         JSONResponse({"error": {"message": "no"}}, 400) if len(messages) > 2 else two_turns(messages)
     )
-    batch = await generate(folder, scripted_model, tools_url, QUICK)
+    batch = await generate(folder, scripted_model, tools_url)
     assert counts(batch) == [0, 0, 6, 0]
     async with open_checkpoints(batch.files.checkpoints) as saver:
         rotten = sorted(saver.threads)[0]
@@ -197,7 +195,7 @@ async def test_a_checkpoint_that_cannot_be_read_costs_its_thread_only(
     database.close()
     asked = len(scripted_model.requests)
     scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, QUICK)
+    again = await generate(folder, scripted_model, tools_url)
     assert counts(again) == [6, 0, 0, 0]
     assert len(scripted_model.requests) == asked + 5 + 2
 
@@ -253,8 +251,8 @@ async def test_a_reply_cut_off_by_length_is_continued_where_the_server_can(folde
     for field in ("think", "reasoning_content"):
         for max_tokens in (4096, 250):
             with demo_model(think_in=field) as url:
-                model, two = ScriptedModel(url=url), replace(QUICK, limit=2)
-                batch = await generate(folder, model, tools_url, two, fresh=True, limit=2, max_tokens=max_tokens)
+                model = ScriptedModel(url=url)
+                batch = await generate(folder, model, tools_url, fresh=True, limit=2, max_tokens=max_tokens)
             assert counts(batch) == [2, 0, 0, 0]
             records = read_jsonl(batch.files.trajectories)
             assert any("length" not in record["metadata"]["finish_reasons"] for record in records)

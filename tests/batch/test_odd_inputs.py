@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from backends.errors import UserError
-from batch.runner import BatchSettings
+from backends.errors import UsageError
 from servers.demo_model.server import DemoModel
 from tests.support.graphs import run
 from tests.support.runs import (
@@ -64,8 +63,8 @@ async def test_a_questions_file_that_changes_under_a_run_is_noticed(
         return two_turns(messages)
 
     scripted_model.script = changing
-    with pytest.raises(UserError, match="was changed during the run"):
-        await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=1))
+    with pytest.raises(UsageError, match="was changed during the run"):
+        await generate(folder, scripted_model, tools_url, concurrency=1)
     written = [row["question"] for path in folder.glob("*_incremental.jsonl") for row in read_jsonl(path)]
     assert not any(question.startswith("REPLACED") for question in written)
 
@@ -77,7 +76,7 @@ async def test_a_damaged_record_is_named_by_its_line(
     batch = await generate(folder, scripted_model, tools_url)
     lines = batch.files.trajectories.read_bytes().splitlines(keepends=True)
     batch.files.trajectories.write_bytes(b"".join([*lines[:2], b"\x00\x00garbage\n", *lines[3:]]))
-    with pytest.raises(UserError, match=r"_incremental\.jsonl, line 3: damaged"):
+    with pytest.raises(UsageError, match=r"_incremental\.jsonl, line 3: damaged"):
         await generate(folder, scripted_model, tools_url)
 
 

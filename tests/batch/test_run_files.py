@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.jsonl import append_lines, drop_torn_line, encoded, read_lines, summary
+from batch.jsonl import append_lines, encoded, read_lines, summary, truncate_partial_line
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
@@ -15,16 +15,16 @@ def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
     append_lines(path, [encoded({"sample_id": "b"})])
     with path.open("ab") as target:
         target.write(b'{"sample_id": "c", "te')
-    drop_torn_line(path)
+    truncate_partial_line(path)
     assert [row["sample_id"] for row in read_lines(path)] == ["a", "b"]
     path.write_bytes(path.read_bytes()[:-1])
-    drop_torn_line(path)
+    truncate_partial_line(path)
     assert [row["sample_id"] for row in read_lines(path)] == ["a", "b"], "an editor took the last line feed, no row"
     append_lines(path, [encoded({"sample_id": "c"})])
     assert [row["sample_id"] for row in read_lines(path)] == ["a", "b", "c"]
     for nothing in (b"torn from the start", b"{}", b"12"):
         path.write_bytes(nothing)
-        drop_torn_line(path)
+        truncate_partial_line(path)
         assert path.read_bytes() == b""
 
 

@@ -5,8 +5,6 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from batch.runner import BatchSettings
-from batch.settings import Samples
 from tests.support.runs import answer, generate, read_jsonl, stats, trajgraph, two_turns
 from tests.support.servers import Reply, ScriptedModel
 
@@ -53,13 +51,13 @@ async def test_a_question_is_sampled_until_enough_are_accepted_or_all_are_spent(
         return answer() if tries[question] >= 3 and not hopeless else answer("")
 
     scripted_model.script = third_time
-    how = BatchSettings(concurrency=3, samples=Samples(most=4, accept=1))
-    batch = await generate(folder, scripted_model, tools_url, how)
+    how: dict[str, Any] = {"max_samples": 4, "accept": 1}
+    batch = await generate(folder, scripted_model, tools_url, **how)
     accepted, rejected = ids(batch.files.trajectories), ids(batch.files.rejected)
     assert accepted == [f"qwen3_traj_0000{n}_s3" for n in range(1, 6)]
     assert len(rejected) == 5 * 2 + 4
     assert stats(batch)["pending"] == 0
-    again = await generate(folder, scripted_model, tools_url, how)
+    again = await generate(folder, scripted_model, tools_url, **how)
     assert ids(again.files.trajectories) == accepted
     assert len(ids(again.files.rejected)) == len(rejected)
 
@@ -69,13 +67,13 @@ async def test_the_counts_add_up_with_samples_of_every_kind(
 ) -> None:
     scripted_model.script = two_turns
     for most, accept, incremental in [(1, 1, True), (4, 2, False), (2, None, True), (3, 1, True)]:
-        how = BatchSettings(concurrency=3, samples=Samples(most, accept), incremental=incremental)
-        batch = await generate(folder, scripted_model, tools_url, how, fresh=True)
+        how: dict[str, Any] = {"max_samples": most, "accept": accept} if accept else {"samples_per_question": most}
+        batch = await generate(folder, scripted_model, tools_url, incremental=incremental, fresh=True, **how)
         numbers = stats(batch)
         assert numbers["accepted"] == 6 * (accept or most), (most, accept)
         assert numbers["pending"] == 0
         assert numbers["samples"] == numbers["accepted"]
-    fewer = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=3))
+    fewer = await generate(folder, scripted_model, tools_url)
     assert stats(fewer)["pending"] == 0
 
 
@@ -83,11 +81,11 @@ async def test_a_failed_sample_is_failed_and_not_pending_too(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
     scripted_model.script = lambda _: JSONResponse({"error": {"message": "no"}}, 400)
-    how = BatchSettings(concurrency=3, samples=Samples(4, 1))
-    batch = await generate(folder, scripted_model, tools_url, how)
+    how: dict[str, Any] = {"max_samples": 4, "accept": 1}
+    batch = await generate(folder, scripted_model, tools_url, **how)
     assert [stats(batch)[name] for name in ("accepted", "failed", "pending", "samples")] == [0, 6, 0, 6]
     scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, how)
+    again = await generate(folder, scripted_model, tools_url, **how)
     assert [stats(again)[name] for name in ("accepted", "failed", "pending", "samples")] == [6, 0, 0, 6]
 
 
@@ -98,14 +96,14 @@ def test_a_run_that_samples_until_enough_are_accepted_tells_how_many_questions_h
     command += ["--local-model-url", model_url, "--mcp-url", tools_url]
     assert trajgraph(*command, "--accept", "1", "--max-samples", "4").returncode == 0
     told = trajgraph("status", folder / "out")
-    assert "3 accepted, 0 rejected, 0 failed; 3 of 3 questions have enough; nobody" in told.stdout, told.stdout
+    assert "3 accepted, 0 rejected, 0 failed; 3 of 3 questions have enough; no process" in told.stdout, told.stdout
 
 
 async def test_written_at_the_end_the_tenth_sample_stands_behind_the_second(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
     scripted_model.script = lambda _: answer()
-    how = BatchSettings(3, limit=1, incremental=False, samples=Samples(most=11))
-    batch = await generate(folder, scripted_model, tools_url, how)
+    how: dict[str, Any] = {"limit": 1, "incremental": False, "samples_per_question": 11}
+    batch = await generate(folder, scripted_model, tools_url, **how)
     written = [row["sample_id"] for row in read_jsonl(batch.files.trajectories)]
     assert written == ["qwen3_traj_00001", *(f"qwen3_traj_00001_s{n}" for n in range(2, 12))]

@@ -117,7 +117,7 @@ def test_ctrl_c_saves_what_is_in_flight_and_prints_the_command_that_continues(fo
             _, errors = process.communicate(timeout=30)
         assert process.returncode == 130
         last = errors.strip().splitlines()[-1]
-        assert last.startswith("trajgraph: stopped; to continue: trajgraph resume ")
+        assert last.startswith("trajgraph: stopped; to resume: trajgraph resume ")
         resumed = trajgraph("resume", last.rsplit(" ", 1)[1])
     assert resumed.returncode == 0
     assert resumed.stdout.startswith("10 questions: 10 accepted, 0 rejected, 0 failed, 0 pending")

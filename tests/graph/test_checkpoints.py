@@ -17,9 +17,9 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.responses import JSONResponse
 
-from batch.runner import BatchSettings
-from graph.checkpoints import PackingSerializer, ThreadIds, copy_checkpoints, open_checkpoints
-from tests.support.runs import answer, counts, generate, stored_bytes, two_turns
+from batch.run_files import ThreadIds
+from graph.checkpoints import CompressingSerializer, copy_checkpoints, open_checkpoints
+from tests.support.runs import answer, counts, generate, read_jsonl, stored_bytes, two_turns
 from tests.support.servers import Reply, ScriptedModel
 
 
@@ -29,7 +29,7 @@ async def test_a_checkpoint_file_names_no_class_of_ours_and_is_read_strictly(
     scripted_model.script = lambda messages: (
         JSONResponse({"error": {"message": "busy"}}, 500) if len(messages) > 2 else two_turns(messages)
     )
-    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2), waits=())
+    batch = await generate(folder, scripted_model, tools_url, concurrency=2, waits=())
     assert counts(batch) == [0, 0, 6, 0]
     stored = stored_bytes(batch.files.checkpoints)
     assert b"DAPA-HF" in stored
@@ -43,14 +43,11 @@ async def test_the_last_reply_to_a_question_is_on_disk_before_the_next_question_
     stored: list[int] = []
 
     def look(messages: list[dict[str, Any]]) -> Reply:
-        (path,) = folder.rglob("*_checkpoints.sqlite")
-        with closing(sqlite3.connect(path)) as other:
-            (found,) = other.execute("SELECT count(*) FROM writes WHERE channel = 'reply' AND type = 'msgpack'")
-        stored.append(found[0])
+        stored.append(sum(len(read_jsonl(path)) for path in folder.rglob("*_incremental.jsonl")))
         return answer()
 
     scripted_model.script = look
-    await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=1, keep_checkpoints=True))
+    await generate(folder, scripted_model, tools_url, concurrency=1, keep_checkpoints=True)
     assert stored == list(range(6))
 
 
@@ -59,7 +56,7 @@ async def test_a_finished_run_gives_back_the_room_its_checkpoints_took(
     folder: Path, scripted_model: ScriptedModel, tools_url: str, keep: bool
 ) -> None:
     scripted_model.script = two_turns
-    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, keep_checkpoints=keep))
+    batch = await generate(folder, scripted_model, tools_url, concurrency=2, keep_checkpoints=keep)
     assert counts(batch) == [6, 0, 0, 0]
     with closing(sqlite3.connect(batch.files.checkpoints)) as ended:
         (stored,), (free,) = (
@@ -99,7 +96,7 @@ async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
     scripted_model.script = two_turns
-    batch = await generate(folder, scripted_model, tools_url, BatchSettings(concurrency=2, keep_checkpoints=True))
+    batch = await generate(folder, scripted_model, tools_url, concurrency=2, keep_checkpoints=True)
     async with open_checkpoints(batch.files.checkpoints) as saver:
         await copy_checkpoints(batch.files.checkpoints, folder / "copy.sqlite")
         threads = saver.threads
@@ -110,7 +107,7 @@ async def test_a_copy_of_the_checkpoints_can_be_taken_while_they_are_open(
 
 @given(said=st.text(max_size=50), times=st.integers(1, 400))
 def test_large_values_are_packed_and_come_back_as_they_were(said: str, times: int) -> None:
-    serde = PackingSerializer(allowed_msgpack_modules=None)
+    serde = CompressingSerializer(allowed_msgpack_modules=None)
     value = [ToolMessage(said * times, tool_call_id="call-1", artifact={"data": said * times})]
     plain = JsonPlusSerializer(allowed_msgpack_modules=None).dumps_typed(value)
     kind, content = serde.dumps_typed(value)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, ToolMessage
 
-from backends.errors import ModelReplyInvalid
+from backends.errors import InvalidResponse
 from graph.build import drawing
 from graph.limits import Limits
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT
@@ -131,7 +131,7 @@ async def test_a_continuation_that_breaks_off_is_no_end(tools_url: str, rest: di
     with ScriptedModel(owned_by="vllm").served() as model:
         begun = {"content": "<answer>It do", "finish_reason": "length"}
         if rest["content"]:
-            with pytest.raises(ModelReplyInvalid):
+            with pytest.raises(InvalidResponse):
                 await run(model, tools_url, [begun, rest])
         else:
             state = await run(model, tools_url, [begun, rest, answer("It does.")])

@@ -1,4 +1,4 @@
-"""The saver of a run: the writes of all graphs in flight share transactions; a reply is stored before the next is paid."""
+"""The saver of a run: the writes of all graphs in flight share transactions; a reply is stored before the next is requested."""
 
 import asyncio
 import sqlite3
@@ -13,10 +13,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langgraph.graph import END, START, StateGraph
 
 from graph.build import build_graph
-from graph.checkpoints import open_checkpoints
+from graph.checkpoints import Writer, open_checkpoints
 from graph.limits import Limits
 from graph.state import State, merge_messages
-from graph.write_queue import WriteQueue
 
 
 def talking(turns: int, saver: Any) -> Any:
@@ -56,27 +55,27 @@ def on_disk(path: Path, table: str = "checkpoints") -> int:
         return int(other.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
-async def test_what_is_waited_for_is_on_disk_and_what_is_let_go_is_not(tmp_path: Path) -> None:
+async def test_what_is_waited_for_is_on_disk_and_what_is_deleted_is_not(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints.sqlite"
     async with open_checkpoints(path) as saver:
         await talking(1, saver).ainvoke({"question": "x"}, place("one"))
-        await saver.stored()
+        await saver.flush()
         assert on_disk(path) == 3
         await saver.adelete_thread("one")
         assert await saver.aget_tuple(place("one")) is None
-        await saver.stored()
+        await saver.flush()
         assert (on_disk(path), on_disk(path, "writes")) == (0, 0)
 
 
-async def test_a_thread_that_starts_again_keeps_what_it_wrote_after_it_was_let_go(tmp_path: Path) -> None:
+async def test_a_thread_that_starts_again_keeps_what_it_wrote_after_it_was_deleted(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints.sqlite"
     async with open_checkpoints(path) as saver:
         graph = talking(1, saver)
         await graph.ainvoke({"question": "first"}, place("one"))
-        await saver.stored()
+        await saver.flush()
         await saver.adelete_thread("one")
         await graph.ainvoke({"question": "second"}, place("one"))
-        await saver.stored()
+        await saver.flush()
         assert on_disk(path) == 3
         assert (await graph.aget_state(place("one"))).values["question"] == "second"
 
@@ -125,11 +124,11 @@ async def test_after_a_transaction_that_failed_nothing_more_is_taken(tmp_path: P
         async with open_checkpoints(path) as saver:
             graph = talking(2, saver)
             await graph.ainvoke({"question": "before"}, place("before"))
-            await saver.stored()
+            await saver.flush()
             await saver.conn.execute("ALTER TABLE checkpoints RENAME TO elsewhere")
             await graph.ainvoke({"question": "x"}, place("lost"))
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
-                await saver.stored()
+                await saver.flush()
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
                 await graph.ainvoke({"question": "x"}, place("refused"))
 
@@ -138,11 +137,12 @@ async def test_however_many_rows_go_together_each_is_written_once(tmp_path: Path
     path = tmp_path / "x.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE kept (key, number);")
-        queue, expected = WriteQueue(path, ("INSERT INTO kept {rows}",)), list[tuple[str, int]]()
+        insert, expected = "INSERT INTO kept VALUES (?, ?)", list[tuple[str, int]]()
+        queue = Writer(path, (insert,))
         for count in (1, 2, 3, 64, 65, 1024, 2500):
             rows = [(f"{count}", number) for number in range(count)]
-            queue.put("INSERT INTO kept {rows}", rows)
-            await queue.stored()
+            queue.put(f"{count}", insert, rows)
+            await queue.flush()
             expected += rows
             assert other.execute("SELECT * FROM kept ORDER BY rowid").fetchall() == expected
         await queue.close()
@@ -150,28 +150,28 @@ async def test_however_many_rows_go_together_each_is_written_once(tmp_path: Path
 
 async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path: Path) -> None:
     """It would stand on rows that are not there."""
-    path, statements = tmp_path / "x.sqlite", ("INSERT INTO first {rows}", "INSERT INTO second {rows}")
+    path, statements = tmp_path / "x.sqlite", ("INSERT INTO first VALUES (?)", "INSERT INTO second VALUES (?)")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE first (key); CREATE TABLE second (key);")
-        queue = WriteQueue(path, statements)
+        queue = Writer(path, statements)
         other.execute("BEGIN IMMEDIATE")
-        failing = queue.put(statements[0], [("a",)])
-        waiting = asyncio.create_task(queue.stored(failing))
+        failing = queue.put("a", statements[0], [("a",)])
+        waiting = asyncio.create_task(queue.flush(failing))
         await asyncio.sleep(0.3)  # the transaction has begun, and waits for the other's
-        following = queue.put(statements[1], [("b",)])
+        following = queue.put("b", statements[1], [("b",)])
         other.execute("DROP TABLE first")
         other.execute("COMMIT")
-        for wait in (waiting, queue.stored(following), queue.close()):
+        for wait in (waiting, queue.flush(following), queue.close()):
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
                 await wait
         assert other.execute("SELECT count(*) FROM second").fetchone() == (0,)
 
 
-async def test_many_threads_are_let_go_without_a_look_at_all_that_waits(tmp_path: Path) -> None:
+async def test_many_threads_are_deleted_without_a_look_at_all_that_waits(tmp_path: Path) -> None:
     async with open_checkpoints(tmp_path / "checkpoints.sqlite") as saver:
         for number in range(20_000):
             await saver.adelete_thread(f"thread-{number}")
-        await saver.stored()
+        await saver.flush()
 
 
 async def test_what_a_thread_takes_on_disk_grows_with_its_turns_not_with_their_square(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, ToolMessage
 
-from graph.limits import TOOL_NAMES, Limits
+from backends.config import TOOL_NAMES
+from graph.limits import Limits
 from nodes.context_budget import prompt_was_cut
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, prompt_messages, system_prompt
 from serializers.escaping import balanced

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quality.gates import taken_apart
+from quality.gates import parse_trajectory
 from quality.numbers import held_in, missing_from, said_in
 from tests.support.trajectories import record, sound
 
@@ -13,7 +13,7 @@ def test_a_citation_leads_to_its_call_and_place_and_says_which_numbers_are_not_t
         '<answer><cite id="2005">ratio 0.74, 95% CI 0.65</cite> <cite id="PMID: 3005">4744 patients</cite> '
         '<cite id=9>none</cite></answer>'
     )  # fmt: skip
-    first, second, third = taken_apart(record(5, pieces)).cited
+    first, second, third = parse_trajectory(record(5, pieces)).cited
     assert (first.verdict, first.call, first.place, first.numbers_missing) == ("grounded", 1, 2, ("95%", "0.65"))
     assert (second.identity, second.call, second.place, second.numbers_missing) == ("3005", 2, 1, ())
     assert (third.identity, third.verdict, third.call) == ("9", "never_retrieved", 0)
@@ -25,7 +25,7 @@ def test_the_numbers_of_a_cited_sentence_are_looked_for_in_what_is_cited_behind_
         "<answer>Nothing is cited for 12%. The ratio was 0.74 in 4,744 patients, not 0.99. "
         '<cite id="1005">hazard ratio</cite>, <cite id="3005">P of 0.002</cite>\nTwice 8 [<cite id="2005">x</cite>].</answer>'
     )
-    first, second, third = taken_apart(record(5, pieces)).cited
+    first, second, third = parse_trajectory(record(5, pieces)).cited
     assert (first.numbers, first.numbers_missing) == (("0.74", "4,744", "0.99"), ("0.99",))
     assert second.numbers_missing == ("0.99", "0.002")
     assert third.numbers_missing == ("8",)
@@ -47,7 +47,7 @@ def test_an_id_may_be_written_in_many_ways_and_counts_once() -> None:
         "1001, 1001, 1001",
     ):
         pieces = [*sound(1)[:7], f'<answer>It helps. <cite id="{written}">hazard ratio 0.740</cite></answer>']
-        cited = taken_apart(record(1, pieces)).cited
+        cited = parse_trajectory(record(1, pieces)).cited
         assert {citation.verdict for citation in cited} == {"grounded"}, written
         assert len(cited) == len({citation.identity for citation in cited})
         assert not any(citation.numbers_missing for citation in cited)
@@ -83,5 +83,5 @@ def test_a_number_may_stand_in_an_earlier_result_of_the_same_paper_or_on_its_pag
         '<call_tool name="browse_webpage">https://pubmed.ncbi.nlm.nih.gov/31535829/</call_tool>', "<tool_output><webpage>ratio 0.74</webpage></tool_output>",
         '<answer>PMID 31535829 (31535829) says 0.74 of 4,744, not 99: <cite id="31535829">so</cite>.</answer>',
     ])  # fmt: skip
-    (cited,) = taken_apart(row).cited
+    (cited,) = parse_trajectory(row).cited
     assert (cited.call, cited.numbers_missing) == (2, ("99",))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.cassette import open_cassette
-from quality.gates import is_error, taken_apart, violated
+from quality.gates import failed_gate_names, is_error, parse_trajectory
 from serializers.evidence import failed, output_failed, says_nothing
 from serializers.tool_output import render
 from tests.support.runs import answer, call
@@ -73,7 +73,7 @@ async def test_a_failure_is_one_for_the_status_the_gate_and_the_cassette(
     scripted_model.replies = [call("pubmed_search", "x"), answer()]
     record = record_of("pubmed_search", result, "So.")
     assert failed(result)
-    assert [is_error(piece) for piece in taken_apart(record).of("tool_output")] == [True]
+    assert [is_error(piece) for piece in parse_trajectory(record).of("tool_output")] == [True]
     asked = 0
 
     async def ask() -> Any:
@@ -148,7 +148,7 @@ def test_a_result_that_only_speaks_of_failure_is_no_error() -> None:
         row = record(
             1, [*sound(1)[:2], f"<tool_output>{said}</tool_output>", *sound(1)[6:7], "<answer>It helps.</answer>"]
         )
-        assert not {"tool_error_share"} & set(violated(taken_apart(row))), said
+        assert not {"tool_error_share"} & set(failed_gate_names(parse_trajectory(row))), said
 
 
 @pytest.mark.parametrize("body", SAYS_NOTHING)

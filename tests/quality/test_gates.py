@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quality.gates import GATES, HARD, faults, taken_apart, violated
+from quality.gates import DEFAULT_HARD_GATES, GATES, failed_gate_names, failed_gates, parse_trajectory
 from serializers.segments import segments
 from tests.support.runs import trajgraph
 from tests.support.trajectories import COUNT, call, output, record, replaced, sound, think
@@ -163,28 +163,31 @@ def test_every_gate_finds_all_of_its_own_defects_and_none_of_the_others() -> Non
     makers = [(name, make) for name, made in DEFECTS.items() for make in made]
     rows = [*seeded(), *((name, make(9000 + at)) for at, (name, make) in enumerate(makers))]
     for name, row in rows:
-        found = set(violated(taken_apart(row)))
+        found = set(failed_gate_names(parse_trajectory(row)))
         assert found - ALSO.get(name or "", set()) == ({name} if name else set()), row["trajectory"]["interleaved_text"]
 
 
 def test_greek_letters_and_what_a_tool_wrote_are_no_other_language() -> None:
     row = replaced(1, 2, output(1001, 2001).replace("hazard", "研究结果表明这是有效的"))
-    assert violated(taken_apart(row)) == []
-    assert violated(taken_apart(replaced(2, 0, think("TNF-α, IL-1β and Δ are measured in µg, αβγδεζηθ.")))) == []
+    assert failed_gate_names(parse_trajectory(row)) == []
+    assert (
+        failed_gate_names(parse_trajectory(replaced(2, 0, think("TNF-α, IL-1β and Δ are measured in µg, αβγδεζηθ."))))
+        == []
+    )
 
 
 def test_results_of_parallel_calls_belong_to_them_in_their_order() -> None:
     whole = sound(1)
     pieces = [whole[0], whole[1], call("other words"), whole[2], output(5001), *whole[3:]]
     row = record(1, pieces)
-    assert violated(taken_apart(row)) == []
-    assert [piece.call for piece in taken_apart(row).of("tool_output")] == [1, 2, 3]
+    assert failed_gate_names(parse_trajectory(row)) == []
+    assert [piece.call for piece in parse_trajectory(row).of("tool_output")] == [1, 2, 3]
 
 
 def test_a_gate_names_the_pieces_at_fault() -> None:
-    found = faults(taken_apart(replaced(1, 3, "<think></think>")))
+    found = failed_gates(parse_trajectory(replaced(1, 3, "<think></think>")))
     assert [(name, [piece.body for piece in pieces]) for name, pieces in found.items()] == [("empty_think", [""])]
-    again = faults(taken_apart(replaced(1, 4, call("dapagliflozin 1"))))["duplicate_call"]
+    again = failed_gates(parse_trajectory(replaced(1, 4, call("dapagliflozin 1"))))["duplicate_call"]
     assert [piece.call for piece in again] == [2]
 
 
@@ -192,26 +195,28 @@ def test_a_gate_names_the_pieces_at_fault() -> None:
                                  "</tool_output>", "<answer>", "</answer>", "<cite id='1'>", "</cite>", "a b. 3", "\n"]), max_size=30))  # fmt: skip
 def test_any_text_is_taken_apart_without_loss(parts: list[str]) -> None:
     text = "".join(parts)
-    pieces, strays = segments(text)
+    pieces, unmatched_closing_tags = segments(text)
     at, between = 0, ""
     for piece in pieces:
         assert piece.start >= at
         assert piece.body in text[piece.start : piece.end]
         between += text[at : piece.start]
         at = piece.end
-    assert not re.sub("|".join(f"</{name}>" for name in set(strays)) or r"\Z", "", between + text[at:]).strip()
-    violated(taken_apart({"trajectory": {"interleaved_text": text}}))
+    assert not re.sub(
+        "|".join(f"</{name}>" for name in set(unmatched_closing_tags)) or r"\Z", "", between + text[at:]
+    ).strip()
+    failed_gate_names(parse_trajectory({"trajectory": {"interleaved_text": text}}))
 
 
 def test_a_thought_may_talk_about_tags() -> None:
     for said in ("The answer goes inside <answer></answer>.", "It ends with </answer>.", "A <call_tool> is next."):
-        assert violated(taken_apart(replaced(1, 0, think(said)))) == []
+        assert failed_gate_names(parse_trajectory(replaced(1, 0, think(said)))) == []
 
 
 @pytest.mark.parametrize("row", [{}, {"trajectory": None}, {"trajectory": {"interleaved_text": 5}, "metadata": []},
                                  {"trajectory": {"interleaved_text": "</answer>", "tool_calls": "x"}}])  # fmt: skip
 def test_a_row_of_any_shape_is_judged(row: dict[str, Any]) -> None:
-    assert "no_answer" in violated(taken_apart(row))
+    assert "no_answer" in failed_gate_names(parse_trajectory(row))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +238,7 @@ def test_an_audit_counts_each_gate_and_its_exit_code_tells_of_hard_ones(rows_fil
         GATES.keys() - also, COUNT
     )
     assert counts["clean"] == COUNT
-    assert counts["unfit"] == len(HARD) * COUNT + 2
+    assert counts["unfit"] == len(DEFAULT_HARD_GATES) * COUNT + 2
     again = trajgraph("audit", tmp_path / "clean.jsonl")
     assert again.returncode == 0
     assert trajgraph("audit", rows_file, "--hard-gates", "nonsense").returncode == 2

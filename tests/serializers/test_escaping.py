@@ -96,9 +96,9 @@ def test_a_citation_is_grounded_only_by_a_results_own_id(field: str, hostile: st
         record = record_of(tool, result, 'So it is <cite id="99999999">made up</cite>.')
         assert record["metadata"]["citations"].get("grounded", 0) == 0
         text = record["trajectory"]["interleaved_text"]
-        pieces, strays = segments(text)
+        pieces, unmatched_closing_tags = segments(text)
         assert [piece.kind for piece in pieces] == ["think", "call_tool", "tool_output", "think", "answer"]
-        assert strays == []
+        assert unmatched_closing_tags == []
         by_text = [citation.verdict for citation in citations(pieces)]
         assert "grounded" not in by_text, "not even for a reader that has only the text"
         assert unbalanced(text) == []
@@ -136,9 +136,9 @@ def test_the_pmids_of_a_record_are_those_that_its_citations_name(answer: str, pm
 
 @given(SOUP)
 def test_a_prompt_is_balanced_once_and_then_stays(soup: str) -> None:
-    text, strays = balanced(soup)
+    text, unmatched_closing_tags = balanced(soup)
     assert balanced(text) == (text, [])
-    assert bool(strays) == (text != soup)
+    assert bool(unmatched_closing_tags) == (text != soup)
     at = 0
     while (start := text.find("<tool_output", at)) >= 0 and re.match(r"<tool_output\b", text[start:]):
         at = text.find("</tool_output", start)

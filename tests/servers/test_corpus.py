@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backends.errors import ToolFailed, UserError
+from backends.errors import ToolFailed, UsageError
 from servers.tool_server.corpus import Corpus, paper_page
 from servers.tool_server.corpus_build import BATCH, Progress, build_corpus
 from servers.tool_server.sources import CorpusPubMed
@@ -201,7 +201,7 @@ def test_a_file_that_breaks_off_keeps_what_was_read_of_it_and_is_named(tmp_path:
 def test_a_line_that_is_no_paper_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(line)
-    with pytest.raises(UserError, match=r"mine\.jsonl: line 1: "):
+    with pytest.raises(UsageError, match=r"mine\.jsonl: line 1: "):
         built(tmp_path, path)
 
 
@@ -213,7 +213,7 @@ def test_what_is_no_index_is_said(tmp_path: Path) -> None:
         result = trajgraph("serve-tools", "--corpus", tmp_path / name)
         assert result.returncode == 2
         assert str(tmp_path / name) in result.stderr
-    with pytest.raises(UserError, match="not a corpus index of this version"):
+    with pytest.raises(UsageError, match="not a corpus index of this version"):
         build_corpus(tmp_path / "other", [official(tmp_path, 1, [article(1)])], lambda _: None)
 
 
@@ -247,7 +247,7 @@ def test_a_higher_version_stays_whatever_file_the_lower_one_comes_in(tmp_path: P
 def test_a_row_of_another_shape_is_named_by_its_line(tmp_path: Path, row: dict[str, Any]) -> None:
     path = tmp_path / "papers.jsonl"
     path.write_text(json.dumps({"paperId": "1", "title": "One", **row}) + "\n")
-    with pytest.raises(UserError, match=r"papers\.jsonl: line 1: "):
+    with pytest.raises(UsageError, match=r"papers\.jsonl: line 1: "):
         built(tmp_path, path)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from backends.chat_model import ModelAddress
-from backends.services import ToolsAddress, open_services
+from backends.config import ModelConfig, ToolsConfig
+from backends.services import open_services
 from graph.build import TrajectoryGraph, build_graph
-from graph.limits import TOOL_NAMES, Limits, ToolRole
+from graph.limits import Limits, ToolRole
 from serializers.evidence import failed
 from serializers.tags import STOP_STRINGS
 from tests.support.servers import Reply, ScriptedModel
@@ -22,13 +22,12 @@ async def open_graph(
     limits: Limits | None = None,
     tool_role: ToolRole = "tool",
     checkpointer: BaseCheckpointSaver[Any] | None = None,
-    timeouts: tuple[float, float] = (30, 30),
 ) -> TrajectoryGraph:
     """The real graph around real clients of the scripted model and the offline tools."""
     services = await stack.enter_async_context(
         open_services(
-            ModelAddress(model if isinstance(model, str) else model.url, "Qwen3-8B", timeout=timeouts[0]),
-            ToolsAddress(tools_url, TOOL_NAMES, timeout=timeouts[1]),
+            ModelConfig(model if isinstance(model, str) else model.url),
+            ToolsConfig(tools_url),
             stop=STOP_STRINGS,
             concurrency=4,
             failed=failed,

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from backends.chat_model import LocalChatModel, ModelAddress, open_chat_model
+from backends.chat_model import LocalChatModel, open_chat_model
+from backends.config import ModelConfig
 from backends.model_client import ChatClient
 from tests.support.servers import ScriptedModel
 
@@ -16,7 +17,7 @@ KEY = "s3cr3t-key"
 
 @asynccontextmanager
 async def client(model: ScriptedModel, timeout: float = 10) -> AsyncIterator[LocalChatModel]:
-    address = ModelAddress(model.url, "Qwen3-8B", api_key=KEY, timeout=timeout)
+    address = ModelConfig(model.url, api_key=KEY, model_timeout=timeout)
     async with open_chat_model(address, concurrency=2) as chat:
         yield chat
 

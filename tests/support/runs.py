@@ -7,23 +7,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import zstandard
 
-from batch.acquire import acquired_run
-from batch.attempts import Attempts, Away, Stop, never_away
-from batch.config import GenerateOptions
-from batch.outcomes import Settler
-from batch.questions import check_questions
-from batch.runner import Batch, BatchSettings
+from batch.config import RunConfig
+from batch.flags import build
+from batch.run import RunResult
+from batch.run import generate as run_generate
 from cli import main
-from graph.checkpoints import open_checkpoints
 from serializers.tags import TAG
-from tests.support.graphs import open_graph
 from tests.support.servers import Reply, ScriptedModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,38 +116,24 @@ def two_turns(messages: Messages) -> Reply:
 
 
 async def generate(
-    folder: Path, model: ScriptedModel | str, tools_url: str, how: BatchSettings | None = None,
-    waits: tuple[float, ...] = (0, 0, 0), away: Away = never_away, **more: Any,
-) -> Batch:  # fmt: skip
-    """What `generate` does, in this process, without waits between attempts."""
-    options = GenerateOptions(questions_file=folder / "questions.jsonl", output=folder, **more)
-    questions = check_questions(options.questions_file, skip_bad_rows=options.skip_bad_rows)
-    settings = options.settings(questions.sha256, "prompt", "tools")
-    how = how or BatchSettings(concurrency=3, limit=options.limit)
-    stop = Stop()
-    with acquired_run(options, settings, "prompt") as run:
-        async with AsyncExitStack() as stack:
-            saver = await stack.enter_async_context(open_checkpoints(run.files.checkpoints))
-            timeouts = (options.model_timeout, options.tool_timeout)
-            graph = await open_graph(
-                stack, model, tools_url, limits=options.limits, checkpointer=saver, timeouts=timeouts
-            )
-            attempts = Attempts(graph, saver, options.limits, stop, print, away, waits=waits)
-            settler = Settler(attempts, settings, run.threads)
-            batch = Batch(settler, saver, run.files, questions, settings, run.threads, run.changed, how, stop)
-            await batch.run()
-    return batch
+    folder: Path, model: ScriptedModel | str, tools_url: str, waits: tuple[float, ...] = (0, 0, 0), **settings: Any
+) -> RunResult:
+    """What `generate` does, in this process, three questions at a time and without waits between attempts."""
+    url = model if isinstance(model, str) else model.url
+    config = build(
+        RunConfig,
+        {"questions_file": folder / "questions.jsonl", "output": folder, "local_model_url": url, "mcp_url": tools_url,
+         "concurrency": 3, **settings},
+    )  # fmt: skip
+    return await run_generate(config, waits=waits)
 
 
-def stats(batch: Batch) -> dict[str, Any]:
-    return dict(json.loads(batch.files.stats.read_text(encoding="utf-8")))
+def stats(result: RunResult) -> dict[str, Any]:
+    return dict(json.loads(result.files.stats.read_text(encoding="utf-8")))
 
 
-def counts(batch: Batch) -> list[int]:
-    return [stats(batch)[name] for name in ("accepted", "rejected", "failed", "pending")]
-
-
-QUICK = BatchSettings(concurrency=3)
+def counts(result: RunResult) -> list[int]:
+    return [stats(result)[name] for name in ("accepted", "rejected", "failed", "pending")]
 
 
 def generate_command(folder: Path, model_url: str, tools_url: str) -> list[str]:

@@ -51,6 +51,7 @@ class ScriptedModel:
     script: Callable[[list[dict[str, Any]]], Reply] | None = None
     finish_reason: str = "stop"
     owned_by: str = "nobody"
+    serves: str = "Qwen/Qwen3-8B"
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
@@ -64,11 +65,13 @@ class ScriptedModel:
 
     async def _models(self, _: Request) -> Response:
         return JSONResponse(
-            {"object": "list", "data": [{"id": "Qwen/Qwen3-8B", "object": "model", "owned_by": self.owned_by}]}
+            {"object": "list", "data": [{"id": self.serves, "object": "model", "owned_by": self.owned_by}]}
         )
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
+        if body.get("max_tokens") == 1:  # whether it is there: it is
+            return completion({"content": "Hello", "finish_reason": "length"})
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         reply = self.script(body["messages"]) if self.script else self.replies.pop(0)

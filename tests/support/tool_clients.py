@@ -10,8 +10,8 @@ from mcp.types import Tool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from backends.config import TOOL_NAMES
 from backends.tools import ToolClient, map_tools
-from graph.limits import TOOL_NAMES
 from tests.support.servers import with_message
 
 

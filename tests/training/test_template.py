@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from backends.errors import UserError
+from backends.errors import UsageError
 from tests.support.exports import TEMPLATE, export
 from tests.support.runs import read_jsonl, trajgraph
 from tests.support.trajectories import call, output, record, sound, think
-from training.export import Making, exported
+from training.export import ExportSpec, exported
 from training.rows import read_rows
 from training.template import Template
 
@@ -38,8 +38,8 @@ def verify(rows: Path, source: str, format_name: str = "messages", prompt: str |
     path = rows.with_name("template.jinja")
     path.write_text(source)
     try:
-        exported(read_rows(rows), rows.with_name("set"), Making(format_name, prompt), Template(path))
-    except UserError as error:
+        exported(read_rows(rows), rows.with_name("set"), ExportSpec(format_name, prompt), Template(path))
+    except UsageError as error:
         return str(error)
     return ""
 

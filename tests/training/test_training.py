@@ -178,13 +178,13 @@ def test_one_trajectory_is_shown_in_the_terminal_and_a_run_tells_how_it_stands(r
     assert "grounded, call 1, place" in shown.stdout
     assert trajgraph("show", "nobody", run).returncode == 2
     told = trajgraph("status", run)
-    assert "16 accepted, 0 rejected, 0 failed, 0 pending of 16; nobody is working on it" in told.stdout
+    assert "16 accepted, 0 rejected, 0 failed, 0 pending of 16; no process is working on it" in told.stdout
 
 
 def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> None:
     for text in texts(run).values():
-        pieces, strays = segments(text)
-        assert strays == []
+        pieces, unmatched_closing_tags = segments(text)
+        assert unmatched_closing_tags == []
         assert "\n".join(text[piece.start : piece.end] for piece in pieces) == text
         row = Row(run, 1, {"trajectory": {"interleaved_text": text}})
         trained = "\n".join(text[start:end] for start, end in text_spans(row))

@@ -1,0 +1,61 @@
+"""The settings of the two services: where they are, and how they are asked."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from backends.bounded import check_address
+from backends.setting import setting
+
+TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
+"""The tools that the prompt teaches, under the names that the model uses."""
+ToolsMode = Literal["auto", "live", "record", "replay"]
+"""auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the model's replies are drawn."""
+
+    temperature: float = setting(0.1, "Sampling temperature.", "Model", low=0, high=2, compared=True)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model server. Raises UserError for an address that is none, or that holds a secret."""
+
+    local_model_url: str = setting("http://localhost:8000/v1", "OpenAI-compatible address.", "Model")
+    model_name: str = setting("Qwen3-8B", "Name under which the server knows the model.", "Model", compared=True)
+    api_key: str | None = setting(
+        None, "Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY", secret=True
+    )
+    model_timeout: float = setting(180.0, "Seconds a reply may take.", "Model", above=0)
+    max_model_len: int | None = setting(None, "Its context, if the server does not say.", "Model", above=0)
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        check_address("--local-model-url", self.local_model_url)
+
+
+@dataclass(frozen=True)
+class ToolsConfig:
+    """The tool server. Raises UserError for an address that is none, or that holds a secret."""
+
+    mcp_url: str | None = setting(None, "MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")
+    tools: tuple[str, ...] = setting(TOOL_NAMES, "The tools to teach and use.", "Tools", listed=True)
+    tool_map: tuple[str, ...] = setting((), "TOOL=SERVER_TOOL(argument), for other names.", "Tools")
+    tool_timeout: float = setting(120.0, "Seconds a call may take.", "Tools", above=0)
+    cassette: Path | None = setting(None, "File of kept results: no call is asked twice.", "Tools")
+    tools_mode: ToolsMode = setting("auto", "What the cassette is for: replay asks no server.", "Tools")
+    token: str | None = field(default_factory=lambda: os.environ.get("MCP_TOKEN"), repr=False)
+    """What a server that is not on this machine asks for."""
+
+    def __post_init__(self) -> None:
+        check_address("--mcp-url", self.url)
+
+    @property
+    def url(self) -> str:
+        """The address: as given, else from MCP_URL, else from MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT."""
+        host, port = os.environ.get("MCP_TRANSPORT_HOST", "127.0.0.1"), os.environ.get("MCP_TRANSPORT_PORT", "8003")
+        return self.mcp_url or os.environ.get("MCP_URL") or f"http://{host}:{port}/mcp"

@@ -1,0 +1,215 @@
+"""What follows from the fields of the settings: flags, `run.json`, bounds, and what a resume compares."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+from backends.errors import UsageError
+
+Config = TypeVar("Config")
+
+
+def flat(kind: type) -> Iterator[tuple[Field[Any], Any]]:
+    """(field, type) of each setting of a dataclass and of the dataclasses in it."""
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        if is_dataclass(hints[item.name]):
+            yield from flat(hints[item.name])
+        elif "setting" in item.metadata:
+            yield item, hints[item.name]
+
+
+def values(config: Any) -> dict[str, Any]:
+    """The value of each setting by its name."""
+    found: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            found |= values(value)
+        elif "setting" in item.metadata:
+            found[item.name] = value
+    return found
+
+
+def build(kind: type[Config], given: Mapping[str, Any]) -> Config:
+    """A configuration from settings by name; what is not given has its default."""
+    hints = get_type_hints(kind)
+    parts = {
+        item.name: build(hints[item.name], given) if is_dataclass(hints[item.name]) else given[item.name]
+        for item in fields(kind)  # type: ignore[arg-type]
+        if is_dataclass(hints[item.name]) or item.name in given
+    }
+    return kind(**parts)
+
+
+def changed(config: Config, **given: Any) -> Config:
+    """The configuration with other values for some settings."""
+    return build(type(config), {**values(config), **given})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The stored settings as flat JSON; paths are made absolute, secrets are left out."""
+    stored = {item.name for item, _ in flat(type(config)) if _about(item)["stored"]}
+    return {name: _as_json(value) for name, value in values(config).items() if name in stored}
+
+
+def from_dict(kind: type[Config], stored: Mapping[str, Any]) -> Config:
+    """From what `to_dict` wrote, in this version or an earlier one. Raises UsageError when it was not that."""
+    hints = {item.name: hint for item, hint in flat(kind)}
+    if unknown := [name for name in stored if name not in hints]:
+        raise UsageError(f"the run's stored options do not fit this version: it knows no {', '.join(unknown)}")
+    try:
+        return build(kind, {name: _from_json(hints[name], value) for name, value in stored.items()})
+    except TypeError as error:
+        raise UsageError(f"the run's stored options do not fit this version: {error}") from error
+
+
+def compared(config: Any) -> dict[str, Any]:
+    """The settings that decide what a trajectory is, as JSON."""
+    names = {item.name for item, _ in flat(type(config)) if _about(item)["compared"]}
+    return {name: _as_json(value) for name, value in values(config).items() if name in names}
+
+
+def differences(kind: type, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """The names of `ours` under which a stored run has another value. One that the run does not name had its default
+    of then, and what was a default then is as today's.
+    """
+    settings = {item.name: item for item, _ in flat(kind)}
+
+    def value_of(name: str) -> Any:
+        item = settings.get(name)
+        if item is None:
+            return theirs.get(name)
+        default = _as_json(item.default if item.default_factory is MISSING else item.default_factory())
+        found = theirs.get(name, default)
+        return default if found in map(_as_json, _about(item)["was"]) else found
+
+    return [name for name in ours if value_of(name) != ours[name]]
+
+
+def check(config: Any) -> None:
+    """Raises UsageError for a value out of its bounds."""
+    settings = {item.name: item for item, _ in flat(type(config))}
+    for name, value in values(config).items():
+        if not isinstance(value, int | float):
+            continue
+        about, flag = _about(settings[name]), f"--{name.replace('_', '-')} {value}"
+        low, high = about["low"], about["high"]
+        if not math.isfinite(value):
+            raise UsageError(f"{flag}: give a number")
+        if about["above"] is not None and value <= about["above"]:
+            raise UsageError(f"{flag}: give a number above {about['above']:g}")
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise UsageError(f"{flag}: give a number {f'from {low:g} to {high:g}' if high else f'not below {low:g}'}")
+
+
+def with_flags(kind: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first argument is a `kind`: a flag for each setting. Further keyword arguments
+    of the function stay flags of their own.
+    """
+    import typer
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        settings = list(flat(kind))
+
+        def call(**given: Any) -> None:
+            config = build(kind, {item.name: _from_flag(item, hint, given.pop(item.name)) for item, hint in settings})
+            command(config, **given)
+
+        own = list(inspect.signature(command).parameters.values())[1:]
+        derived = [
+            inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=_flag_default(item),
+                annotation=Annotated[_flag_type(item, hint), typer.Option(*_names(item, hint), **_shown(item, hint))],
+            )
+            for item, hint in settings
+        ]  # fmt: skip
+        parameters = [*derived, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {one.name: one.annotation for one in parameters}
+        call.__doc__, call.__name__ = command.__doc__, command.__name__
+        return call
+
+    return decorated
+
+
+def listed_names(listed: str) -> tuple[str, ...]:
+    """The names in a flag's value, parted by commas."""
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _about(item: Field[Any]) -> dict[str, Any]:
+    about: dict[str, Any] = item.metadata["setting"]
+    return about
+
+
+def _shown(item: Field[Any], hint: Any) -> dict[str, Any]:
+    about = _about(item)
+    shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": about["envvar"]}
+    return {**shown, "parser": _json_object, "metavar": "JSON"} if _is_object(hint) else shown
+
+
+def _names(item: Field[Any], hint: Any) -> tuple[str, ...]:
+    flag = _about(item)["flag"] or f"--{item.name.replace('_', '-')}"
+    if hint is bool:
+        return (f" /--no-{item.name.replace('_', '-')}",) if item.default is True else (flag,)
+    return (flag,)
+
+
+def _flag_type(item: Field[Any], hint: Any) -> Any:
+    if _is_tuple(hint):
+        return str if _about(item)["listed"] else list[str] | None
+    return str | None if _is_object(hint) else hint
+
+
+def _flag_default(item: Field[Any]) -> Any:
+    default = item.default
+    if isinstance(default, tuple):
+        return ",".join(default) if _about(item)["listed"] else None
+    if item.default_factory is not MISSING:
+        return None
+    return inspect.Parameter.empty if default is MISSING else default
+
+
+def _from_flag(item: Field[Any], hint: Any, value: Any) -> Any:
+    if _is_tuple(hint):
+        return listed_names(value) if _about(item)["listed"] else tuple(value or ())
+    return {} if value is None and _is_object(hint) else value
+
+
+def _json_object(text: Any) -> dict[str, Any]:
+    if isinstance(text, dict):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f'{text[:100]!r} is not JSON ({error}): give an object, as {{"top_p": 0.9}}') from error
+    if not isinstance(value, dict):
+        raise UsageError(f'{text[:100]!r} is no JSON object: give one, as {{"top_p": 0.9}}')
+    return value
+
+
+def _is_tuple(hint: Any) -> bool:
+    return getattr(hint, "__origin__", None) is tuple
+
+
+def _is_object(hint: Any) -> bool:
+    return getattr(hint, "__origin__", None) is dict
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(hint: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and (hint is Path or Path in get_args(hint)):
+        return Path(value)
+    return value

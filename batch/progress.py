@@ -1,0 +1,150 @@
+"""What a run has finished and what is left of it, as its files say."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from batch.config import RunConfig
+from batch.jsonl import atomic_write, read_lines, sample_ids, set_aside, summaries, truncate_partial_line
+from batch.questions import QuestionsFile
+from batch.run_files import RunFiles, ThreadIds, mark_sorted
+from batch.stats import Stats
+from graph.checkpoints import GroupSaver
+from serializers.record import QuestionRow, sample_id, sample_of
+
+log = logging.getLogger("trajgraph")
+_CUT = (
+    "the model server cuts prompts in silence: it counts fewer tokens than were sent, and such trajectories are "
+    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, else 4,096) or name it with --max-model-len"
+)
+
+
+class Progress:
+    """The samples of one run. What is held in memory are those that an earlier process finished, and counts."""
+
+    def __init__(self, files: RunFiles, questions: QuestionsFile, config: RunConfig, threads: ThreadIds) -> None:
+        self.files = files
+        self.questions = questions
+        self.stats = Stats()
+        self._config = config
+        self._threads = threads
+        self._finished: dict[str, str] = {}
+        """What each sample became that an earlier process finished, or that others may follow."""
+        self._open = 0
+        """Questions of which more samples may be asked."""
+        self._warned_of_cut = False
+
+    async def load_finished(self, saver: GroupSaver, *, changed: bool = False) -> None:
+        """Bring an earlier process's files in order, count what is in them, and delete the checkpoints of what is
+        finished. `changed` says that the run goes on under other settings, perhaps about other questions.
+        """
+        every = replace(self.questions, limit=None).stream() if changed else ()
+        asked = {number: row["question"] for number, row in every}
+        threads = set[str]()
+        for kind, path in (("accepted", self.files.trajectories), ("rejected", self.files.rejected)):
+            truncate_partial_line(path)
+            if changed and (aside := set_aside(path, self.files.superseded, asked)):
+                log.info(
+                    "%d trajectories of questions that are no longer in the file went to %s",
+                    aside,
+                    self.files.superseded,
+                )
+            for record in summaries(path):
+                if record["sample_id"] not in self._finished:
+                    self._finished[record["sample_id"]] = kind
+                    self.stats.add(kind, record)
+                    threads.add(self._threads.of(record["sample_id"], record["question"]))
+        failed = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
+        self.files.failed.unlink(missing_ok=True)  # its questions are pending again
+        if (limit := self.questions.limit) is not None:  # a run is never about fewer questions than it has worked on
+            numbers = (sample_of(name)[0] for name in self._finished.keys() | failed)
+            limit = max([limit, *(number for number in numbers if number <= self.questions.rows)])
+            self.questions = replace(self.questions, limit=limit)
+        if not self._config.keep_checkpoints:
+            for thread in saver.threads - self._wanted(asked) if changed else threads & saver.threads:
+                await saver.adelete_thread(thread)
+        if changed:
+            mark_sorted(self.files)
+        if self._config.samples.accept:
+            self._open = sum(1 for _ in self.pending_questions())
+
+    def read_finished(self) -> None:
+        """See what is finished, where another process has brought the files in order and counts."""
+        for kind, path in (("accepted", self.files.trajectories), ("rejected", self.files.rejected)):
+            self._finished.update(dict.fromkeys(sample_ids(path), kind))
+
+    def pending_questions(self) -> Iterator[tuple[int, QuestionRow]]:
+        """(row number, row) of the questions of which samples are still wanted."""
+        return ((number, row) for number, row in self.questions.stream() if self.next_sample(number))
+
+    def pending_threads(self) -> Iterator[tuple[int, str]]:
+        """(row number, thread) of the samples that come next."""
+        for number, row in self.pending_questions():
+            yield number, self._threads.of(str(self.next_sample(number)), row["question"])
+
+    def next_sample(self, row_number: int) -> str | None:
+        """The id of the next sample that a question wants; None when it has enough."""
+        accepted = 0
+        for number in range(1, self._config.samples.most + 1):
+            name = sample_id(self._config.model.model_name, row_number, number)
+            kind = self._finished.get(name)
+            accepted += kind == "accepted"
+            if accepted == self._config.samples.accept:
+                return None
+            if kind is None:
+                return name
+        return None
+
+    def finish_sample(self, name: str, kind: str) -> None:
+        """Remember what a sample became, while its question may want more."""
+        self._finished[name] = kind
+
+    def finish_question(self, row_number: int) -> None:
+        """Forget a question that is asked no more."""
+        self._open -= 1
+        for number in range(1, self._config.samples.most + 1):
+            self._finished.pop(sample_id(self._config.model.model_name, row_number, number), None)
+
+    def count(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Count a row that is on disk."""
+        if kind == "failed":
+            self.stats.counts["failed"] += 1
+            return
+        self.stats.add(kind, row)
+        if "prompt_cut" in row["metadata"]["reject_reasons"] and not self._warned_of_cut:
+            self._warned_of_cut = True
+            log.warning(_CUT)
+
+    @property
+    def asked(self) -> int:
+        """How many samples are wanted in all, as far as is known."""
+        counted = self.stats.counts.total()
+        if self._config.samples.accept:
+            return counted + self._open
+        return max(self.questions.asked * self._config.samples.most, counted)  # an earlier command may have wanted more
+
+    def write_stats(self, seconds: float) -> dict[str, Any]:
+        """Write the statistics file; returns its content."""
+        about = {
+            "generation_time": datetime.now().isoformat(),
+            "model": self._config.model.model_name,
+            "source_file": self._config.questions_file.name,
+            "wall_seconds": round(seconds, 3),
+        }
+        bad_rows = len(self.questions.bad_rows())
+        stats = self.stats.content(questions=self.questions.asked, asked=self.asked, bad_rows=bad_rows, about=about)
+        atomic_write(self.files.stats, [json.dumps(stats, ensure_ascii=False, indent=1), "\n"])
+        return stats
+
+    def _wanted(self, asked: Mapping[int, str]) -> set[str]:
+        """The threads of samples that are still to be made."""
+        samples = range(1, self._config.samples.most + 1)
+        named = (
+            (sample_id(self._config.model.model_name, row_number, number), question)
+            for row_number, question in asked.items()
+            for number in samples
+        )
+        return {self._threads.of(name, question) for name, question in named if name not in self._finished}
