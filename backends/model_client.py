@@ -104,6 +104,8 @@ class ChatClient:
 
     async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
         """A reply and how long it took, among as many requests as the server bears."""
+        own = {name: value for name, value in (self._model.extra_body or {}).items() if name not in asked}
+        asked = {**asked, "extra_body": {**own, **asked.get("extra_body", {})}}  # a call's replaces the model's own
         async with self.in_flight:
             started = time.monotonic()
             try:

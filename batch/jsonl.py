@@ -36,7 +36,7 @@ class _Id(TypedDict):
 _SUMMARY, _ID = msgspec.json.Decoder(Summary), msgspec.json.Decoder(_Id)
 
 
-_LINE_ENDS = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "\u2028\u2029\x85"})
+_LINE_ENDS = {letter: f"\\u{ord(letter):04x}" for letter in "\u2028\u2029\x85"}
 
 
 def encoded(row: Mapping[str, Any]) -> bytes:
@@ -47,7 +47,9 @@ def encoded(row: Mapping[str, Any]) -> bytes:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(storable(dict(row), 200), ensure_ascii=False, allow_nan=False)
-    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
+    for letter, escaped in _LINE_ENDS.items():
+        text = text.replace(letter, escaped)
+    return text.encode("utf-8", "replace")
 
 
 def append_lines(path: Path, lines: Sequence[bytes]) -> None:

@@ -65,14 +65,19 @@ async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[
     )
     for bad in questions.bad_rows():
         log.warning("skipped: %s, line %d: %s", config.questions_file, bad.line, bad.why)
+    if config.samples.most > 1 and config.model.sampling.temperature < 0.5:
+        log.warning(
+            "several samples of a question at --temperature %g are much alike", config.model.sampling.temperature
+        )
     check_writable(config.output)
-    stop, started = StopSignal(), time.monotonic()
+    stop = StopSignal()
     async with open_run_services(config) as services:
         settings = config.settings(questions.sha256, prompt, services.tools_sha256)
         with acquire_run(config, settings, prompt, run) as acquired:
             files = acquired.files
             await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
             progress, code = Progress(files, questions, config, acquired.threads), 0
+            started = time.monotonic()
             try:
                 with stop.on_signals():
                     async with open_checkpoints(files.checkpoints) as saver:

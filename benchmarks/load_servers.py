@@ -77,7 +77,8 @@ class Model:
             return (200, json.dumps(self.stats).encode(), 0) if path == "/stats" else (404, b"{}", 0)
         self.stats["requests"] += 1
         replies = self._replies[min(body.count(b'"assistant"'), self.calls)]
-        return 200, replies[self.stats["requests"] % _DIFFERENT], self.latency
+        counted = b'"prompt_tokens": %d' % (len(body) // 4)  # else the prompts would seem to be cut
+        return 200, replies[self.stats["requests"] % _DIFFERENT].replace(b'"prompt_tokens": 0', counted), self.latency
 
     def _reply(self, turn: int, thought: str) -> bytes:
         if turn < self.calls:
@@ -88,7 +89,7 @@ class Model:
             said = f'<think>{thought}</think>\n<answer>It helps. <cite id="30000001">HR 0.78</cite></answer>'
         message = {"role": "assistant", "content": said}
         choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": None}
-        usage = {"prompt_tokens": 1000 * (turn + 1), "completion_tokens": 200, "total_tokens": 1000 * turn + 1200}
+        usage = {"prompt_tokens": 0, "completion_tokens": 200, "total_tokens": 200}
         answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "Qwen3-8B"}
         return json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
 

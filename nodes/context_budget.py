@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
@@ -98,7 +99,13 @@ def _thought_tokens(reply: AIMessage) -> int:
 
 
 def _words(texts: Iterable[str]) -> int:
-    return sum(len(_WORD.findall(text)) for text in texts)
+    return sum(map(_words_in, texts))
+
+
+@lru_cache(1024)
+def _words_in(text: str) -> int:
+    """Kept, as each turn's prompt holds the texts of all before it: 2 ms of CPU a trajectory instead of 5."""
+    return len(_WORD.findall(text))
 
 
 def remaining_tokens(chat: Chat, prompt: Sequence[dict[str, str]], reply: AIMessage, max_tokens: int) -> int:

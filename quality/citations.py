@@ -42,7 +42,7 @@ def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] |
         (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in cited_ids(cite, shown)])
         for cite in cites(pieces)
     ]
-    numbers: dict[int, frozenset[str]] = {}
+    numbers: dict[str, frozenset[str]] = {}
     behind: dict[int, dict[int, frozenset[str]]] = {}
     found = []
     for cite, targets in resolved:
@@ -54,9 +54,9 @@ def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] |
             if text.start < cite.start or verdict == "retrieved_later"
         ]
         for text in texts:
-            if id(text) not in numbers:
-                numbers[id(text)] = held_in(text.text)
-        held = {id(text): numbers[id(text)] for text in texts}
+            if text.text not in numbers:  # the same paper is often found twice
+                numbers[text.text] = held_in(text.text)
+        held = {id(text): numbers[text.text] for text in texts}
         behind.setdefault(cite.group, {}).update(held)
         found.append((cite, targets, list(held.values())))
     return [
