@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from backends.bounded import check_address
+from backends.errors import UsageError
 from backends.setting import setting
 
 TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
@@ -53,6 +54,10 @@ class ToolsConfig:
 
     def __post_init__(self) -> None:
         check_address("--mcp-url", self.url)
+        if self.tools_mode != "auto" and self.cassette is None:
+            raise UsageError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
+        if not self.tools:
+            raise UsageError("--tools: name at least one tool")
 
     @property
     def url(self) -> str:

@@ -98,10 +98,6 @@ class RunConfig:
         self.share()
         self.samples.check()
         check_names(self.hard_gates)
-        if self.tools.tools_mode != "auto" and self.tools.cassette is None:
-            raise UsageError(f"--tools-mode {self.tools.tools_mode}: name the file with --cassette")
-        if not self.tools.tools:
-            raise UsageError("--tools: name at least one tool")
 
     def prompt(self) -> str:
         """The system prompt, read: the file's, else the built-in one for these tools and limits."""
