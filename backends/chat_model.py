@@ -138,6 +138,7 @@ async def open_chat_model(config: ModelConfig, *, concurrency: int) -> AsyncIter
             base_url=config.local_model_url,
             api_key=SecretStr(config.api_key or NO_KEY),
             temperature=config.sampling.temperature,
+            extra_body=config.sampling.sampling,
             timeout=seconds,
             max_retries=0,  # the batch retries, from the checkpoint
             stream_usage=True,

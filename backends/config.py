@@ -15,11 +15,22 @@ ToolsMode = Literal["auto", "live", "record", "replay"]
 """auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""
 
 
+_NOT_SAMPLING = frozenset(
+    "model messages temperature max_tokens max_completion_tokens stop stream stream_options n continue_final_message "
+    "add_generation_prompt".split()
+)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the model's replies are drawn."""
 
     temperature: float = setting(0.1, "Sampling temperature.", "Model", low=0, high=2, compared=True)
+    sampling: dict[str, object] = setting({}, 'More of the request: {"top_p": 0.9, …}.', "Model", compared=True)
+
+    def __post_init__(self) -> None:
+        if ours := sorted(_NOT_SAMPLING & self.sampling.keys()):
+            raise UsageError(f"--sampling: {', '.join(ours)} cannot be set there (see the other flags)")
 
 
 @dataclass(frozen=True)
