@@ -171,8 +171,10 @@ class Rollout:
         await self.stop.sleep(max(error.retry_after or 0.0, share * min(0.5 * 2 ** min(times, 10), _LONGEST_BUSY)))
 
     def _seed(self, sample_id: str) -> int | None:
-        """Each of several samples has a seed of its own: its number."""
-        return sample_of(sample_id)[1] if self.config.samples.most > 1 else None
+        """Each of several samples has a seed of its own: they count on from `--sampling`'s, else from 1."""
+        base = self.config.model.sampling.sampling.get("seed", 1)
+        several = self.config.samples.most > 1 and isinstance(base, int)
+        return base + sample_of(sample_id)[1] - 1 if several else None  # type: ignore[operator]
 
     def _metadata(self, thread: str, attempts: int, seed: int | None) -> dict[str, Any]:
         return {
@@ -181,6 +183,7 @@ class Rollout:
             "source_file": self.settings["source_file"],
             "attempts": attempts,
             **({} if seed is None else {"seed": seed}),
+            **({"sampling": sampling} if (sampling := self.config.model.sampling.sampling) else {}),
             "max_tool_calls": self.config.limits.max_tool_calls,
             "tool_role": self.config.tool_role,
             "run_id": self.threads.run_id,

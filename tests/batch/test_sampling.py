@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from backends.config import Sampling
 from backends.errors import UsageError
 from batch.run_files import read_run
-from tests.support.runs import answer, generate, generate_command, trajgraph, two_turns
+from tests.support.runs import answer, generate, generate_command, read_jsonl, trajgraph, two_turns
 from tests.support.servers import ScriptedModel, demo_model
 
 FIELDS = {"top_p": 0.9, "top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "seed": 7}
@@ -24,6 +24,16 @@ async def test_its_fields_are_in_every_request(folder: Path, scripted_model: Scr
         assert {name: request[name] for name in FIELDS} == FIELDS
         assert request["temperature"] == 0.1
         assert "extra_body" not in request
+
+
+async def test_several_samples_count_on_from_its_seed_and_the_record_names_it(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda _: answer()
+    done = await generate(folder, scripted_model, tools_url, sampling={"seed": 7}, limit=1, samples_per_question=2)
+    assert [request["seed"] for request in scripted_model.requests] == [7, 8]
+    assert [row["metadata"]["seed"] for row in read_jsonl(done.files.trajectories)] == [7, 8]
+    assert all(row["metadata"]["sampling"] == {"seed": 7} for row in read_jsonl(done.files.trajectories))
 
 
 async def test_it_is_stored_and_another_one_is_another_setting(
