@@ -1,12 +1,13 @@
 """The files of a run: whole lines, and one process at a time."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.jsonl import append_lines, encoded, read_lines, summary, truncate_partial_line
+from batch.jsonl import Tail, append_lines, encoded, put_in_order, read_lines, summary, truncate_partial_line
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
@@ -26,6 +27,40 @@ def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
         path.write_bytes(nothing)
         truncate_partial_line(path)
         assert path.read_bytes() == b""
+
+
+def append_rows(path: Path, name: str) -> None:
+    for number in range(100):
+        append_lines(path, [encoded({"sample_id": f"{name}{number}", "text": "x" * 5000})])
+
+
+def test_processes_append_whole_lines_to_one_file_and_cut_off_what_a_killed_one_left(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"sample_id": "a"}\n{"sample_id": "b", "tra')
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=append_rows, args=(path, name)) for name in "xy"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(row["sample_id"] for row in read_lines(path)) == sorted(
+        ["a", *(f"{name}{number}" for name in "xy" for number in range(100))]
+    )
+
+
+def test_a_tail_reads_each_whole_line_once_and_records_are_put_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    append_lines(path, [b'{"sample_id": "m_traj_00009"}'])
+    tail = Tail(path)
+    append_lines(path, [b'{"sample_id": "m_traj_00002_s10"}', b'{"sample_id": "m_traj_00002_s9"}'])
+    with path.open("ab") as target:
+        target.write(b'{"sample_id"')
+    assert len(list(tail.read())) == 2
+    append_lines(path, [b'{"sample_id": "m_traj_00001"}'])
+    assert list(tail.read()) == [b'{"sample_id": "m_traj_00001"}\n']
+    put_in_order(path)
+    expected = ["m_traj_00001", "m_traj_00002_s9", "m_traj_00002_s10", "m_traj_00009"]
+    assert [row["sample_id"] for row in read_lines(path)] == expected
 
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)

@@ -8,13 +8,17 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from servers.demo_model.server import DemoModel
 from tests.support.runs import (
     ROOT,
     command,
+    read_jsonl,
     records,
     requests_so_far,
     trajgraph_process,
@@ -33,10 +37,12 @@ def asked(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def begun(folder: Path, url: str, tools_url: str, after: int, stderr: Any = subprocess.PIPE) -> "subprocess.Popen[str]":
+def begun(
+    folder: Path, url: str, tools_url: str, after: int, stderr: Any = subprocess.PIPE, processes: Sequence[str] = TWO
+) -> "subprocess.Popen[str]":
     """A run with two workers that has made so many requests."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *command(folder, url, tools_url), *TWO], cwd=ROOT, text=True,
+        [sys.executable, "-m", "cli", *command(folder, url, tools_url), *processes], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=stderr,
     )  # fmt: skip
     before = requests_so_far(url)
@@ -56,8 +62,8 @@ def threads(folder: Path) -> int:
         return int(stored.execute("SELECT COUNT(DISTINCT thread_id) FROM checkpoints").fetchone()[0])
 
 
-def completed(folder: Path, url: str, tools_url: str) -> None:
-    again = trajgraph_process(*command(folder, url, tools_url), *TWO)
+def completed(folder: Path, url: str, tools_url: str, *processes: str) -> None:
+    again = trajgraph_process(*command(folder, url, tools_url), *(processes or TWO))
     assert again.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), again
     assert again.returncode == 0
     assert len({record["sample_id"] for record in records(folder)}) == len(records(folder)) == COUNT
@@ -88,6 +94,41 @@ def test_without_the_first_process_the_workers_end_and_the_same_command_continue
         assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     assert len(workers) == 2
     assert asked_when_killed >= 20
+
+
+@pytest.mark.parametrize(("before", "after"), [("2", "3"), ("3", "1")])
+def test_a_killed_run_is_resumed_by_another_number_of_processes_with_every_checkpoint(
+    tmp_path: Path, tools_url: str, before: str, after: str
+) -> None:
+    whole, folder = asked(tmp_path, "whole"), asked(tmp_path, "killed")
+    with demo_model(latency=0.1) as url:
+        completed(whole, url, tools_url)
+        needed = requests_so_far(url)
+        process = begun(folder, url, tools_url, after=20, processes=("--workers", before))
+        process.kill()
+        process.communicate()
+        completed(folder, url, tools_url, "--workers", after)
+        assert requests_so_far(url) - 2 * needed <= 4 + int(before), "no more is asked again than was in flight"
+    assert records(folder) == records(whole)
+    assert [path.name for path in (folder / "out").glob("*of*.sqlite*")] == []
+    assert threads(folder) == 0
+
+
+def test_shards_have_files_of_their_own_and_together_ask_every_question_once(tmp_path: Path, tools_url: str) -> None:
+    whole, folder = asked(tmp_path, "whole"), asked(tmp_path, "shards")
+    with demo_model() as url:
+        completed(whole, url, tools_url)
+        for shard, processes in (("1/3", "1"), ("2/3", "2"), ("3/3", "1"), ("2/3", "1")):
+            done = trajgraph_process(*command(folder, url, tools_url), "--shard", shard, "--workers", processes)
+            assert done.stdout.startswith("8 questions: 8 accepted, 0 rejected, 0 failed, 0 pending"), done
+        for wrong in ("0/3", "4/3", "x", "1/0"):
+            refused = trajgraph_process(*command(folder, url, tools_url), "--shard", wrong)
+            assert (refused.returncode, "give I/N" in refused.stderr) == (2, True)
+        assert " of 8; " in trajgraph_process("status", next((folder / "out").glob("*shard2of3_run.json"))).stdout
+    files = sorted((folder / "out").glob("*_incremental.jsonl"))
+    assert [path.name.partition("_shard")[2] for path in files] == [f"{n}of3_incremental.jsonl" for n in (1, 2, 3)]
+    made = [row["sample_id"] for path in files for row in read_jsonl(path)]
+    assert sorted(made) == [record["sample_id"] for record in records(whole)]
 
 
 def test_a_killed_worker_ends_the_run_with_all_else_saved_and_the_same_command_continues(
