@@ -7,7 +7,6 @@ body even where XML was asked for, and some failures are an `ERROR` inside a 200
 import asyncio
 import contextlib
 import json
-import random
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +20,10 @@ from servers.tool_server.corpus import paper_page, pmc_of, pmid_of
 from servers.tool_server.jats import article_page
 from servers.tool_server.markup import Element
 from servers.tool_server.pubmed_xml import Paper, parsed, read_article
+from servers.tool_server.retry import PASSING_STATUS, PassingFailure, ask_again
 
 NCBI = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
-_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+_ATTEMPTS, _FIRST_WAIT = 7, 0.5
 _LAST_HIT = 9_999
 _MAX_PAGE = 100
 _HEALTH_SECONDS = 30.0
@@ -34,6 +34,10 @@ _NOTICES = {
     "phrasesignored": "ignored", "outputmessages": "",
 }  # fmt: skip
 """What esearch says beside its results, and in which words the model reads it."""
+
+
+class _Refused(Exception):
+    """An answer that asking again would not mend."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,10 @@ class Pace:
 class NcbiPubMed:
     """PubMed by E-utilities. Close it with `aclose`."""
 
-    def __init__(self, address: NcbiAddress, waits: tuple[float, ...] = _WAITS) -> None:
+    def __init__(self, address: NcbiAddress, attempts: int = _ATTEMPTS, first_wait: float = _FIRST_WAIT) -> None:
         self._address = address
         self._secrets = Secrets(address.api_key)
-        self._waits = waits
+        self._attempts, self._first_wait = attempts, first_wait
         self._pace = Pace(10 if address.api_key else 3)
         self._session: aiohttp.ClientSession | None = None
         self._known: tuple[float, str | None] = (-_HEALTH_SECONDS, None)
@@ -134,36 +138,30 @@ class NcbiPubMed:
         """What `read` makes of an answer; it raises ValueError for one that asking again may mend."""
         who = {"tool": "trajgraph", "email": self._address.email, "api_key": self._address.api_key}
         form = {"db": "pubmed", **asked, **{name: value for name, value in who.items() if value}}
-        why = ""
-        for wait in (*self._waits[: attempts - 1 if attempts else None], None):
-            retry_after = 0.0
+
+        async def once() -> Any:
             try:
                 async with self._pace:
                     status, retry_after, body = await self._post(f"{self._address.url}/{utility}.fcgi", form)
                 if status == 200:
-                    answer = read(body)
-                    self._known = (time.monotonic(), None)
-                    return answer
-                why = f"status {status}{self._said(body)}"
-                if status not in (429, 500, 502, 503, 504):
-                    break
-            except (aiohttp.ClientError, TimeoutError) as error:
-                why = (
-                    "no answer in time"
-                    if isinstance(error, TimeoutError)
-                    else f"no connection ({type(error).__name__})"
-                )
-            except TooLong as error:
-                why = str(error)
-                break
+                    return read(body)
+            except TimeoutError as error:
+                raise PassingFailure("no answer in time") from error
+            except aiohttp.ClientError as error:
+                raise PassingFailure(f"no connection ({type(error).__name__})") from error
             except (ValueError, RecursionError) as error:
-                why = str(error)
-            if wait is None:
-                break
-            await asyncio.sleep(max(wait * (0.5 + random.random() / 2), min(retry_after, 30)))  # noqa: S311
-        why = f"PubMed could not be asked: {self._secrets.hidden(why)[:300]}"
-        self._known = (time.monotonic(), why)
-        raise ToolFailed(why)
+                raise PassingFailure(str(error)) from error
+            why = f"status {status}{self._said(body)}"
+            raise PassingFailure(why, retry_after) if status in PASSING_STATUS else _Refused(why)
+
+        try:
+            answer = await ask_again(once, attempts or self._attempts, self._first_wait)
+        except (PassingFailure, TooLong, _Refused) as error:
+            why = f"PubMed could not be asked: {self._secrets.hidden(str(error))[:300]}"
+            self._known = (time.monotonic(), why)
+            raise ToolFailed(why) from error
+        self._known = (time.monotonic(), None)
+        return answer
 
     def _said(self, body: bytes) -> str:
         """The error that a JSON body names, without the key."""

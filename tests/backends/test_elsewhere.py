@@ -110,7 +110,7 @@ async def test_ncbi_is_followed_nowhere_with_the_key(status: int) -> None:
             ]
         )
         with served(moved) as base:
-            ncbi = NcbiPubMed(NcbiAddress(base, api_key="s3cr3t"), ())
+            ncbi = NcbiPubMed(NcbiAddress(base, api_key="s3cr3t"), 1)
             with pytest.raises(ToolFailed, match="none was sent there"):
                 await ncbi.search("statins", 1, 0)
             await ncbi.aclose()
@@ -140,7 +140,7 @@ async def test_a_body_that_never_ends_is_read_up_to_a_bound(scripted_model: Scri
     with served(Starlette(routes=[Route("/{path:path}", lambda _: body(), methods=["GET", "POST"])])) as base:
         with pytest.raises(UsageError, match="no OpenAI-compatible server"):
             await resolve_model(f"{base}/v1", "x", timeout=60)
-        ncbi = NcbiPubMed(NcbiAddress(base), ())
+        ncbi = NcbiPubMed(NcbiAddress(base), 1)
         with pytest.raises(ToolFailed, match="longer than 30 MB"):
             await ncbi.search("statins", 1, 0)
         await ncbi.aclose()

@@ -124,7 +124,7 @@ async def test_ncbi_that_repeats_the_key_tells_it_nobody(said: Response) -> None
         return said
 
     with served(Starlette(routes=[Route("/{path:path}", ask, methods=["GET", "POST"])])) as base:
-        pubmed = NcbiPubMed(NcbiAddress(base, api_key=KEY), waits=())
+        pubmed = NcbiPubMed(NcbiAddress(base, api_key=KEY), attempts=1)
         with pytest.raises(ToolFailed) as failed:
             await pubmed.search("statins", 1, 0)
         await pubmed.aclose()

@@ -59,12 +59,10 @@ class Ncbi:
 
 
 @asynccontextmanager
-async def ncbi(
-    *failures: Response, key: str | None = None, waits: tuple[float, ...] = (0.01,) * 5
-) -> AsyncIterator[Any]:
+async def ncbi(*failures: Response, key: str | None = None, attempts: int = 6) -> AsyncIterator[Any]:
     stand_in = Ncbi(list(failures))
     with served(Starlette(routes=[Route("/{utility}", stand_in.answer, methods=["POST"])])) as stand_in.url:
-        pubmed = NcbiPubMed(NcbiAddress(stand_in.url, "me@example.org", key), waits)
+        pubmed = NcbiPubMed(NcbiAddress(stand_in.url, "me@example.org", key), attempts, 0.01)
         try:
             yield stand_in, pubmed
         finally:
@@ -129,7 +127,7 @@ async def test_what_ncbi_will_not_do_is_said_to_the_model() -> None:
         with pytest.raises(ToolFailed, match="first 9,999 results"):
             await pubmed.search("statins", 10, 9_999)
         assert (await pubmed.search("  ", 10, 0))["data"] == []
-    away = NcbiPubMed(NcbiAddress("http://127.0.0.1:9"), ())
+    away = NcbiPubMed(NcbiAddress("http://127.0.0.1:9"), 1)
     with pytest.raises(ToolFailed, match="no connection"):
         await away.search("statins", 1, 0)
     await away.aclose()
