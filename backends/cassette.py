@@ -68,12 +68,12 @@ class Cassette:
     def keep_tools(self, served: list[Tool]) -> None:
         """Keep the server's own list of tools: a replay has no server to ask."""
         rows = [(tool.name, tool.model_dump_json(by_alias=True, exclude_none=True)) for tool in served]
-        with self._told():
+        with self._transaction():
             self._tape.executemany("INSERT OR REPLACE INTO tools VALUES (?, ?)", rows)
 
     def tools(self) -> list[Tool]:
         """The tools of the server that was recorded. Raises UsageError when nothing was."""
-        with self._told():
+        with self._transaction():
             rows = self._tape.execute("SELECT tool FROM tools ORDER BY name").fetchall()
         if not rows:
             raise UsageError(f"--cassette {self._path}: nothing was recorded in it; --tools-mode record does that")
@@ -92,13 +92,13 @@ class Cassette:
     def _landed(self, key: tuple[str, str], task: "asyncio.Task[Any]") -> None:
         del self._in_flight[key]
         if not task.cancelled():
-            task.exception()  # whoever waits for it is told; nobody waits for one whose caller was cancelled
+            task.exception()  # whoever waits for it hears of it; nobody waits for one whose caller was cancelled
 
     def _kept(self, key: tuple[str, str]) -> tuple[Any, int] | None:
         """A result and how it failed; a failure is none but in replay, also one that was not taken for one when it was
         kept.
         """
-        with self._told():
+        with self._transaction():
             row = self._tape.execute(
                 "SELECT result, failed FROM results WHERE tool = ? AND arguments = ?", key
             ).fetchone()
@@ -106,7 +106,7 @@ class Cassette:
         return (result, how) if row and (self.mode == "replay" or not (how or self._failed(result))) else None
 
     def _keep(self, key: tuple[str, str], result: Any, how: int) -> None:
-        with self._told():
+        with self._transaction():
             self._tape.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
                 "SET result = excluded.result, failed = excluded.failed WHERE failed OR NOT excluded.failed",
@@ -114,7 +114,7 @@ class Cassette:
             )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:

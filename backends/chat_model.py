@@ -28,8 +28,8 @@ from backends.model_errors import NO_KEY
 from backends.secrets import Secrets
 
 _CONNECT = 4.0
-"""Seconds for a connection: a host that takes none is away, one that only answers late is at work."""
-_TOLD = ("content-type", "retry-after", "location")  # of a refusal: its body has been decoded already
+"""Seconds for a connection: a host that takes none is down, one that only answers late is at work."""
+_KEPT_HEADERS = ("content-type", "retry-after", "location")  # of a refusal: its body has been decoded already
 
 
 class LocalChatModel(BaseChatOpenAI):
@@ -79,8 +79,8 @@ class LocalChatModel(BaseChatOpenAI):
             return load_json(self._secrets.hidden_in(content))
         sdk = self.root_async_client
         request = httpx2.Request(method, url, headers=sdk.auth_headers)
-        told = {name: value for name in _TOLD if (value := response.headers.get(name, "")).isascii() and value}
-        answer = httpx2.Response(response.status, headers=told, content=content, request=request)
+        kept = {name: value for name in _KEPT_HEADERS if (value := response.headers.get(name, "")).isascii() and value}
+        answer = httpx2.Response(response.status, headers=kept, content=content, request=request)
         raise sdk._make_status_error_from_response(answer)
 
     @cached_property

@@ -18,7 +18,7 @@
         ├── CassetteMiss        a replay has no such result          not retried: the question fails
         └── ToolFailed          the tool said no                     the model reads it
 
-Messages name the address and the mend, never a key.
+Messages name the address and the fix, never a key.
 """
 
 import math
@@ -66,7 +66,7 @@ class InvalidResponse(ModelError):
 
 
 class BadRequest(ModelError):
-    """The model server refused the request in a way that asking again cannot mend."""
+    """The model server refused the request in a way that asking again cannot fix."""
 
     retryable = False
 
@@ -130,7 +130,7 @@ class ToolFailed(ToolError):
 
 
 class UsageError(Exception):
-    """The command cannot go ahead as it was given; the message is one line that names the mend."""
+    """The command cannot go ahead as it was given; the message is one line that names the fix."""
 
 
 def seconds_to_wait(retry_after: str | None) -> float | None:

@@ -37,7 +37,7 @@ _SAYS_SESSION_LOST = re.compile(
 )
 """JSON-RPC's words, in a 200 or a 400, for a session that the server does not know."""
 _RETRY, _SHORTEST_RETRY, _LONGEST_RETRY = 0.5, 0.1, 5.0
-"""Seconds until a closed stream is taken up again: where the server does not say; at least; at most, when it brought
+"""Seconds until a closed stream is resumed: where the server does not say; at least; at most, when it brought
 nothing time and again.
 """
 _ANSWERING = 5.0
@@ -45,11 +45,11 @@ _NOT_OURS = {"code": -32601, "message": "Method not found"}
 
 
 class SessionUnknown(Exception):
-    """The server does not know the session (any more); `told` is what it says of it where the call itself failed."""
+    """The server does not know the session (any more); `stated` is what it says of it where the call itself failed."""
 
-    def __init__(self, message: str, told: str | None = None) -> None:
+    def __init__(self, message: str, stated: str | None = None) -> None:
         super().__init__(message)
-        self.told = told
+        self.stated = stated
 
 
 class McpHttpClient:
@@ -64,8 +64,8 @@ class McpHttpClient:
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The `CallToolResult`, as JSON. Raises SessionUnknown or a `ToolError`."""
-        identity = f"call-{next(self._numbers)}"
-        request = {"jsonrpc": "2.0", "id": identity, "method": "tools/call"}
+        request_id = f"call-{next(self._numbers)}"
+        request = {"jsonrpc": "2.0", "id": request_id, "method": "tools/call"}
         body = dump_json({**request, "params": {"name": tool, "arguments": arguments}})
         try:
             async with self._pool.post(self._url, data=body, headers=self.session, allow_redirects=False) as response:
@@ -73,11 +73,11 @@ class McpHttpClient:
                     raise await self._refused(response)
                 if response.content_type != "text/event-stream":
                     message = self._parsed(await read_bounded(response.content, MAX_ANSWER))
-                    return _result(_own(message, identity) or message, identity)
+                    return _result(_own(message, request_id) or message, request_id)
                 heard = EventStream()
-                if (answer := await self._answer_in(heard, response.content, identity)) is not None:
+                if (answer := await self._answer_in(heard, response.content, request_id)) is not None:
                     return answer
-            return await self._taken_up(heard, identity)
+            return await self._resumed(heard, request_id)
         except TooLong as error:
             raise ToolReplyInvalid(f"the tool server's answer cannot be one: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -85,13 +85,13 @@ class McpHttpClient:
                 raise
             raise ToolUnreachable(f"the tool call was lost on its way ({type(error).__name__})") from error
 
-    async def _taken_up(self, heard: EventStream, identity: str) -> dict[str, Any]:
+    async def _resumed(self, heard: EventStream, request_id: str) -> dict[str, Any]:
         """The answer from a stream that its server closed before it: asked for again from the last event on."""
         headers = {name: value for name, value in self.session.items() if name != "content-type"}
         wait, last = 0.0, None
         while heard.last_id is not None:
-            told = max(_RETRY if heard.retry is None else heard.retry, _SHORTEST_RETRY)
-            wait = min(2 * wait, max(told, _LONGEST_RETRY)) if heard.last_id == last else told
+            stated = max(_RETRY if heard.retry is None else heard.retry, _SHORTEST_RETRY)
+            wait = min(2 * wait, max(stated, _LONGEST_RETRY)) if heard.last_id == last else stated
             last = heard.last_id
             await asyncio.sleep(wait)
             asked = {**headers, "accept": "text/event-stream", "last-event-id": last}
@@ -100,7 +100,7 @@ class McpHttpClient:
                     if response.status != 200:
                         raise await self._refused(response)
                     raise ToolReplyInvalid("no event stream again")
-                if (answer := await self._answer_in(heard, response.content, identity)) is not None:
+                if (answer := await self._answer_in(heard, response.content, request_id)) is not None:
                     return answer
         raise ToolUnreachable("the tool server's event stream ended without an answer")
 
@@ -122,15 +122,15 @@ class McpHttpClient:
         return ToolUnreachable(f"the tool server refused the call ({response.status})")
 
     async def _answer_in(
-        self, heard: EventStream, stream: aiohttp.StreamReader, identity: str
+        self, heard: EventStream, stream: aiohttp.StreamReader, request_id: str
     ) -> dict[str, Any] | None:
         """The answer in an event stream; notifications and the answers to other calls are passed over, requests of the
         server are answered. None when the stream ends before it.
         """
         async for data in heard.events(stream, MAX_ANSWER):
             message = self._parsed(data.encode())
-            if (own := _own(message, identity)) is not None:
-                return _result(own, identity)
+            if (own := _own(message, request_id)) is not None:
+                return _result(own, request_id)
             for asked in message if isinstance(message, list) else [message]:
                 if isinstance(asked, dict) and "method" in asked and "id" in asked:
                     await self._answer(asked)
@@ -154,22 +154,22 @@ class McpHttpClient:
             raise ToolReplyInvalid("the tool server's answer is not JSON") from error
 
 
-def _own(message: Any, identity: str) -> dict[str, Any] | None:
+def _own(message: Any, request_id: str) -> dict[str, Any] | None:
     """The answer to a call: the message itself, or one of several that came together."""
     several = message if isinstance(message, list) else [message]
     answers = (one for one in several if isinstance(one, dict) and "method" not in one)
     return next(
-        (one for one in answers if one.get("id") == identity or (one.get("id") is None and "error" in one)), None
+        (one for one in answers if one.get("id") == request_id or (one.get("id") is None and "error" in one)), None
     )
 
 
-def _result(message: Any, identity: str) -> dict[str, Any]:
+def _result(message: Any, request_id: str) -> dict[str, Any]:
     error = message.get("error") if isinstance(message, dict) else None
     if isinstance(error, dict) and (
         error.get("code") == _SESSION_LOST or _SAYS_SESSION_LOST.search(str(error.get("message")))
     ):
         raise SessionUnknown("the tool server does not know the session", str(error.get("message")))
-    if not isinstance(message, dict) or message.get("id") != identity:
+    if not isinstance(message, dict) or message.get("id") != request_id:
         raise ToolReplyInvalid("the tool server's answer belongs to no call")
     if error:
         raise ToolFailed(str(error.get("message") if isinstance(error, dict) else error))

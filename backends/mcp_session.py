@@ -72,14 +72,14 @@ class ReconnectingSession:
                     try:
                         return await self._calls.call(server_name, arguments)
                     except SessionUnknown as unknown:
-                        said, told = str(unknown), unknown.told
+                        said, stated = str(unknown), unknown.stated
                         self._lose(broken)
         except TimeoutError as error:
             if not self._live.done():
                 raise ToolUnreachable(f"no tool server answers at {self._url}") from error
             raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s") from error
-        if told:
-            raise ToolFailed(told)  # it is the tool that says so
+        if stated:
+            raise ToolFailed(stated)  # it is the tool that says so
         raise ToolUnreachable(f"{said}, in a new session too")
 
     async def probe(self) -> str | None:

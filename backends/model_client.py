@@ -67,7 +67,7 @@ class ChatClient:
     async def continue_reply(
         self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None = None
     ) -> AIMessage | None:
-        """What follows `begun`, a reply that was cut off; None where the server cannot take it up."""
+        """What follows `begun`, a reply that was cut off; None where the server cannot continue it."""
         if not self._continues:
             return None
         body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}

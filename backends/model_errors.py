@@ -42,7 +42,7 @@ def to_model_error(error: Exception) -> Exception:
         return InvalidResponse(f"the model server's reply cannot be one: {error}")
     if isinstance(error, openai.APIStatusError):
         return _typed_status(error)
-    # aiohttp's transport reports a dropped connection as a connect timeout: the first cause tells them apart.
+    # aiohttp's transport reports a dropped connection as a connect timeout: the first cause says which.
     cause = error if isinstance(error, TimeoutError) else _first_cause(error)
     timed_out = isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError)
     if timed_out and isinstance(cause, TimeoutError):

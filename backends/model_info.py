@@ -75,6 +75,6 @@ def _check_status(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) ->
 
 def _served(entry: dict[str, Any]) -> ModelInfo:
     about = entry.get("meta")  # llama.cpp's
-    told = entry.get("max_model_len") or (about.get("n_ctx") if isinstance(about, dict) else None)
-    length = told if isinstance(told, int) and told > 0 else None
+    stated = entry.get("max_model_len") or (about.get("n_ctx") if isinstance(about, dict) else None)
+    length = stated if isinstance(stated, int) and stated > 0 else None
     return ModelInfo(entry["id"], length, entry.get("owned_by") in _CONTINUING)

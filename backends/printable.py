@@ -1,4 +1,4 @@
-"""Text from outside, fit for a terminal: nothing in it moves the cursor, hides or reorders what is shown."""
+"""Text from outside, safe for a terminal: nothing in it moves the cursor, hides or reorders what is shown."""
 
 _MARK = "\ufffd"
 

@@ -18,7 +18,7 @@ _NO_SECRETS = frozenset(
 
 
 class Secrets:
-    """What must not be told."""
+    """What must not be shown."""
 
     def __init__(self, *keys: str | None) -> None:
         given = [key for key in keys if key and key.lower() not in _NO_SECRETS]

@@ -109,7 +109,7 @@ class ToolClient:
     async def call(self, name: str, query: str, parameters: Mapping[str, Any]) -> tuple[Any, bool]:
         """The result as a JSON value, or a string for plain text, and whether the cassette had it.
 
-        Raises ToolFailed for what the model should read, ToolUnreachable or ToolTimeout for what a retry may mend.
+        Raises ToolFailed for what the model should read, ToolUnreachable or ToolTimeout for what a retry may fix.
         """
         route = self.routes.get(name)
         if route is None:

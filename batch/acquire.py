@@ -29,7 +29,7 @@ class Acquired:
     files: RunFiles
     settings: Settings
     prompt: str
-    """What the model is told, as `run.json` keeps it."""
+    """The system prompt, as `run.json` keeps it."""
     threads: ThreadIds
     changed: bool = False
     """Whether it goes on under other settings: what was made under the earlier ones may be of other questions."""

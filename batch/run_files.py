@@ -1,4 +1,4 @@
-"""The files of a run, all under one stem: found or begun, locked, appended to, read back."""
+"""The files of a run, all under one stem: found or created, locked, appended to, read back."""
 
 import fcntl
 import glob
@@ -141,7 +141,7 @@ def process_at_work(files: RunFiles) -> str | None:
 
 
 def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:
-    """A new run with its `run.json`. `prompt` is what the model is told; no secrets."""
+    """A new run with its `run.json`. `prompt` is the prompt; no secrets."""
     parts = (config.model.model_name, config.instance_id, config.shard and f"shard{config.shard.replace('/', 'of')}")
     tail = "_".join(re.sub(r"[/:]", "_", part) for part in parts if part)
     now = datetime.now()

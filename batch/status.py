@@ -44,7 +44,7 @@ def status_line(run: Path) -> tuple[str, bool]:
 
 def _by_question(path: Path) -> Counter[int]:
     """How many samples of each question, by its row number, are in a file."""
-    return Counter(sample_of(identity)[0] for identity in sample_ids(path)) if path.exists() else Counter()
+    return Counter(sample_of(name)[0] for name in sample_ids(path)) if path.exists() else Counter()
 
 
 def _pace(files: RunFiles, pending: int | None) -> str:

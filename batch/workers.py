@@ -108,7 +108,7 @@ async def _watch(process: asyncio.subprocess.Process, stop: StopSignal, reported
     if code and not stop.reason:
         if code < 0:
             log.error(
-                "worker process %d ended (%d); run the same command to resume what it had begun", process.pid, code
+                "worker process %d ended (%d); run the same command to resume what it had started", process.pid, code
             )
         stop.request("worker")
         return code if code > 0 else 1

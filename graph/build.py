@@ -61,7 +61,7 @@ Next = Literal["execute_mcp", "reason", "finalize"]
 
 
 def route(state: State) -> Next:
-    """Where a read reply leads: its call is executed, its end is settled, anything else is asked again."""
+    """Where a read reply leads: its call is executed, its end is reached, anything else is asked again."""
     if state.get("stop_reason"):
         return "finalize"
     messages = state.get("messages", [])

@@ -1,1 +1,1 @@
-"""The four steps of the loop, a file each, and what the model is told."""
+"""The four steps of the loop, a file each, and the prompt."""

@@ -20,7 +20,7 @@ class Chat(Protocol):
     async def continue_reply(
         self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None
     ) -> AIMessage | None:
-        """What follows a reply that was cut off; None where the server cannot take it up."""
+        """What follows a reply that was cut off; None where the server cannot continue it."""
 
     async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
         """Tokens of a prompt by the server's own tokenizer; None where it has none to ask."""

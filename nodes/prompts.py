@@ -1,4 +1,4 @@
-"""What the model is told: the system prompt, the nudges, and the history as the server sees it."""
+"""The prompt: the system prompt, the nudges, and the history as the server sees it."""
 
 from collections.abc import Sequence
 

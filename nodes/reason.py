@@ -72,7 +72,7 @@ async def reason(
 async def _continued(
     chat: Chat, prompt: list[dict[str, str]], begun: AIMessage, budget: int, seed: int | None
 ) -> AIMessage | None:
-    """A cut-off reply with what follows it, from the very prompt that it was begun from; None where that cannot be, or
+    """A cut-off reply with what follows it, from the very prompt that it started from; None where that cannot be, or
     not in the room that the context leaves.
     """
     room = remaining_tokens(chat, prompt, begun, budget)

@@ -21,7 +21,7 @@ class Citation:
     What is cited together is looked through together: a number may stand in any of the snippets behind its sentence.
     """
 
-    identity: str
+    paper_id: str
     verdict: Verdict
     start: int
     call: int = 0
@@ -30,17 +30,17 @@ class Citation:
     numbers_missing: tuple[str, ...] = ()
 
 
-def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] | None = None) -> list[Citation]:
+def citations(segments: list[Segment], shown_ids: Sequence[Sequence[str] | None] | None = None) -> list[Citation]:
     """Every citation of a trajectory, in order; `123, 456` are two, and one that names nothing is one too. `shown_ids`
     are the results' own ids, call by call (see `snippets`).
     """
     shown: dict[str, list[Snippet]] = {}
-    for snippet in snippets(pieces, shown_ids):
-        shown.setdefault(bare_id(snippet.identity), []).append(snippet)
-    pages = _pages(pieces)
+    for snippet in snippets(segments, shown_ids):
+        shown.setdefault(bare_id(snippet.paper_id), []).append(snippet)
+    pages = _pages(segments)
     resolved = [
-        (cite, [(identity, *_resolved(identity, cite.start, shown)) for identity in cited_ids(cite, shown)])
-        for cite in cites(pieces)
+        (cite, [(paper_id, *_resolved(paper_id, cite.start, shown)) for paper_id in cited_ids(cite, shown)])
+        for cite in cites(segments)
     ]
     numbers: dict[str, frozenset[str]] = {}
     behind: dict[int, dict[int, frozenset[str]]] = {}
@@ -48,9 +48,9 @@ def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] |
     for cite, targets in resolved:
         texts = [
             text
-            for identity, verdict, _ in targets
+            for paper_id, verdict, _ in targets
             if verdict != "never_retrieved"
-            for text in (*shown.get(identity, ()), *pages.get(identity, ()))
+            for text in (*shown.get(paper_id, ()), *pages.get(paper_id, ()))
             if text.start < cite.start or verdict == "retrieved_later"
         ]
         for text in texts:
@@ -60,29 +60,29 @@ def citations(pieces: list[Segment], shown_ids: Sequence[Sequence[str] | None] |
         behind.setdefault(cite.group, {}).update(held)
         found.append((cite, targets, list(held.values())))
     return [
-        Citation(identity, verdict, cite.start, snippet.call, snippet.place, *said)
+        Citation(paper_id, verdict, cite.start, snippet.call, snippet.place, *said)
         if snippet
-        else Citation(identity, verdict, cite.start)
+        else Citation(paper_id, verdict, cite.start)
         for cite, targets, held in found
         for said in (_numbers_of(cite, held, list(behind[cite.group].values()), shown),)
-        for identity, verdict, snippet in targets
+        for paper_id, verdict, snippet in targets
     ]
 
 
-def _pages(pieces: list[Segment]) -> dict[str, list[Snippet]]:
+def _pages(segments: list[Segment]) -> dict[str, list[Snippet]]:
     """The pages that were opened, by the numbers in their addresses: a paper's own page is its source too."""
     found: dict[str, list[Snippet]] = {}
-    asked = {piece.call: piece.body for piece in pieces if piece.kind == "call_tool"}
-    for piece in pieces:
+    asked = {piece.call: piece.body for piece in segments if piece.kind == "call_tool"}
+    for piece in segments:
         if piece.kind == "tool_output" and piece.body.startswith("<webpage>"):
-            for identity in _DIGITS.findall(asked.get(piece.call, "")):
-                found.setdefault(identity, []).append(Snippet(identity, piece.body, piece.call, 0, piece.start))
+            for paper_id in _DIGITS.findall(asked.get(piece.call, "")):
+                found.setdefault(paper_id, []).append(Snippet(paper_id, piece.body, piece.call, 0, piece.start))
     return found
 
 
-def _resolved(identity: str, start: int, shown: dict[str, list[Snippet]]) -> tuple[Verdict, Snippet | None]:
+def _resolved(paper_id: str, start: int, shown: dict[str, list[Snippet]]) -> tuple[Verdict, Snippet | None]:
     """The last snippet of this id before the citation, else the first after it."""
-    where = shown.get(identity, []) if identity else []
+    where = shown.get(paper_id, []) if paper_id else []
     before = [snippet for snippet in where if snippet.start < start]
     if before:
         return "grounded", before[-1]

@@ -14,7 +14,7 @@ from quality.citations import Citation, citations
 from quality.language import is_english
 from serializers.evidence import output_failed, says_nothing
 from serializers.reply import model_ended
-from serializers.segments import Segment, segments
+from serializers.segments import Segment, split_segments
 from serializers.tags import QUERY_NAMES
 
 DEFAULT_HARD_GATES = (
@@ -24,7 +24,7 @@ DEFAULT_HARD_GATES = (
 """The checks of a finished trajectory (see `serializers/gates.py`) that no training set should fail."""
 
 Fault = bool | list[Segment]
-"""The pieces at fault, or True where it is the trajectory as a whole; nothing where all is well."""
+"""The segments at fault, or True where it is the trajectory as a whole; nothing where all is well."""
 _ATTRIBUTE = re.compile(r"""([\w-]{1,40})\s{0,8}=\s{0,8}("[^"]*"|'[^']*'|[^\s"'=<>]+)""")
 _BYTES_A_TOKEN = 3.6
 
@@ -41,10 +41,10 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A record taken apart, once, for all gates."""
+    """A record, parsed once, for all gates."""
 
     text: str
-    pieces: list[Segment]
+    segments: list[Segment]
     unmatched_closing_tags: list[str]
     cited: list[Citation]
     executed: int | None
@@ -53,8 +53,8 @@ class Trajectory:
     tokens: int | None = None
 
     def of(self, *kinds: str) -> list[Segment]:
-        """The pieces of these kinds."""
-        return [piece for piece in self.pieces if piece.kind in kinds]
+        """The segments of these kinds."""
+        return [piece for piece in self.segments if piece.kind in kinds]
 
 
 def parse_trajectory(record: Mapping[str, Any], tokens: int | None = None) -> Trajectory:
@@ -64,16 +64,16 @@ def parse_trajectory(record: Mapping[str, Any], tokens: int | None = None) -> Tr
     text, metadata = trajectory.get("interleaved_text"), record.get("metadata")
     text = text if isinstance(text, str) else ""
     calls = trajectory.get("tool_calls")
-    pieces, unmatched_closing_tags = segments(text)
+    segments, unmatched_closing_tags = split_segments(text)
     executed = len(calls) if isinstance(calls, list) else None
     about = metadata if isinstance(metadata, Mapping) else {}
     return Trajectory(
-        text, pieces, unmatched_closing_tags, citations(pieces, _shown_ids(about)), executed, about, tokens
+        text, segments, unmatched_closing_tags, citations(segments, _shown_ids(about)), executed, about, tokens
     )
 
 
 def _shown_ids(metadata: Mapping[str, Any]) -> list[list[str] | None] | None:
-    """The ids of the results, call by call; None where the record is not ours, or older: then the text tells."""
+    """The ids of the results, call by call; None where the record is not ours, or older: then the text says."""
     shown = metadata.get("snippet_ids")
     if not isinstance(shown, list):
         return None
@@ -81,8 +81,8 @@ def _shown_ids(metadata: Mapping[str, Any]) -> list[list[str] | None] | None:
 
 
 def failed_gates(trajectory: Trajectory, thresholds: Thresholds | None = None) -> dict[str, list[Segment]]:
-    """The gates that a trajectory does not pass, in the order of `GATES`, each with the pieces at fault (none where it
-    is the whole).
+    """The gates that a trajectory does not pass, in the order of `GATES`, each with the segments at fault (none where
+    it is the whole).
     """
     limits = thresholds or Thresholds()
     found = {name: find(trajectory, limits) for name, find in GATES.items()}
@@ -118,18 +118,18 @@ def no_answer(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 def answer_not_last(trajectory: Trajectory, _: Thresholds) -> Fault:
     """Something follows the answer."""
-    answered = (at for at, piece in enumerate(trajectory.pieces) if piece.kind == "answer" and piece.closed)
+    answered = (at for at, piece in enumerate(trajectory.segments) if piece.kind == "answer" and piece.closed)
     first = next(answered, None)
-    return first is not None and trajectory.pieces[first + 1 :]
+    return first is not None and trajectory.segments[first + 1 :]
 
 
 def truncated(trajectory: Trajectory, _: Thresholds) -> Fault:
     """The last reply was cut off, within a thought or a call, or by what the server says of it."""
-    last = trajectory.pieces[-1:]
+    last = trajectory.segments[-1:]
     if last and not last[0].closed and last[0].kind in ("think", "call_tool", "tool_output"):
         return last
-    told = trajectory.metadata.get("finish_reasons")
-    reasons = told if isinstance(told, list) and told else [None]
+    listed = trajectory.metadata.get("finish_reasons")
+    reasons = listed if isinstance(listed, list) and listed else [None]
     return not model_ended(reasons[-1]) or trajectory.metadata.get("stop_reason") == "truncated"
 
 
@@ -155,7 +155,7 @@ def unbalanced_tags(trajectory: Trajectory, _: Thresholds) -> Fault:
     """A tag that is closed and not opened, or left open in the middle."""
     left_open = [
         piece
-        for piece in trajectory.pieces[:-1]
+        for piece in trajectory.segments[:-1]
         if not piece.closed and piece.kind != "text" and (piece.kind != "answer" or piece.end < len(trajectory.text))
     ]
     return left_open or bool(trajectory.unmatched_closing_tags)
@@ -220,8 +220,8 @@ def duplicate_call(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 def call_limit_passed(trajectory: Trajectory, limits: Thresholds) -> Fault:
     """More calls than the rule allows: the run's own, where the record names it."""
-    told = trajectory.metadata.get("max_tool_calls")
-    limit = told if isinstance(told, int) else limits.max_tool_calls
+    listed = trajectory.metadata.get("max_tool_calls")
+    limit = listed if isinstance(listed, int) else limits.max_tool_calls
     return trajectory.of("call_tool")[max(limit, 0) :] or (trajectory.executed or 0) > limit
 
 
@@ -232,7 +232,7 @@ def empty_think(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 def thought_missing(trajectory: Trajectory, _: Thresholds) -> Fault:
     """It searches and answers without one thought."""
-    return bool(trajectory.pieces) and not trajectory.of("think")
+    return bool(trajectory.segments) and not trajectory.of("think")
 
 
 def ungrounded_citation(trajectory: Trajectory, _: Thresholds) -> Fault:
@@ -250,14 +250,14 @@ def language(trajectory: Trajectory, _: Thresholds) -> Fault:
     """The model wrote in another language than English."""
     return [
         piece
-        for piece in trajectory.pieces
+        for piece in trajectory.segments
         if piece.kind != "tool_output" and not is_english(piece.body, prose=piece.kind != "call_tool")
     ]
 
 
 def _with(trajectory: Trajectory, starts: list[int]) -> list[Segment]:
-    """The pieces in which one of these places (in order) lies."""
-    return [piece for piece in trajectory.pieces if bisect_left(starts, piece.start) < bisect_left(starts, piece.end)]
+    """The segments in which one of these places (in order) lies."""
+    return [piece for piece in trajectory.segments if bisect_left(starts, piece.start) < bisect_left(starts, piece.end)]
 
 
 def _empty(piece: Segment) -> bool:

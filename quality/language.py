@@ -1,4 +1,4 @@
-"""Is a text English? By its letters and its commonest words; nothing is guessed of a text that is too short to tell."""
+"""Is a text English? By its letters and its commonest words; a text that is too short to judge passes."""
 
 import re
 import unicodedata
@@ -40,11 +40,11 @@ _FOREIGN_WORDS = 3
 """Different words of a language's commonest, found more often than English ones, that make a text that language's."""
 
 _FEW_LETTERS = (1, 60)
-"""Letters of another script that tell nothing, in a text of any length and in a long one."""
+"""Letters of another script that say nothing, in a text of any length and in a long one."""
 
 
 def is_english(text: str, *, prose: bool = True) -> bool:
-    """Whether a text is English, as far as can be told; names, symbols, acronyms and single Greek letters tell nothing.
+    """Whether a text is English, as far as can be known; names, symbols, acronyms and single Greek letters say nothing.
     What is no `prose` (keywords) is judged by its letters alone.
     """
     if not text.isascii():

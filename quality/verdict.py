@@ -26,6 +26,6 @@ def judge(record: Record, hard_gates: Sequence[str] = DEFAULT_HARD_GATES) -> Rec
 
 
 def reject_reasons(gates: Sequence[str], stop_reason: str, hard_gates: Sequence[str]) -> list[str]:
-    """Why a finished trajectory is unfit for training; empty when it is accepted. Why it ended comes first."""
+    """Why a finished trajectory is rejected; empty when it is accepted. Why it ended comes first."""
     ended = [] if stop_reason == "answer" else [stop_reason]
     return list(dict.fromkeys([*ended, *(gate for gate in gates if gate in hard_gates)]))

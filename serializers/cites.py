@@ -25,7 +25,7 @@ class Cite:
     sentence that it stands behind. Citations that follow each other share their sentence, and its number in the piece.
     """
 
-    identity: str
+    paper_id: str
     claim: str
     start: int
     end: int
@@ -33,11 +33,11 @@ class Cite:
     group: int
 
 
-def cites(pieces: list[Segment]) -> list[Cite]:
+def cites(segments: list[Segment]) -> list[Cite]:
     """Every citation of the model's own, in thoughts and answer, however it is spelled."""
     found: list[Cite] = []
     group = 0
-    for piece in pieces:
+    for piece in segments:
         if piece.kind in ("tool_output", "call_tool"):
             continue
         offset, at, sentence = body_start(piece), 0, ""
@@ -48,8 +48,8 @@ def cites(pieces: list[Segment]) -> list[Cite]:
                 sentence = next(filter(str.strip, reversed(_SENTENCE_END.split(before))), "").strip()
             at = match.end(3) if match[3] else match.end()
             named = _ID.search(match[1])
-            identity = attribute_value(next(filter(None, named.groups()), "")).strip() if named else ""
-            found.append(Cite(identity, match[2], offset + match.start(), offset + at, sentence, group))
+            paper_id = attribute_value(next(filter(None, named.groups()), "")).strip() if named else ""
+            found.append(Cite(paper_id, match[2], offset + match.start(), offset + at, sentence, group))
     return found
 
 
@@ -62,16 +62,16 @@ def cited_pmids(answer: str) -> list[str]:
 
 
 def cited_ids(cite: Cite, shown: Collection[str] = ()) -> list[str]:
-    """The ids that a citation names, one empty id where it names none; `shown` are ids that are never taken apart."""
-    whole = bare_id(cite.identity)
+    """The ids that a citation names, one empty id where it names none; `shown` are ids that are never split."""
+    whole = bare_id(cite.paper_id)
     if whole in shown:
         return [whole]
-    named = dict.fromkeys(map(bare_id, _SPLIT.split(_ADDRESS.sub(r"\1", cite.identity))))
+    named = dict.fromkeys(map(bare_id, _SPLIT.split(_ADDRESS.sub(r"\1", cite.paper_id))))
     return list(filter(None, named)) or [""]
 
 
-def bare_id(identity: str) -> str:
+def bare_id(paper_id: str) -> str:
     """An id without what is written around it: brackets, quotes, `PMID:`."""
-    stripped = identity.strip(_AROUND)
+    stripped = paper_id.strip(_AROUND)
     named = _NAMED.match(stripped)
     return stripped[named.end() :].strip(_AROUND) if named else stripped

@@ -59,19 +59,19 @@ class Record(TypedDict):
     metadata: dict[str, Any]
 
 
-def sample_id(model_name: str, place: int, sample: int = 1) -> str:
+def sample_id(model_name: str, row_number: int, sample: int = 1) -> str:
     """`qwen3_traj_00001` for the first question and any Qwen3 model, `qwen3_traj_00001_s2` for its second sample."""
     family = re.split(r"[-_:\s]", model_name.rstrip("/").rsplit("/", 1)[-1])[0].lower()
-    return f"{family or 'model'}_traj_{place:05d}{f'_s{sample}' if sample > 1 else ''}"
+    return f"{family or 'model'}_traj_{row_number:05d}{f'_s{sample}' if sample > 1 else ''}"
 
 
-def sample_of(identity: str) -> tuple[int, int]:
+def sample_of(name: str) -> tuple[int, int]:
     """A question's place and the sample's number, from its id: `qwen3_traj_00007_s2` is the second of question 7."""
-    match = _SAMPLE.search(identity)
+    match = _SAMPLE.search(name)
     return (int(match[1]), int(match[2] or 1)) if match else (0, 1)
 
 
-def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[str, Any]) -> Record:
+def build_record(name: str, row: QuestionRow, state: State, metadata: dict[str, Any]) -> Record:
     """The record of a finished question. `metadata` holds what the messages cannot know (model, source file, times)."""
     messages = state.get("messages", [])
     outputs = {message.tool_call_id: message for message in messages if isinstance(message, ToolMessage)}
@@ -88,7 +88,7 @@ def build_record(identity: str, row: QuestionRow, state: State, metadata: dict[s
         pmids_cited=cited_pmids(answer),
     )
     return Record(
-        sample_id=identity,
+        sample_id=name,
         question=row["question"],
         topic=row["topic"],
         question_type=row["question_type"],

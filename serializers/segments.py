@@ -1,4 +1,4 @@
-"""An interleaved text taken apart: thoughts, calls, tool outputs and the answer, each with its place in the text."""
+"""An interleaved text, parsed: thoughts, calls, tool outputs and the answer, each with its place in the text."""
 
 import re
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ class Segment:
 class Snippet:
     """A search result as it was shown: by which call, in which place (both from 1), and where in the text."""
 
-    identity: str
+    paper_id: str
     text: str
     call: int
     place: int
     start: int
 
 
-def segments(text: str) -> tuple[list[Segment], list[str]]:
-    """The pieces in order, and the names of stray closing tags. Never raises; what is left open ends where the next
+def split_segments(text: str) -> tuple[list[Segment], list[str]]:
+    """The segments in order, and the names of stray closing tags. Never raises; what is left open ends where the next
     piece begins. Within a tool output only its own end counts: what stands in it is foreign. Within a thought that ends
     before the next thought or output begins, tags are only talked about.
     """
@@ -95,12 +95,12 @@ def _closes(tags: list[re.Match[str]], number: int) -> bool:
     return next_one is not None and next_one["name"] == "think" and bool(next_one["close"])
 
 
-def snippets(pieces: list[Segment], shown: Sequence[Sequence[str] | None] | None = None) -> list[Snippet]:
+def snippets(segments: list[Segment], shown: Sequence[Sequence[str] | None] | None = None) -> list[Snippet]:
     """Every snippet that a tool showed, in order. `shown` are the ids that each call's results had, as written, where
     the record tells: then nothing else in an output is a snippet, whatever it looks like.
     """
     found = []
-    for piece in pieces:
+    for piece in segments:
         if piece.kind != "tool_output" or piece.body.startswith("<webpage>"):  # a page's own words are no snippets
             continue
         offset = piece.start + len("<tool_output>")

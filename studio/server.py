@@ -120,8 +120,8 @@ async def _register(server: asyncio.subprocess.Process, port: int, files: RunFil
         except Exception:
             await asyncio.sleep(0.3)
     for thread, name in threads.items():
-        identity, _, question = name.partition(": ")
-        metadata = {"thread_name": name, "sample_id": identity, "question": question, "run": files.stem}
+        name, _, question = name.partition(": ")
+        metadata = {"thread_name": name, "sample_id": name, "question": question, "run": files.stem}
         await client.threads.create(thread_id=thread, graph_id="trajectory", if_exists="do_nothing", metadata=metadata)
     hint = "" if threads else "; those of finished questions are deleted unless the run keeps them (--keep-checkpoints)"
     sys.stderr.write(f"trajgraph: {len(threads)} threads of {files.stem} are in Studio{hint}\n")

@@ -35,13 +35,13 @@ class Audit:
         self.unreadable += not row.record
         self.clean += not failed and bool(row.record)
         self.unfit += bool(set(failed) & set(hard)) or not row.record
-        outputs = row.apart.of("tool_output")
+        outputs = row.parsed.of("tool_output")
         self.outputs += len(outputs)
         self.errors += sum(map(is_error, outputs))
-        self.whole_answers += any(piece.closed for piece in row.apart.of("answer"))
+        self.whole_answers += any(piece.closed for piece in row.parsed.of("answer"))
         self.gates.update(failed)
-        self.citations.update(citation.verdict for citation in row.apart.cited)
-        self.citations["numbers_missing"] += sum(bool(citation.numbers_missing) for citation in row.apart.cited)
+        self.citations.update(citation.verdict for citation in row.parsed.cited)
+        self.citations["numbers_missing"] += sum(bool(citation.numbers_missing) for citation in row.parsed.cited)
 
     def content(self) -> dict[str, Any]:
         """As JSON."""
@@ -64,7 +64,7 @@ def audit(
     files, total = [Audit(path.name) for path in paths], Audit("total")
     for path, counts in zip(paths, files, strict=True):
         for row in read_rows(path, count):
-            failed = failed_gate_names(row.apart, thresholds) if row.record else []
+            failed = failed_gate_names(row.parsed, thresholds) if row.record else []
             counts.add(row, failed, hard)
             total.add(row, failed, hard)
             if keep and row.record and not set(failed) & set(hard):
@@ -99,15 +99,15 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
 
 def explained(row: Row, thresholds: Thresholds) -> str:
     """What is wrong with one trajectory, gate by gate, and where each of its citations leads."""
-    failed = failed_gates(row.apart, thresholds)
+    failed = failed_gates(row.parsed, thresholds)
     lines = [f"{row.sample_id} ({row.path.name}, line {row.line}): {row.question}"]
-    for name, pieces in failed.items():
-        where = ", ".join(f"{piece.kind}{f' {piece.call}' if piece.call else ''}" for piece in pieces)
+    for name, segments in failed.items():
+        where = ", ".join(f"{piece.kind}{f' {piece.call}' if piece.call else ''}" for piece in segments)
         lines.append(f"  {name}: {GATES[name].__doc__}{f' ({where})' if where else ''}")
     if not failed:
         lines.append("  passes every gate")
-    for citation in row.apart.cited:
+    for citation in row.parsed.cited:
         where = f"call {citation.call}, place {citation.place}" if citation.call or citation.place else "nowhere"
         missing = f"; numbers not in it: {', '.join(citation.numbers_missing)}" if citation.numbers_missing else ""
-        lines.append(f"  cites {citation.identity or 'nothing'}: {citation.verdict}, {where}{missing}")
+        lines.append(f"  cites {citation.paper_id or 'nothing'}: {citation.verdict}, {where}{missing}")
     return "\n".join(lines)

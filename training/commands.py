@@ -29,7 +29,7 @@ class Format(StrEnum):
 
 
 Run = Annotated[Path, typer.Argument(help="A …_run.json, its folder, or any JSONL of trajectories.")]
-Hard = Annotated[str | None, option("Gates that make a row unfit; else those of README.", "Gates")]
+Hard = Annotated[str | None, option("Gates that reject a row; else those of README.", "Gates")]
 TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates")]
 ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates")]
 Tokenizer = Annotated[Path | None, option("A tokenizer.json to count tokens with.", "Tokens")]
@@ -97,7 +97,7 @@ def export(
     token_limit: TokenLimit = 16_384,
     tokenizer: Tokenizer = None,
     tokenize_url: TokenizeUrl = None,
-    verify_template: Annotated[Path | None, option("A Jinja chat template that every row must survive.")] = None,
+    verify_template: Annotated[Path | None, option("A Jinja chat template to check every row against.")] = None,
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
@@ -112,9 +112,9 @@ def export(
         raise UsageError(f"--test-share {test_share}: give a share between 0 and 1")
     check_folder(output)
     thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
-    told, hard, keep = _told(run), _hard(hard_gates), conditions(where or [], thresholds)
+    run_info, hard, keep = _run_info(run), _hard(hard_gates), conditions(where or [], thresholds)
     paths = files_of(run, rejected=format_name is Format.dpo)
-    prompts = {told.get("settings", {}).get("prompt_sha256"), None, *told.get("earlier_prompts", {})}
+    prompts = {run_info.get("settings", {}).get("prompt_sha256"), None, *run_info.get("earlier_prompts", {})}
     left_out = ("unreadable", "left out by --where", "fail a hard gate", "made under a prompt that is not kept")
     seen = dict.fromkeys(("trajectories read", *left_out), 0)
 
@@ -125,26 +125,26 @@ def export(
                 seen["unreadable"] += 1
             elif not keep(row):
                 seen["left out by --where"] += 1
-            elif format_name is not Format.dpo and set(failed_gate_names(row.apart, thresholds)) & set(hard):
+            elif format_name is not Format.dpo and set(failed_gate_names(row.parsed, thresholds)) & set(hard):
                 seen["fail a hard gate"] += 1
-            elif told and row.metadata.get("prompt_sha256") not in prompts:
+            elif run_info and row.metadata.get("prompt_sha256") not in prompts:
                 seen["made under a prompt that is not kept"] += 1
             else:
                 yield row
 
-    settings = told.get("settings", {"source": run.name})
-    making = ExportSpec(
+    settings = run_info.get("settings", {"source": run.name})
+    spec = ExportSpec(
         format_name.value,
-        told.get("prompt"),
-        told.get("earlier_prompts", {}),
+        run_info.get("prompt"),
+        run_info.get("earlier_prompts", {}),
         settings.get("tool_role", "tool"),
         thresholds,
         hard,
         test_share,
         count or estimated_tokens,
     )
-    done = exported(chosen(), output, making, Template(verify_template) if verify_template else None)
-    funnel = {**told.get("funnel", {}), **seen, **done.left_out, **done.rows}
+    done = exported(chosen(), output, spec, Template(verify_template) if verify_template else None)
+    funnel = {**run_info.get("funnel", {}), **seen, **done.left_out, **done.rows}
     for reason, number in done.left_out.items():
         typer.echo(f"left out: {number} rows {reason}")
     text = card(done, settings, funnel, format_name.value, token_limit)
@@ -152,7 +152,7 @@ def export(
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} rows")
     if verify_template:
-        typer.echo(f"every row survives {verify_template}")
+        typer.echo(f"every row round-trips through {verify_template}")
     typer.echo(f"{output / 'README.md'}: the dataset card")
 
 
@@ -169,7 +169,7 @@ def report(
     shown = []
     for run in runs:
         name = run.stem if run.is_file() else run.resolve().name
-        shown.append((name, files_of(run, rejected=True), _told(run).get("funnel", {})))
+        shown.append((name, files_of(run, rejected=True), _run_info(run).get("funnel", {})))
     with output.open("w", encoding="utf-8", errors="replace") as page:
         count = write_report(page, shown, Thresholds())
     typer.echo(f"{output}: {count:,} trajectories")
@@ -202,7 +202,7 @@ def _hard(listed: str | None) -> tuple[str, ...]:
     return names
 
 
-def _told(run: Path) -> dict[str, Any]:
+def _run_info(run: Path) -> dict[str, Any]:
     """What the run says of itself: its prompt, settings and counts; nothing for a bare file."""
     from batch.run_files import read_run
     from training.rows import is_run

@@ -25,7 +25,7 @@ from training.messages import (
     unmarked,
 )
 from training.rows import Row
-from training.template import Loss, Template, losses, wrongly_masked
+from training.template import Problem, Template, template_problems, wrongly_masked
 
 
 @dataclass
@@ -73,44 +73,46 @@ class ExportSpec:
         return messages(row, self.system(row), role if role in ("tool", "user") else self.tool_role)
 
 
-def exported(rows: Iterable[Row], folder: Path, making: ExportSpec, template: Template | None = None) -> ExportResult:
-    """Write `train` and `test` into a folder. With a template, nothing is left behind unless every row survives it."""
-    if template and making.format_name == "text":
+def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Template | None = None) -> ExportResult:
+    """Write `train` and `test` into a folder. With a template, nothing is left behind unless every row
+    round-trips through it.
+    """
+    if template and spec.format_name == "text":
         raise UsageError("--verify-template: --format text is trained on as it is, no template is applied to it")
     folder.mkdir(parents=True, exist_ok=True)
     done, lost, rows_lost = ExportResult(), list[str](), 0
-    mends: dict[str, None] = {}
+    fixes: dict[str, None] = {}
     made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
     with ExitStack() as stack:
-        writers = {} if making.format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
+        writers = {} if spec.format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
         for path in writers.values():
             stack.callback(path.unlink, missing_ok=True)  # what was not put in place is not left behind
         handles = {
             name: stack.enter_context(path.open("w", encoding="utf-8", errors="replace"))
             for name, path in writers.items()
         }
-        for one in _pairs(rows, making) if making.format_name == "dpo" else _singles(rows, making, done):
-            found = one.losses(template) if template else []
+        for one in _pairs(rows, spec) if spec.format_name == "dpo" else _singles(rows, spec, done):
+            found = one.template_problems(template) if template else []
             rows_lost += bool(found)
             for loss in found:
                 lost.append(f"{one.row.sample_id}: {loss.what}")
-                mends[loss.mend] = None
-            split, whole = split_of(one.row.question, making.test_share), one.whole(making)
+                fixes[loss.fix] = None
+            split, whole = split_of(one.row.question, spec.test_share), one.whole(spec)
             done.rows[split] += 1
             done.tokens.append(whole["tokens"])
-            done.gates.update(failed_gate_names(one.row.apart, making.thresholds))
+            done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
             done.sample = done.sample or whole
             if handles:
                 handles[split].write(encoded(whole).decode() + "\n")
             else:
                 made[split].append(whole)
         if lost:
-            told = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
-            raise UsageError(f"the chat template would lose {told}. Mend: {'; '.join(mends)}. Nothing was exported")
+            chat = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
+            raise UsageError(f"the chat template would lose {chat}. Fix: {'; '.join(fixes)}. Nothing was exported")
         if not done.tokens:
             pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
-            raise UsageError(f"nothing to export: {pairs if making.format_name == 'dpo' else why}")
+            raise UsageError(f"nothing to export: {pairs if spec.format_name == 'dpo' else why}")
         for handle in handles.values():
             handle.close()
         for name in made:
@@ -138,45 +140,46 @@ class _Made:
         """The row itself; of a pair, the better one."""
         return self.rows[0]
 
-    def whole(self, making: ExportSpec) -> dict[str, Any]:
+    def whole(self, spec: ExportSpec) -> dict[str, Any]:
         """With what is said of it; of a pair, the tokens of its longer side."""
-        tokens = max(sum(making.count(str(said["content"])) for said in told) for told in self.conversations)
-        limit = making.thresholds.token_limit
+        tokens = max(sum(spec.count(str(said["content"])) for said in chat) for chat in self.conversations)
+        limit = spec.thresholds.token_limit
         return {
             **self.content, "sample_id": self.row.sample_id, "topic": str(self.row.record.get("topic", "")),
             "question_type": str(self.row.record.get("question_type", "")), "tokens": tokens,
             f"fits_{limit}": tokens <= limit,
         }  # fmt: skip
 
-    def losses(self, template: Template) -> list[Loss]:
+    def template_problems(self, template: Template) -> list[Problem]:
         """What the template drops or adds, and what is masked wrongly."""
-        found: list[Loss] = []
-        for row, told, trained in zip(self.rows, self.conversations, self.trained, strict=True):
-            found += losses(row, told, template, whole=self.in_one)
+        found: list[Problem] = []
+        for row, chat, trained in zip(self.rows, self.conversations, self.trained, strict=True):
+            found += template_problems(row, chat, template, whole=self.in_one)
             found += [
-                Loss(f"the mask ({wrong})", "this is a fault of trajgraph's") for wrong in wrongly_masked(row, trained)
+                Problem(f"the mask ({wrong})", "this is a fault of trajgraph's")
+                for wrong in wrongly_masked(row, trained)
             ]
         return found
 
 
-def _singles(rows: Iterable[Row], making: ExportSpec, done: ExportResult) -> Iterator[_Made]:
+def _singles(rows: Iterable[Row], spec: ExportSpec, done: ExportResult) -> Iterator[_Made]:
     for row in rows:
-        if making.format_name == "drtulu":
-            made = _by_text(row, making)
+        if spec.format_name == "drtulu":
+            made = _by_text(row, spec)
             if wrong := _masked_otherwise(made):
                 done.left_out[wrong] += 1
             else:
                 yield made
-        elif making.format_name in ("messages", "sharegpt"):
-            yield _by_message(row, making)
+        elif spec.format_name in ("messages", "sharegpt"):
+            yield _by_message(row, spec)
         else:
-            yield _by_text(row, making)
+            yield _by_text(row, spec)
 
 
 def _masked_otherwise(made: _Made) -> str:
     """How the trainer that masks by tags would train on something else than the row's spans; empty when it does not."""
-    (told,), row = made.conversations, made.row
-    head = "\n".join(said["content"] for said in told[:-1]) + "\n"
+    (chat,), row = made.conversations, made.row
+    head = "\n".join(said["content"] for said in chat[:-1]) + "\n"
     trained = bytearray(b"\1" * len(head + row.text))
     for start, end in masked_by_tags(head + row.text):
         trained[start:end] = bytes(end - start)
@@ -191,46 +194,46 @@ def _masked_otherwise(made: _Made) -> str:
     return "have a reply that was asked again, which this format cannot mask" if row.nudges else "are masked otherwise"
 
 
-def _by_message(row: Row, making: ExportSpec) -> _Made:
-    """What is trained on is told by message."""
-    told = making.messages(row)
-    if making.format_name == "messages":
-        content: dict[str, Any] = {"messages": unmarked(told), "train_spans": message_spans(told)}
+def _by_message(row: Row, spec: ExportSpec) -> _Made:
+    """What is trained on is marked message by message."""
+    chat = spec.messages(row)
+    if spec.format_name == "messages":
+        content: dict[str, Any] = {"messages": unmarked(chat), "train_spans": message_spans(chat)}
     else:
-        content = sharegpt(told)
-        told = from_sharegpt(content)
-        content["train_spans"] = message_spans(told[1:] if content["system"] else told)
+        content = sharegpt(chat)
+        chat = from_sharegpt(content)
+        content["train_spans"] = message_spans(chat[1:] if content["system"] else chat)
         content["conversations"] = unmarked(content["conversations"])
-    return _Made([row], content, [unmarked(told)], [trained_on(told)])
+    return _Made([row], content, [unmarked(chat)], [trained_on(chat)])
 
 
-def _by_text(row: Row, making: ExportSpec) -> _Made:
-    """What is trained on is told by place in the interleaved text."""
-    in_one = making.format_name == "drtulu"
-    told = one_message(row, making.system(row)) if in_one else unmarked(making.messages(row))
-    content: dict[str, Any] = {"conversations": told} if in_one else {"question": row.question, "text": row.text}
-    if making.format_name == "parquet":
-        content["messages"] = [{"tool_call_id": None, **said} for said in told]
+def _by_text(row: Row, spec: ExportSpec) -> _Made:
+    """What is trained on is marked by its place in the interleaved text."""
+    in_one = spec.format_name == "drtulu"
+    chat = one_message(row, spec.system(row)) if in_one else unmarked(spec.messages(row))
+    content: dict[str, Any] = {"conversations": chat} if in_one else {"question": row.question, "text": row.text}
+    if spec.format_name == "parquet":
+        content["messages"] = [{"tool_call_id": None, **said} for said in chat]
     spans = text_spans(row)
     trained = [row.text[start:end] for start, end in spans]
-    return _Made([row], {**content, "train_spans": spans}, [told], [trained], in_one)
+    return _Made([row], {**content, "train_spans": spans}, [chat], [trained], in_one)
 
 
-def _pairs(rows: Iterable[Row], making: ExportSpec) -> Iterator[_Made]:
+def _pairs(rows: Iterable[Row], spec: ExportSpec) -> Iterator[_Made]:
     """Accepted beside rejected trajectories of the same question, made under the same prompt."""
     by_question: dict[tuple[str, str | None], tuple[list[Row], list[Row]]] = {}
     for row in rows:
-        fit = not row.reject_reasons and not set(failed_gate_names(row.apart, making.thresholds)) & set(making.hard)
-        by_question.setdefault((row.question, making.system(row)), ([], []))[0 if fit else 1].append(row)
+        fit = not row.reject_reasons and not set(failed_gate_names(row.parsed, spec.thresholds)) & set(spec.hard)
+        by_question.setdefault((row.question, spec.system(row)), ([], []))[0 if fit else 1].append(row)
     for (_, system), sides in by_question.items():
         head = 2 if system else 1
         for pair in zip(*sides, strict=False):
-            good, bad = told = [making.messages(row) for row in pair]
+            good, bad = chat = [spec.messages(row) for row in pair]
             content = {
                 "prompt": good[:head], "chosen": unmarked(good[head:]), "rejected": unmarked(bad[head:]),
                 "chosen_train_spans": message_spans(good[head:]), "rejected_train_spans": message_spans(bad[head:]),
             }  # fmt: skip
-            yield _Made(pair, content, list(map(unmarked, told)), [trained_on(side) for side in told])
+            yield _Made(pair, content, list(map(unmarked, chat)), [trained_on(side) for side in chat])
 
 
 def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:

@@ -18,46 +18,46 @@ NUDGED = "nudged"
 
 
 def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list[Message]:
-    """The conversation as the model saw it: the question made harmless as it was, what the model wrote in a turn as one
+    """The conversation as the model saw it: the question escaped as it was, what the model wrote in a turn as one
     assistant message, what came back in the run's `tool_role`, reminders and nudges with it.
 
     The calls stand in the text, as the model wrote them: `tool_calls` beside it would have a template write them twice.
     """
-    told: list[Message] = [{"role": "system", "content": system}] if system else []
-    told.append({"role": "user", "content": escape_tags(row.question)})
+    chat: list[Message] = [{"role": "system", "content": system}] if system else []
+    chat.append({"role": "user", "content": escape_tags(row.question)})
     outputs = 0
 
-    def from_outside(identity: str, text: str) -> None:
-        told.append({"role": tool_role, **({"tool_call_id": identity} if tool_role == "tool" else {}), "content": text})
+    def from_outside(call_id: str, text: str) -> None:
+        chat.append({"role": tool_role, **({"tool_call_id": call_id} if tool_role == "tool" else {}), "content": text})
 
     def asked_again(start: int, until: int) -> int:
         """The nudges up to a place in the text, each behind what the model had said since `start`, be it nothing."""
         while nudges and nudges[0][0] <= until:
             at, nudge = nudges.pop(0)
             said = row.text[start:at].strip("\n") if at > start else ""
-            told.append({"role": "assistant", "content": said, NUDGED: True})
+            chat.append({"role": "assistant", "content": said, NUDGED: True})
             from_outside(f"nudge-{at}", nudge)
             start = max(start, at)
         return start
 
     nudges = sorted(row.nudges, key=lambda nudge: nudge[0])
-    for pieces in _turns(row.apart.pieces):
-        start, end = pieces[0].start, pieces[-1].end
+    for segments in _turns(row.parsed.segments):
+        start, end = segments[0].start, segments[-1].end
         asked_again(start, start)
-        if pieces[0].kind == "tool_output":
+        if segments[0].kind == "tool_output":
             outputs += 1
             reminder = row.reminders.get(str(outputs))
             from_outside(f"call-{outputs}", "\n".join(filter(None, [row.text[start:end], reminder])))
         elif text := row.text[asked_again(start, end) : end].strip("\n"):
-            told.append({"role": "assistant", "content": text})
+            chat.append({"role": "assistant", "content": text})
     asked_again(len(row.text), len(row.text))
-    return told
+    return chat
 
 
 def thoughtless(row: Row) -> int:
     """How many replies have no thought."""
-    turns = [pieces for pieces in _turns(row.apart.pieces) if pieces[0].kind != "tool_output"]
-    return sum(all(piece.kind != "think" for piece in pieces) for pieces in turns)
+    turns = [segments for segments in _turns(row.parsed.segments) if segments[0].kind != "tool_output"]
+    return sum(all(piece.kind != "think" for piece in segments) for segments in turns)
 
 
 def text_spans(row: Row) -> list[list[int]]:
@@ -66,7 +66,7 @@ def text_spans(row: Row) -> list[list[int]]:
     """
     spans: list[list[int]] = []
     read = True
-    for piece in row.apart.pieces:
+    for piece in row.parsed.segments:
         if piece.kind != "tool_output" and read:
             spans.append([piece.start, piece.end])
         elif piece.kind != "tool_output":
@@ -81,7 +81,7 @@ def text_spans(row: Row) -> list[list[int]]:
 def nudged_ranges(row: Row) -> list[tuple[int, int]]:
     """Where in the text the replies stand after which the model had to be asked again."""
     ranges, begun = [], 0
-    outputs = [piece.end for piece in row.apart.pieces if piece.kind == "tool_output"]
+    outputs = [piece.end for piece in row.parsed.segments if piece.kind == "tool_output"]
     for at, _ in sorted(row.nudges, key=lambda nudge: nudge[0]):
         start = max([begun, *(end for end in outputs if end <= at)])
         if start < at:
@@ -99,31 +99,31 @@ def _bare(text: str, start: int, end: int) -> list[int]:
     return [start, end]
 
 
-def message_spans(told: list[Message]) -> list[list[int]]:
+def message_spans(chat: list[Message]) -> list[list[int]]:
     """`[message, start, end]` of what the model wrote in a conversation: its own messages, whole."""
     return [
         [at, 0, len(said["content"])]
-        for at, said in enumerate(told)
+        for at, said in enumerate(chat)
         if said["role"] == "assistant" and said["content"] and NUDGED not in said
     ]
 
 
-def unmarked(told: list[Message]) -> list[Message]:
+def unmarked(chat: list[Message]) -> list[Message]:
     """The messages as they are written."""
-    return [{name: value for name, value in said.items() if name != NUDGED} for said in told]
+    return [{name: value for name, value in said.items() if name != NUDGED} for said in chat]
 
 
-def trained_on(told: list[Message]) -> list[str]:
+def trained_on(chat: list[Message]) -> list[str]:
     """The texts that `message_spans` cut out."""
-    return [told[at]["content"][start:end] for at, start, end in message_spans(told)]
+    return [chat[at]["content"][start:end] for at, start, end in message_spans(chat)]
 
 
-def sharegpt(told: list[Message]) -> dict[str, Any]:
+def sharegpt(chat: list[Message]) -> dict[str, Any]:
     """LLaMA-Factory's: `human` or `observation`, then `gpt`, in turn and in pairs; the system prompt beside. What comes
     twice in a row from the same side is one message, and what no reply follows is left out: it trains nothing.
     """
     turns: list[dict[str, Any]] = []
-    for said in told:
+    for said in chat:
         if said["role"] == "system":
             continue
         sender = SENDERS[said["role"]]
@@ -134,24 +134,24 @@ def sharegpt(told: list[Message]) -> dict[str, Any]:
             turns.append({"from": sender, "value": said["content"], **marked})
     if turns and turns[-1]["from"] != "gpt":
         turns.pop()
-    system = told[0]["content"] if told and told[0]["role"] == "system" else ""
+    system = chat[0]["content"] if chat and chat[0]["role"] == "system" else ""
     return {"conversations": turns, "system": system, "tools": ""}
 
 
 def from_sharegpt(row: Mapping[str, Any]) -> list[Message]:
     """The same conversation under the roles that a chat template knows."""
     roles = {sender: role for role, sender in SENDERS.items()}
-    told = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    chat = [{"role": "system", "content": row["system"]}] if row["system"] else []
     turns = ({**turn, "role": roles[turn["from"]], "content": turn["value"]} for turn in row["conversations"])
-    return [*told, *({key: turn[key] for key in ("role", "content", NUDGED) if key in turn} for turn in turns)]
+    return [*chat, *({key: turn[key] for key in ("role", "content", NUDGED) if key in turn} for turn in turns)]
 
 
 def one_message(row: Row, system: str | None) -> list[Message]:
     """The question, and the whole interleaved text as one assistant message, for masking by `<tool_output>`: before the
     text, no tag of the protocol stands without its other half.
     """
-    told = [{"role": "system", "content": balanced(system)[0]}] if system else []
-    return [*told, {"role": "user", "content": escape_tags(row.question)}, {"role": "assistant", "content": row.text}]
+    chat = [{"role": "system", "content": balanced(system)[0]}] if system else []
+    return [*chat, {"role": "user", "content": escape_tags(row.question)}, {"role": "assistant", "content": row.text}]
 
 
 def masked_by_tags(rendered: str) -> list[tuple[int, int]]:
@@ -166,10 +166,10 @@ def masked_by_tags(rendered: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _turns(pieces: list[Segment]) -> list[list[Segment]]:
+def _turns(segments: list[Segment]) -> list[list[Segment]]:
     """Pieces by turn: a reply ends with its call or answer, and a tool output stands alone."""
     turns: list[list[Segment]] = []
-    for piece in pieces:
+    for piece in segments:
         begins = (
             not turns or piece.kind == "tool_output" or turns[-1][-1].kind in ("tool_output", "call_tool", "answer")
         )

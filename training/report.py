@@ -50,7 +50,7 @@ def write_report(
         numbers = _Numbers(asked)
         for path in paths:
             for row in read_rows(path):
-                failed = failed_gates(row.apart, thresholds) if row.record else {}
+                failed = failed_gates(row.parsed, thresholds) if row.record else {}
                 numbers.add(row, list(failed))
                 index["rows"].append(
                     {"i": row.sample_id, "q": row.question, "f": len(index["files"]), "g": list(failed),
@@ -91,22 +91,22 @@ class _Numbers:
     def add(self, row: Row, failed: Sequence[str]) -> None:
         funnel, metadata = self._counts["funnel"], row.metadata
         funnel["trajectories"] += 1
-        funnel["whole answer"] += any(piece.closed for piece in row.apart.of("answer"))
+        funnel["whole answer"] += any(piece.closed for piece in row.parsed.of("answer"))
         funnel["accepted"] += not (
             set(failed) & set(DEFAULT_HARD_GATES) if row.reject_reasons is None else row.reject_reasons
         )
         funnel["every gate"] += not failed
         self._counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
         self._counts["gates failed"].update(failed)
-        names = {piece.call: _TOOL.search(piece.attributes) for piece in row.apart.of("call_tool")}
-        for piece in row.apart.of("tool_output"):
+        names = {piece.call: _TOOL.search(piece.attributes) for piece in row.parsed.of("call_tool")}
+        for piece in row.parsed.of("tool_output"):
             if is_error(piece):
                 name = names.get(piece.call)
                 self._counts["tool errors"][name[1] if name else "unnamed"] += 1
-        self._counts["citations"].update(citation.verdict for citation in row.apart.cited)
-        missing = sum(bool(citation.numbers_missing) for citation in row.apart.cited)
+        self._counts["citations"].update(citation.verdict for citation in row.parsed.cited)
+        missing = sum(bool(citation.numbers_missing) for citation in row.parsed.cited)
         self._counts["citations"].update({"numbers missing": missing} if missing else {})
-        self._sizes["calls"][len(row.apart.of("call_tool"))] += 1
+        self._sizes["calls"][len(row.parsed.of("call_tool"))] += 1
         self._sizes["thousand tokens"][row.tokens // 1000] += 1
         if row.seconds is not None:
             self._sizes["seconds"][int(row.seconds)] += 1
@@ -136,7 +136,7 @@ def _bins(counts: Counter[int]) -> list[list[Any]]:
 
 def _facts(row: Row) -> str:
     metadata: Mapping[str, Any] = row.metadata
-    facts = [f"{len(row.apart.of('call_tool'))} calls", f"about {row.tokens:,} tokens"]
+    facts = [f"{len(row.parsed.of('call_tool'))} calls", f"about {row.tokens:,} tokens"]
     facts += [f"ended by {metadata['stop_reason']}"] if metadata.get("stop_reason") else []
     facts += [f"rejected: {', '.join(row.reject_reasons)}"] if row.reject_reasons else []
     return " · ".join(facts)
@@ -147,15 +147,15 @@ def _pieces(row: Row, failed: Mapping[str, Sequence[Segment]]) -> Iterator[dict[
     it fails.
     """
     by_start: dict[int, list[Citation]] = {}
-    for citation in row.apart.cited:
+    for citation in row.parsed.cited:
         by_start.setdefault(citation.start, []).append(citation)
-    for piece in row.apart.pieces:
+    for piece in row.parsed.segments:
         number = f" {piece.call}" if piece.call else ""
         title = (
             f"{_TITLES[piece.kind]}{number}{'' if piece.closed else ', left open'} {piece.attributes.strip()}".strip()
         )
         parts = _result(piece) if piece.kind == "tool_output" else _written(piece, by_start)
-        wrong = [name for name, pieces in failed.items() if any(one is piece for one in pieces)]
+        wrong = [name for name, segments in failed.items() if any(one is piece for one in segments)]
         yield {"k": piece.kind, "t": title, "n": piece.call, "p": parts, **({"g": wrong} if wrong else {})}
 
 
@@ -165,7 +165,7 @@ def _result(piece: Segment) -> list[Any]:
     for snippet in snippets([piece]):
         start = snippet.start - offset
         parts.append(piece.body[at:start])
-        parts.append({"s": snippet.place, "x": f"{snippet.identity}\n{snippet.text}"})
+        parts.append({"s": snippet.place, "x": f"{snippet.paper_id}\n{snippet.text}"})
         end = piece.body.find("</snippet>", start)
         at = end + len("</snippet>") if end >= 0 else start + len(snippet.text)
     return [*parts, piece.body[at:]]
@@ -181,11 +181,11 @@ def _written(piece: Segment, by_start: Mapping[int, list[Citation]]) -> list[Any
             where = f"call {citation.call}, place {citation.place}" if citation.place else "no snippet shows it"
             missing = f"; not in it: {', '.join(citation.numbers_missing)}" if citation.numbers_missing else ""
             parts.append(
-                {"i": citation.identity or "no id", "x": cite.claim if number == 0 else "", "v": citation.verdict,
+                {"i": citation.paper_id or "no id", "x": cite.claim if number == 0 else "", "v": citation.verdict,
                  "h": f"{citation.verdict}: {where}{missing}", "to": f"s-{citation.call}-{citation.place}"}
             )  # fmt: skip
     return [*parts, piece.body[at:]]
 
 
-def _block(identity: str, content: str) -> str:
-    return f'<script type="application/octet-stream" id="{identity}">{content}</script>\n'
+def _block(paper_id: str, content: str) -> str:
+    return f'<script type="application/octet-stream" id="{paper_id}">{content}</script>\n'

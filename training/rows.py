@@ -60,8 +60,8 @@ class Row:
     @property
     def nudges(self) -> list[tuple[int, str]]:
         """Where in the text the model was asked again, and with which words."""
-        told = [nudge for nudge in self.listed("nudges") if isinstance(nudge, Mapping)]
-        return [(nudge["at"], str(nudge.get("text"))) for nudge in told if type(nudge.get("at")) is int]
+        listed = [nudge for nudge in self.listed("nudges") if isinstance(nudge, Mapping)]
+        return [(nudge["at"], str(nudge.get("text"))) for nudge in listed if type(nudge.get("at")) is int]
 
     @property
     def reminders(self) -> Mapping[str, str]:
@@ -84,11 +84,11 @@ class Row:
     @property
     def tokens(self) -> int:
         """Tokens of the text: counted, else estimated."""
-        return estimated_tokens(self.text) if self.apart.tokens is None else self.apart.tokens
+        return estimated_tokens(self.text) if self.parsed.tokens is None else self.parsed.tokens
 
     @cached_property
-    def apart(self) -> Trajectory:
-        """The trajectory taken apart."""
+    def parsed(self) -> Trajectory:
+        """The trajectory, parsed."""
         return parse_trajectory(self.record, self.count(self.text) if self.count else None)
 
 

@@ -26,8 +26,8 @@ _NO_MARKS = {ord(_BEGIN): None, ord(_END): None}
 _A_HEADER = 6
 """Characters that a header has at least, to be looked for."""
 _ONE_MESSAGE = (
-    "the template keeps only the end of an assistant message: --format messages survives, with each tool result in a "
-    "message of its own"
+    "the template keeps only the end of an assistant message: --format messages round-trips, with each tool result "
+    "in a message of its own"
 )
 _USER_ROLE = (
     "the template drops the thoughts before the last user message: this run's tool results are user messages, generate "
@@ -42,11 +42,11 @@ _MARKED_IN_ONE = (
 )
 
 
-class Loss(NamedTuple):
+class Problem(NamedTuple):
     """What does not survive, and which format or setting avoids it."""
 
     what: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Template:
             raise UsageError(f"--verify-template {path}: {error}") from error
         self._marks = re.search(r"\{%-?\s*generation\b", source) is not None
 
-    def rendered(self, told: Sequence[Message]) -> _Rendered:
+    def rendered(self, chat: Sequence[Message]) -> _Rendered:
         """What would be trained on. Raises UsageError when the template refuses the messages."""
         try:
             text = self._template.render(
-                messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in told],
+                messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in chat],
                 add_generation_prompt=False,
                 tools=None,
                 bos_token="",
@@ -100,17 +100,17 @@ class Template:
         return _Rendered(bare, ranges if self._marks else None)
 
 
-def losses(row: Row, told: Sequence[Message], template: Template, *, whole: bool = False) -> list[Loss]:
+def template_problems(row: Row, chat: Sequence[Message], template: Template, *, whole: bool = False) -> list[Problem]:
     """What a template loses of a conversation, or adds. `whole` says that the trajectory is one message in it."""
-    rendered = template.rendered(told)
+    rendered = template.rendered(chat)
     gaps: list[tuple[str, str]] = []
     written: list[tuple[int, int]] = []
     at, quiet = 0, False
-    for said in told:
+    for said in chat:
         content = _plain(str(said["content"]))
         place = rendered.text.find(content, at)
         if place < 0:
-            return [Loss(_lost(row, rendered.text), _mend(told, whole))]
+            return [Problem(_lost(row, rendered.text), _fix(chat, whole))]
         if content and not quiet:
             gaps.append((said["role"], rendered.text[at:place]))
         quiet = not content  # where an empty message is, nothing can be said of the text around it
@@ -140,7 +140,7 @@ def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
     asked_again = bytearray(len(text))
     for start, end in nudged_ranges(row):
         asked_again[start:end] = b"\1" * (end - start)
-    for piece in row.apart.pieces:
+    for piece in row.parsed.segments:
         span = slice(piece.start, piece.start + len(text[piece.start : piece.end].rstrip()))
         if piece.kind == "tool_output" and any(marked[piece.start : piece.end]):
             found.append(f"trained on although a tool gave it: {_shortened(piece.body.strip())}")
@@ -157,7 +157,7 @@ def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
 def _places(row: Row, rendered: str) -> Iterator[tuple[Segment, int, int]]:
     """Each piece of the trajectory with where it begins and ends in a rendered text; a lost one begins at -1."""
     at = 0
-    for piece in row.apart.pieces:
+    for piece in row.parsed.segments:
         text = _plain(row.text[piece.start : piece.end])
         place = rendered.find(text, at)
         at = at if place < 0 else place + len(text)
@@ -174,41 +174,43 @@ def _lost(row: Row, rendered: str) -> str:
     return "the order or the wording of a message"
 
 
-def _mend(told: Sequence[Message], whole: bool) -> str:
+def _fix(chat: Sequence[Message], whole: bool) -> str:
     if whole:
         return _ONE_MESSAGE
-    return _USER_ROLE if sum(said["role"] == "user" for said in told) > 1 else _REWRITTEN
+    return _USER_ROLE if sum(said["role"] == "user" for said in chat) > 1 else _REWRITTEN
 
 
 def _marked_wrongly(
-    text: str, written: Sequence[tuple[int, int]], marked: Sequence[tuple[int, int]], mend: str
-) -> list[Loss]:
+    text: str, written: Sequence[tuple[int, int]], marked: Sequence[tuple[int, int]], fix: str
+) -> list[Problem]:
     """What the template's own marks leave out of what the model wrote, or take in beside it; bare tokens may be."""
     for start, end in written:
         if not any(begin <= start and end <= close for begin, close in marked):
-            return [Loss(f"the mark that trains on {_shortened(text[start:end])}", mend)]
+            return [Problem(f"the mark that trains on {_shortened(text[start:end])}", fix)]
     beside, at = [], 0
     for start, end in [*written, (len(text), len(text))]:
         beside += [text[max(begin, at) : min(close, start)] for begin, close in marked if begin < start and at < close]
         at = end
     foreign = next((part for part in beside if _TAG.search(part) or any(map(str.isalnum, _TOKEN.sub("", part)))), None)
-    return [Loss(f"the mask of {_shortened(foreign.strip())}, which the model did not write", mend)] if foreign else []
+    return (
+        [Problem(f"the mask of {_shortened(foreign.strip())}, which the model did not write", fix)] if foreign else []
+    )
 
 
-def _added(gaps: Sequence[tuple[str, str]]) -> list[Loss]:
+def _added(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
     """What the template says for the model: tags of the protocol beside a reply, or a whole reply."""
     for before, (role, gap) in zip(("", *(role for role, _ in gaps)), gaps, strict=False):
         if "assistant" in (before, role) and (tag := _TAG.search(gap)):
-            return [Loss(f"nothing, and adds {tag[0]}, which the model never wrote", _ADDED)]
+            return [Problem(f"nothing, and adds {tag[0]}, which the model never wrote", _ADDED)]
     header = _header(gaps)
     for role, gap in gaps:
         if len(header) >= _A_HEADER and gap.count(header) > (role == "assistant") and role in ("", "assistant"):
-            return [Loss("nothing, and adds a reply that the model never wrote", _REWRITTEN)]
+            return [Problem("nothing, and adds a reply that the model never wrote", _REWRITTEN)]
     return []
 
 
-def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Loss]:
-    """Where what the model wrote cannot be told by what stands before it from what it did not write."""
+def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
+    """Where what the model wrote cannot be known from what it did not write by what stands before it."""
     before = {role: {_TAG.sub("", gap).strip() for to, gap in gaps if to == role} for role, _ in gaps}
     ours, header = before.get("assistant", set()), _header(gaps)
     for role in ("user", "tool"):
@@ -218,7 +220,7 @@ def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Loss]:
             under = role == "tool" and ((len(header) >= _A_HEADER and header in theirs) or named)
             if own is not None or (ours and under):
                 shown = own if own is not None else header
-                return [Loss(f"the roles: {role} messages are headed {theirs!r}, the model's {shown!r}", _HEADERS)]
+                return [Problem(f"the roles: {role} messages are headed {theirs!r}, the model's {shown!r}", _HEADERS)]
     return []
 
 

@@ -1,4 +1,4 @@
-"""One trajectory for a terminal: thoughts, calls, results and answer told apart."""
+"""One trajectory for a terminal: thoughts, calls, results and answer, each marked."""
 
 import textwrap
 
@@ -12,7 +12,7 @@ _WIDTH = 110
 def timeline(row: Row, *, whole: bool = False) -> str:
     """Each piece under its name; results cut to a few lines unless they are wanted whole."""
     parts = []
-    for piece in row.apart.pieces:
+    for piece in row.parsed.segments:
         number = f" {piece.call}" if piece.call else ""
         head = f"── {_MARKS[piece.kind]}{number}{' (left open)' if not piece.closed else ''} {piece.attributes.strip()}"
         lines = [wrapped for line in piece.body.strip().split("\n") for wrapped in textwrap.wrap(line, _WIDTH) or [""]]

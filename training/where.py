@@ -14,14 +14,14 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "sample_id": lambda row: row.sample_id,
     "topic": lambda row: str(row.record.get("topic", "")),
     "question_type": lambda row: str(row.record.get("question_type", "")),
-    "calls": lambda row: len(row.apart.of("call_tool")),
+    "calls": lambda row: len(row.parsed.of("call_tool")),
     "tokens": lambda row: row.tokens,
-    "cites": lambda row: len(row.apart.cited),
+    "cites": lambda row: len(row.parsed.cited),
     "thoughtless": thoughtless,
     "nudges": lambda row: len(row.nudges),
     "repairs": lambda row: len(row.listed("repairs")),
-    "tool_errors": lambda row: sum(map(is_error, row.apart.of("tool_output"))),
-    "numbers_missing": lambda row: sum(bool(citation.numbers_missing) for citation in row.apart.cited),
+    "tool_errors": lambda row: sum(map(is_error, row.parsed.of("tool_output"))),
+    "numbers_missing": lambda row: sum(bool(citation.numbers_missing) for citation in row.parsed.cited),
     "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
     "model": lambda row: str(row.metadata.get("model", "")),
 }
@@ -33,8 +33,8 @@ def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row],
     checks = []
     fields: dict[str, Callable[[Row], Any]] = {
         **_FIELDS,
-        "gate": lambda row: failed_gate_names(row.apart, thresholds),
-        "passes_every_gate": lambda row: "false" if failed_gate_names(row.apart, thresholds) else "true",
+        "gate": lambda row: failed_gate_names(row.parsed, thresholds),
+        "passes_every_gate": lambda row: "false" if failed_gate_names(row.parsed, thresholds) else "true",
     }
     for text in stated:
         match = _CONDITION.fullmatch(text)

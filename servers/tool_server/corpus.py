@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
-from servers.tool_server.corpus_format import FORMAT, unpacked
+from servers.tool_server.corpus_format import FORMAT, deserialize
 from servers.tool_server.corpus_query import read_query
 from servers.tool_server.pubmed_xml import Paper
 
@@ -141,7 +141,7 @@ def _closed() -> sqlite3.Connection:
 
 def _paper(index: sqlite3.Connection, pmid: int) -> Paper | None:
     row = index.execute("SELECT data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
-    return unpacked(row[0]).paper if row and row[0] else None
+    return deserialize(row[0]).paper if row and row[0] else None
 
 
 def _matching(index: sqlite3.Connection, match: str, limit: int, offset: int) -> tuple[int, list[int]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from backends.errors import UsageError
-from servers.tool_server.corpus_format import BUNDLED, FORMAT, SCHEMA, indexed_text, packed, unpacked
+from servers.tool_server.corpus_format import BUNDLED, FORMAT, SCHEMA, deserialize, indexed_text, serialize
 from servers.tool_server.pubmed_xml import Article, Deleted, Paper, paper_address, read_articles
 
 BATCH = 4000
@@ -142,9 +142,9 @@ def _replace(connection: sqlite3.Connection, pmid: int, origin: int, version: in
     if old and old[2]:  # an index without text of its own is told what to forget
         connection.execute(
             f"INSERT INTO papers_fts (papers_fts, rowid, {_COLUMNS}) VALUES ('delete', ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            (pmid, *indexed_text(unpacked(old[2]))),
+            (pmid, *indexed_text(deserialize(old[2]))),
         )
-    data = packed(article) if article else None
+    data = serialize(article) if article else None
     connection.execute("INSERT OR REPLACE INTO papers VALUES (?, ?, ?, ?)", (pmid, origin, version, data))
     if article:
         connection.execute(

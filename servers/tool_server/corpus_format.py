@@ -22,12 +22,12 @@ PRAGMA user_version = {FORMAT};
 """`data` is NULL for a deleted paper, which an older file must not bring back. The text index keeps no text itself."""
 
 
-def packed(article: Article) -> bytes:
+def serialize(article: Article) -> bytes:
     """An article as it is stored."""
     return zlib.compress(json.dumps([article.paper, article.mesh], ensure_ascii=False).encode(), 1)
 
 
-def unpacked(data: bytes) -> Article:
+def deserialize(data: bytes) -> Article:
     """A stored article."""
     paper, mesh = json.loads(zlib.decompress(data))
     return Article(paper, tuple(mesh))

@@ -37,7 +37,7 @@ _NOTICES = {
 
 
 class _Refused(Exception):
-    """An answer that asking again would not mend."""
+    """An answer that asking again would not fix."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class NcbiPubMed:
         return None
 
     async def problem(self) -> str | None:
-        if time.monotonic() - self._known[0] > _HEALTH_SECONDS:  # else the last search tells
+        if time.monotonic() - self._known[0] > _HEALTH_SECONDS:  # else the last search says
             with contextlib.suppress(ToolFailed):
                 await self._ask("einfo", {"retmode": "json"}, _json, attempts=1)
         return self._known[1]
@@ -135,7 +135,7 @@ class NcbiPubMed:
         return papers
 
     async def _ask(self, utility: str, asked: dict[str, str], read: Any, attempts: int | None = None) -> Any:
-        """What `read` makes of an answer; it raises ValueError for one that asking again may mend."""
+        """What `read` makes of an answer; it raises ValueError for one that asking again may fix."""
         who = {"tool": "trajgraph", "email": self._address.email, "api_key": self._address.api_key}
         form = {"db": "pubmed", **asked, **{name: value for name, value in who.items() if value}}
 

@@ -199,10 +199,10 @@ def _authors(element: Element | None) -> list[dict[str, str]]:
 
 def _external_ids(pmid: str, element: Element | None) -> dict[str, str]:
     ids = {"PubMed": pmid}
-    for identity in element.findall("ArticleId") if element is not None else []:
-        name = {"doi": "DOI", "pmc": "PMC"}.get(identity.get("IdType", ""))
-        if name and text_of(identity):
-            ids.setdefault(name, text_of(identity))
+    for article_id in element.findall("ArticleId") if element is not None else []:
+        name = {"doi": "DOI", "pmc": "PMC"}.get(article_id.get("IdType", ""))
+        if name and text_of(article_id):
+            ids.setdefault(name, text_of(article_id))
     return ids
 
 

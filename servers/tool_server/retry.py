@@ -11,7 +11,7 @@ _LONGEST_WAIT, _LONGEST_ASKED_FOR = 15.0, 30.0
 
 
 class PassingFailure(Exception):
-    """A failure that asking again may mend, after `retry_after` seconds if the service says so."""
+    """A failure that asking again may fix, after `retry_after` seconds if the service says so."""
 
     def __init__(self, why: str, retry_after: float = 0.0) -> None:
         super().__init__(why)

@@ -33,7 +33,7 @@ def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:
     )  # fmt: skip
     slots = {name: asyncio.Semaphore(max_calls) for name in ("pubmed_search", "browse_webpage", "google_search")}
 
-    async def told(tool: str, about: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> CallToolResult:
+    async def logged(tool: str, about: str, work: Callable[[], Awaitable[dict[str, Any]]]) -> CallToolResult:
         """The result as one text block of JSON; a line in the log."""
         started, failed = time.monotonic(), "cancelled"
         try:
@@ -70,27 +70,27 @@ def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:
     @server.tool(structured_output=False)
     async def pubmed_search(query: str, limit: int = 10, offset: int = 0) -> CallToolResult:
         """Search PubMed: words, "phrases", AND/OR/NOT, [tiab] [mesh] [au] [dp] [pmid]. `limit` papers from `offset`."""
-        return await told("pubmed_search", query, lambda: sources.pubmed.search(query, limit, offset))
+        return await logged("pubmed_search", query, lambda: sources.pubmed.search(query, limit, offset))
 
     @server.tool(structured_output=False)
     async def browse_webpage(url: str) -> CallToolResult:
         """Read a web page or a PDF as Markdown."""
-        return await told("browse_webpage", _loggable(url), lambda: read(url))
+        return await logged("browse_webpage", _loggable(url), lambda: read(url))
 
     @server.tool(structured_output=False)
     async def google_search(query: str, limit: int = 10) -> CallToolResult:
         """Search the web."""
-        return await told("google_search", query, lambda: sources.google.search(query, limit))
+        return await logged("google_search", query, lambda: sources.google.search(query, limit))
 
     @server.tool(structured_output=False)
     async def crawl4ai_docker_fetch_webpage_content(url: str, use_ai2_config: bool = False) -> CallToolResult:
         """The earlier name of browse_webpage."""
-        return await told("browse_webpage", _loggable(url), lambda: read(url))
+        return await logged("browse_webpage", _loggable(url), lambda: read(url))
 
     @server.tool(structured_output=False)
     async def serper_google_webpage_search(query: str, num_results: int = 10) -> CallToolResult:
         """The earlier name of google_search."""
-        return await told("google_search", query, lambda: sources.google.search(query, num_results))
+        return await logged("google_search", query, lambda: sources.google.search(query, num_results))
 
     async def health(_: Request) -> Response:
         """200 when PubMed can be searched; beside it, what keeps a web search from working."""

@@ -70,7 +70,7 @@ class CorpusPubMed:
 
     corpus: Corpus
     failures: list[str] = field(default_factory=list)
-    """What kept a search from being answered: an index does not mend itself."""
+    """What kept a search from being answered: an index does not repair itself."""
 
     async def search(self, query: str, limit: int, offset: int) -> dict[str, Any]:
         try:

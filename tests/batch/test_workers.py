@@ -141,7 +141,7 @@ def test_a_killed_worker_ends_the_run_with_all_else_saved_and_the_same_command_c
         os.kill(victim, signal.SIGKILL)
         output, errors = process.communicate(timeout=60)
         assert process.returncode == 1
-        assert f"worker process {victim} ended (-9); run the same command to resume what it had begun" in errors
+        assert f"worker process {victim} ended (-9); run the same command to resume what it had started" in errors
         assert " 0 failed, 0 pending" not in output
         completed(folder, url, tools_url)
 

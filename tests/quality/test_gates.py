@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quality.gates import DEFAULT_HARD_GATES, GATES, failed_gate_names, failed_gates, parse_trajectory
-from serializers.segments import segments
+from serializers.segments import split_segments
 from tests.support.runs import trajgraph
 from tests.support.trajectories import COUNT, call, output, record, replaced, sound, think
 
@@ -178,15 +178,15 @@ def test_greek_letters_and_what_a_tool_wrote_are_no_other_language() -> None:
 
 def test_results_of_parallel_calls_belong_to_them_in_their_order() -> None:
     whole = sound(1)
-    pieces = [whole[0], whole[1], call("other words"), whole[2], output(5001), *whole[3:]]
-    row = record(1, pieces)
+    segments = [whole[0], whole[1], call("other words"), whole[2], output(5001), *whole[3:]]
+    row = record(1, segments)
     assert failed_gate_names(parse_trajectory(row)) == []
     assert [piece.call for piece in parse_trajectory(row).of("tool_output")] == [1, 2, 3]
 
 
 def test_a_gate_names_the_pieces_at_fault() -> None:
     found = failed_gates(parse_trajectory(replaced(1, 3, "<think></think>")))
-    assert [(name, [piece.body for piece in pieces]) for name, pieces in found.items()] == [("empty_think", [""])]
+    assert [(name, [piece.body for piece in segments]) for name, segments in found.items()] == [("empty_think", [""])]
     again = failed_gates(parse_trajectory(replaced(1, 4, call("dapagliflozin 1"))))["duplicate_call"]
     assert [piece.call for piece in again] == [2]
 
@@ -195,9 +195,9 @@ def test_a_gate_names_the_pieces_at_fault() -> None:
                                  "</tool_output>", "<answer>", "</answer>", "<cite id='1'>", "</cite>", "a b. 3", "\n"]), max_size=30))  # fmt: skip
 def test_any_text_is_taken_apart_without_loss(parts: list[str]) -> None:
     text = "".join(parts)
-    pieces, unmatched_closing_tags = segments(text)
+    segments, unmatched_closing_tags = split_segments(text)
     at, between = 0, ""
-    for piece in pieces:
+    for piece in segments:
         assert piece.start >= at
         assert piece.body in text[piece.start : piece.end]
         between += text[at : piece.start]

@@ -12,7 +12,7 @@ from quality.citations import citations
 from serializers.cites import cited_pmids
 from serializers.escaping import attribute_value, balanced, escape_attribute, escape_own, escape_tags
 from serializers.reply import read_reply
-from serializers.segments import segments, snippets
+from serializers.segments import snippets, split_segments
 from tests.support.runs import unbalanced
 from tests.support.trajectories import record_of
 
@@ -96,10 +96,10 @@ def test_a_citation_is_grounded_only_by_a_results_own_id(field: str, hostile: st
         record = record_of(tool, result, 'So it is <cite id="99999999">made up</cite>.')
         assert record["metadata"]["citations"].get("grounded", 0) == 0
         text = record["trajectory"]["interleaved_text"]
-        pieces, unmatched_closing_tags = segments(text)
-        assert [piece.kind for piece in pieces] == ["think", "call_tool", "tool_output", "think", "answer"]
+        segments, unmatched_closing_tags = split_segments(text)
+        assert [piece.kind for piece in segments] == ["think", "call_tool", "tool_output", "think", "answer"]
         assert unmatched_closing_tags == []
-        by_text = [citation.verdict for citation in citations(pieces)]
+        by_text = [citation.verdict for citation in citations(segments)]
         assert "grounded" not in by_text, "not even for a reader that has only the text"
         assert unbalanced(text) == []
 
@@ -107,12 +107,12 @@ def test_a_citation_is_grounded_only_by_a_results_own_id(field: str, hostile: st
 def test_our_own_records_are_resolved_by_the_ids_that_were_shown_and_foreign_files_by_their_text() -> None:
     record = record_of("pubmed_search", {"data": [{"paperId": "1", "title": "T"}]}, 'See <cite id="1">T</cite>.')
     assert record["metadata"]["citations"]["grounded"] == 1
-    pieces, _ = segments(record["trajectory"]["interleaved_text"])
-    assert [snippet.identity for snippet in snippets(pieces, [["1"]])] == ["1"]
-    assert snippets(pieces, [[]]) == []
+    segments, _ = split_segments(record["trajectory"]["interleaved_text"])
+    assert [snippet.paper_id for snippet in snippets(segments, [["1"]])] == ["1"]
+    assert snippets(segments, [[]]) == []
     assert (
-        [snippet.identity for snippet in snippets(pieces)]
-        == [snippet.identity for snippet in snippets(pieces, [None])]
+        [snippet.paper_id for snippet in snippets(segments)]
+        == [snippet.paper_id for snippet in snippets(segments, [None])]
         == ["1"]
     )
 

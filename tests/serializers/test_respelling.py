@@ -6,7 +6,7 @@ import pytest
 
 from serializers.actions import Reading, calls_in
 from serializers.reply import read_reply
-from serializers.segments import segments
+from serializers.segments import split_segments
 from serializers.tags import Call
 
 TOOLS = ("pubmed_search", "browse_webpage", "google_search")
@@ -106,7 +106,7 @@ LONG = ["</s>" + " " * 9, "<tool_call>{", "<|channel|>", "<call_tool ", "<call "
 def test_a_long_reply_is_read_in_time_that_grows_with_its_length(piece: str) -> None:
     for text in (piece * (400_000 // len(piece)), f"<Call_tool> {piece * (400_000 // len(piece))} x"):
         reply = read_reply(text)  # were it the square of the length, this would not end
-        segments(text)
+        split_segments(text)
         assert reply.call is None or reply.answer is None
 
 

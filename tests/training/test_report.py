@@ -94,9 +94,9 @@ def test_in_a_browser_a_citation_leads_to_its_snippet_the_list_filters_and_no_sc
 
 
 def test_a_citation_leads_to_the_head_of_a_long_snippet(browser: Any, tmp_path: Path) -> None:
-    pieces = sound(1)
-    pieces[2] = pieces[2].replace("The hazard", "Background and methods at length. " * 300 + "The hazard")
-    (tmp_path / "rows.jsonl").write_text(json.dumps(record(1, pieces)) + "\n")
+    segments = sound(1)
+    segments[2] = segments[2].replace("The hazard", "Background and methods at length. " * 300 + "The hazard")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record(1, segments)) + "\n")
     assert trajgraph("report", tmp_path / "rows.jsonl", "--output", tmp_path / "page.html").returncode == 0
     view = browser.new_page()
     view.goto((tmp_path / "page.html").as_uri())

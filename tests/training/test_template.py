@@ -34,7 +34,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def verify(rows: Path, source: str, format_name: str = "messages", prompt: str | None = None) -> str:
-    """What an export with a template says against it; nothing when every row survives."""
+    """What an export with a template says against it; nothing when every row round-trips through."""
     path = rows.with_name("template.jinja")
     path.write_text(source)
     try:
@@ -111,7 +111,7 @@ def test_what_a_template_loses_adds_or_masks_wrongly_is_named_with_the_mend(
 ) -> None:
     told = verify(rows, source, format_name)
     assert said in told
-    assert "Mend: train with a template" in told
+    assert "Fix: train with a template" in told
     assert not list(rows.with_name("set").glob("*.*"))
 
 
@@ -132,7 +132,7 @@ def test_rows_that_a_template_adds_a_thought_to_can_be_left_out(rows: Path, tmp_
     with rows.open("a") as more:
         more.write(json.dumps(record(9, [*sound(9)[:6], sound(9)[7]])) + "\n")
     told = verify(rows, TEMPLATE.read_text())
-    assert "adds <think>, which the model never wrote (1 of 4 rows). Mend:" in told
+    assert "adds <think>, which the model never wrote (1 of 4 rows). Fix:" in told
     assert "--where thoughtless=0" in told
     left = export(rows, tmp_path / "some", "messages", "--where", "thoughtless=0", "--verify-template", str(TEMPLATE))
     assert len(left) == 3
@@ -140,10 +140,10 @@ def test_rows_that_a_template_adds_a_thought_to_can_be_left_out(rows: Path, tmp_
 
 @pytest.mark.parametrize("source", [template(), MARKED])
 def test_characters_that_are_none_and_replies_with_nothing_in_them_stop_no_template(rows: Path, source: str) -> None:
-    pieces = sound(1)
-    pieces[2] = pieces[2].replace("hazard", "\ufdd0haz\ufdd1ard")
-    row = record(1, pieces)
-    row["metadata"] = {"nudges": [{"at": len("\n".join(pieces[:6])), "text": "Answer."}]}
+    segments = sound(1)
+    segments[2] = segments[2].replace("hazard", "\ufdd0haz\ufdd1ard")
+    row = record(1, segments)
+    row["metadata"] = {"nudges": [{"at": len("\n".join(segments[:6])), "text": "Answer."}]}
     rows.write_text(json.dumps(row) + "\n")
     assert verify(rows, source) == ""
 
@@ -194,7 +194,7 @@ def test_sharegpt_rows_alternate_and_come_in_pairs_whatever_the_trajectory(tmp_p
         [think("I."), call("a b"), call("c d"), output(1), output(2), *whole[6:]], ["Only text."],
     ]  # fmt: skip
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(record(n, pieces)) + "\n" for n, pieces in enumerate(odd)))
+    rows.write_text("".join(json.dumps(record(n, segments)) + "\n" for n, segments in enumerate(odd)))
     made = export(rows, tmp_path / "set", "sharegpt", "--hard-gates", "")
     assert len(made) == len(odd)
     for row in made:

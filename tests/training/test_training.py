@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serializers.segments import segments
+from serializers.segments import split_segments
 from tests.support.exports import TEMPLATE, export
 from tests.support.runs import read_jsonl, trajgraph
 from tests.support.trajectories import record, replaced, sound
@@ -150,14 +150,14 @@ def test_rows_are_chosen_by_fields_and_gates(tmp_path: Path) -> None:
 def test_a_format_that_survives_the_template_is_told_from_one_that_does_not(run: Path, tmp_path: Path) -> None:
     kept = trajgraph("export", run, "--format", "messages", "--output", tmp_path / "a", "--verify-template", TEMPLATE)
     assert kept.returncode == 0, kept.stderr
-    assert "every row survives" in kept.stdout
+    assert "every row round-trips through" in kept.stdout
     for format_name in ("sharegpt",):
         assert trajgraph("export", run, "--format", format_name, "--output", tmp_path / "b",
                          "--verify-template", TEMPLATE).returncode == 0  # fmt: skip
     lost = trajgraph("export", run, "--format", "drtulu", "--output", tmp_path / "c", "--verify-template", TEMPLATE)
     assert lost.returncode == 2
     assert "the chat template would lose" in lost.stderr
-    assert "--format messages survives" in lost.stderr
+    assert "--format messages round-trips" in lost.stderr
     assert not list((tmp_path / "c").glob("*.jsonl"))
 
 
@@ -183,9 +183,9 @@ def test_one_trajectory_is_shown_in_the_terminal_and_a_run_tells_how_it_stands(r
 
 def test_segments_and_spans_cover_a_real_trajectory_without_a_gap(run: Path) -> None:
     for text in texts(run).values():
-        pieces, unmatched_closing_tags = segments(text)
+        segments, unmatched_closing_tags = split_segments(text)
         assert unmatched_closing_tags == []
-        assert "\n".join(text[piece.start : piece.end] for piece in pieces) == text
+        assert "\n".join(text[piece.start : piece.end] for piece in segments) == text
         row = Row(run, 1, {"trajectory": {"interleaved_text": text}})
         trained = "\n".join(text[start:end] for start, end in text_spans(row))
         assert trained == re.sub(r"\n<tool_output>.*?</tool_output>", "", text, flags=re.DOTALL)
@@ -228,18 +228,18 @@ def test_a_template_that_refuses_or_drops_leaves_no_file_behind(
 
 def test_spans_that_take_in_a_result_or_leave_out_a_thought_are_found() -> None:
     row = Row(Path("x"), 1, record(1, sound(1)))
-    pieces = sound(1)
-    whole = ["\n".join(pieces[:2]), "\n".join(pieces[3:5]), "\n".join(pieces[6:])]
+    segments = sound(1)
+    whole = ["\n".join(segments[:2]), "\n".join(segments[3:5]), "\n".join(segments[6:])]
     assert wrongly_masked(row, whole) == []
     assert wrongly_masked(row, whole[1:])[0].startswith("masked although the model wrote it")
-    assert wrongly_masked(row, ["\n".join(pieces)])[0].startswith("trained on although a tool gave it")
+    assert wrongly_masked(row, ["\n".join(segments)])[0].startswith("trained on although a tool gave it")
 
 
 def test_a_page_that_looks_like_a_snippet_grounds_no_citation() -> None:
-    pieces = sound(1)
-    pieces[2] = '<tool_output><webpage><snippet id="99">Title: x</snippet></webpage></tool_output>'
-    pieces[7] = '<answer>Yes. <cite id="99">x</cite></answer>'
-    assert [citation.verdict for citation in Row(Path("x"), 1, record(1, pieces)).apart.cited] == ["never_retrieved"]
+    segments = sound(1)
+    segments[2] = '<tool_output><webpage><snippet id="99">Title: x</snippet></webpage></tool_output>'
+    segments[7] = '<answer>Yes. <cite id="99">x</cite></answer>'
+    assert [citation.verdict for citation in Row(Path("x"), 1, record(1, segments)).parsed.cited] == ["never_retrieved"]
 
 
 ODD: list[Any] = [
