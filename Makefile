@@ -17,7 +17,7 @@ endif
 INSTALL = $(INSTALL_IN) $(BIN)/python
 SHELL := bash
 
-.PHONY: demo test real crash check format studio lock clean
+.PHONY: demo test real wheel crash check format studio lock clean
 
 demo: $(ENV)/runtime  ## bundled questions, demo model and tools, on this machine
 	$(BIN)/trajgraph demo
@@ -27,6 +27,14 @@ test: $(ENV)/dev  ## the whole suite; PYTHON=python3.13 for another Python
 
 real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that others wrote: llama.cpp, fastmcp, trainers
 	TRAJGRAPH_REAL=1 $(BIN)/python -m pytest -n 0 tests/real
+
+wheel:  ## built into dist/, installed into an empty environment, tried in an empty folder
+	rm -rf dist .venv-wheel && $(VENV) .venv-wheel
+	$(INSTALL_IN) .venv-wheel/bin/python -r requirements.lock
+	$(INSTALL_IN) .venv-wheel/bin/python hatchling
+	.venv-wheel/bin/python -m hatchling build -t wheel
+	$(INSTALL_IN) .venv-wheel/bin/python --no-deps dist/*.whl
+	cd "$$(mktemp -d)" && $(CURDIR)/.venv-wheel/bin/trajgraph demo --output demo && $(CURDIR)/.venv-wheel/bin/trajgraph status demo
 
 crash: $(ENV)/dev  ## 200 questions, 30 random kills, one at every node boundary; 10,000 texts for the reader (minutes)
 	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/e2e/test_kill.py tests/serializers/test_tags.py
