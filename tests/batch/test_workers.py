@@ -21,6 +21,7 @@ from tests.support.runs import (
     read_jsonl,
     records,
     requests_so_far,
+    trajgraph,
     trajgraph_process,
     write_questions,
 )
@@ -102,7 +103,7 @@ def test_a_killed_run_is_resumed_by_another_number_of_processes_with_every_check
 ) -> None:
     whole, folder = asked(tmp_path, "whole"), asked(tmp_path, "killed")
     with demo_model(latency=0.1) as url:
-        completed(whole, url, tools_url)
+        assert trajgraph(*command(whole, url, tools_url, concurrency=12)).returncode == 0
         needed = requests_so_far(url)
         process = begun(folder, url, tools_url, after=20, processes=("--workers", before))
         process.kill()
@@ -115,20 +116,19 @@ def test_a_killed_run_is_resumed_by_another_number_of_processes_with_every_check
 
 
 def test_shards_have_files_of_their_own_and_together_ask_every_question_once(tmp_path: Path, tools_url: str) -> None:
-    whole, folder = asked(tmp_path, "whole"), asked(tmp_path, "shards")
+    folder = asked(tmp_path, "shards")
     with demo_model() as url:
-        completed(whole, url, tools_url)
         for shard, processes in (("1/3", "1"), ("2/3", "2"), ("3/3", "1"), ("2/3", "1")):
-            done = trajgraph_process(*command(folder, url, tools_url), "--shard", shard, "--workers", processes)
+            done = trajgraph(*command(folder, url, tools_url), "--shard", shard, "--workers", processes)
             assert done.stdout.startswith("8 questions: 8 accepted, 0 rejected, 0 failed, 0 pending"), done
         for wrong in ("0/3", "4/3", "x", "1/0"):
-            refused = trajgraph_process(*command(folder, url, tools_url), "--shard", wrong)
+            refused = trajgraph(*command(folder, url, tools_url), "--shard", wrong)
             assert (refused.returncode, "give I/N" in refused.stderr) == (2, True)
-        assert " of 8; " in trajgraph_process("status", next((folder / "out").glob("*shard2of3_run.json"))).stdout
+    assert " of 8; " in trajgraph("status", next((folder / "out").glob("*shard2of3_run.json"))).stdout
     files = sorted((folder / "out").glob("*_incremental.jsonl"))
     assert [path.name.partition("_shard")[2] for path in files] == [f"{n}of3_incremental.jsonl" for n in (1, 2, 3)]
     made = [row["sample_id"] for path in files for row in read_jsonl(path)]
-    assert sorted(made) == [record["sample_id"] for record in records(whole)]
+    assert sorted(made) == [f"qwen3_traj_{n:05d}" for n in range(1, COUNT + 1)]
 
 
 def test_a_killed_worker_ends_the_run_with_all_else_saved_and_the_same_command_continues(
