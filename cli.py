@@ -99,7 +99,7 @@ class Needed:
 
 
 @app.command()
-@with_flags(Needed)
+@with_flags(Needed, "local_model_url", "model_name", "api_key", "mcp_url", "tools", "tool_map", "output")
 def doctor(needed: Needed) -> None:
     """Look whether the model, the tools, their keys and the folder are there. Exit code 1 when something is missing."""
     from backends.doctor import findings
@@ -117,9 +117,9 @@ def doctor(needed: Needed) -> None:
 
 @app.command()
 def status(
-    run: Run, follow: Annotated[bool, option("Say it again every few seconds.", None, "--follow")] = False
+    run: Run, follow: Annotated[bool, option("Print it again every few seconds.", None, "--follow")] = False
 ) -> None:
-    """Say how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
+    """Print how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
     from batch.status import status_line
 
     while True:

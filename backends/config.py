@@ -16,8 +16,8 @@ ToolsMode = Literal["auto", "live", "record", "replay"]
 
 
 _NOT_SAMPLING = frozenset(
-    "model messages temperature max_tokens max_completion_tokens stop stream stream_options n continue_final_message "
-    "add_generation_prompt".split()
+    "model messages temperature max_tokens max_completion_tokens stop stream stream_options n tools tool_choice "
+    "functions function_call extra_body continue_final_message add_generation_prompt".split()
 )
 
 
@@ -31,11 +31,13 @@ class Sampling:
     def __post_init__(self) -> None:
         if ours := sorted(_NOT_SAMPLING & self.sampling.keys()):
             raise UsageError(f"--sampling: {', '.join(ours)} cannot be set there (see the other flags)")
+        if type(self.sampling.get("seed", 1)) is not int:
+            raise UsageError("--sampling: a seed is a whole number")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model server. Raises UserError for an address that is none, or that holds a secret."""
+    """The model server. Raises UsageError for an address that is none, or that holds a secret."""
 
     local_model_url: str = setting("http://localhost:8000/v1", "OpenAI-compatible address.", "Model")
     model_name: str = setting("Qwen3-8B", "Name under which the server knows the model.", "Model", compared=True)
@@ -52,7 +54,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ToolsConfig:
-    """The tool server. Raises UserError for an address that is none, or that holds a secret."""
+    """The tool server. Raises UsageError for an address that is none, or that holds a secret."""
 
     mcp_url: str | None = setting(None, "MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")
     tools: tuple[str, ...] = setting(TOOL_NAMES, "The tools to teach and use.", "Tools", listed=True)

@@ -3,11 +3,11 @@
     BackendError
     ├── ModelError
     │   ├── ModelUnreachable    no connection, or it broke           retried from the checkpoint
-    │   ├── ServerOverloaded     429 (costs no attempt), 5xx          retried, after `retry_after` seconds if it says so
+    │   ├── ServerOverloaded    429 (costs no attempt), 5xx          retried, after `retry_after` seconds if it says so
     │   ├── ModelTimeout        no reply in time                     retried
-    │   ├── InvalidResponse   not JSON, no choices, empty, aborted retried
-    │   ├── BadRequest       400, 413, 422, a redirect            not retried: the question fails
-    │   │   └── Unauthorized     401, 403, 404                        ends the run: no question can succeed
+    │   ├── InvalidResponse     not JSON, no choices, empty, aborted retried
+    │   ├── BadRequest          400, 413, 422, a redirect            not retried: the question fails
+    │   │   └── Unauthorized    401, 403, 404                        ends the run: no question can succeed
     │   └── ContextOverflow     the prompt is too long               ends the trajectory
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried

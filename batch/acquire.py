@@ -49,7 +49,7 @@ def acquire_run(config: RunConfig, settings: Settings, prompt: str, run: RunFile
                 changed = differences(content["settings"], settings)
                 lock = stack.enter_context(ExitStack())
                 lock.enter_context(files.locked())
-                for path in (files.trajectories, files.rejected, files.failed):
+                for path in files.outputs.values():
                     truncate_partial_line(path)
                 if changed and not run and not config.allow_changed_settings and is_complete(files):
                     lock.close()

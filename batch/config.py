@@ -124,8 +124,10 @@ class RunConfig:
 
 
 def made_under(settings: Settings) -> str:
-    """A hash of what decides the content of a trajectory beside its question."""
-    values = {name: value for name, value in settings.items() if name not in _OF_THE_RUN}
+    """A hash of what decides the content of a trajectory beside its question. An empty object is left out: so begins a
+    setting that is added, and the hashes of earlier versions stay.
+    """
+    values = {name: value for name, value in settings.items() if name not in _OF_THE_RUN and value != {}}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

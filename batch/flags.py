@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -48,7 +48,13 @@ def build(kind: type[Config], given: Mapping[str, Any]) -> Config:
 
 def changed(config: Config, **given: Any) -> Config:
     """The configuration with other values for some settings."""
-    return build(type(config), {**values(config), **given})
+    parts = {item.name: getattr(config, item.name) for item in fields(config)}  # type: ignore[arg-type]
+    new = {
+        name: changed(part, **given) if is_dataclass(part) else given[name]
+        for name, part in parts.items()
+        if is_dataclass(part) or name in given
+    }
+    return replace(config, **new)  # type: ignore[type-var]
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -107,28 +113,23 @@ def check(config: Any) -> None:
             raise UsageError(f"{flag}: give a number {f'from {low:g} to {high:g}' if high else f'not below {low:g}'}")
 
 
-def with_flags(kind: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function whose first argument is a `kind`: a flag for each setting. Further keyword arguments
-    of the function stay flags of their own.
-    """
+def with_flags(kind: type[Config], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose argument is a `kind`: a flag for each setting, or for these `names`."""
     import typer
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        settings = list(flat(kind))
+        settings = [one for one in flat(kind) if not names or one[0].name in names]
 
         def call(**given: Any) -> None:
-            config = build(kind, {item.name: _from_flag(item, hint, given.pop(item.name)) for item, hint in settings})
-            command(config, **given)
+            command(build(kind, {item.name: _from_flag(item, hint, given[item.name]) for item, hint in settings}))
 
-        own = list(inspect.signature(command).parameters.values())[1:]
-        derived = [
+        parameters = [
             inspect.Parameter(
                 item.name, inspect.Parameter.KEYWORD_ONLY, default=_flag_default(item),
                 annotation=Annotated[_flag_type(item, hint), typer.Option(*_names(item, hint), **_shown(item, hint))],
             )
             for item, hint in settings
         ]  # fmt: skip
-        parameters = [*derived, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {one.name: one.annotation for one in parameters}
         call.__doc__, call.__name__ = command.__doc__, command.__name__
@@ -150,6 +151,7 @@ def _about(item: Field[Any]) -> dict[str, Any]:
 def _shown(item: Field[Any], hint: Any) -> dict[str, Any]:
     about = _about(item)
     shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": about["envvar"]}
+    shown["show_default"] = hint is not bool
     return {**shown, "parser": _json_object, "metavar": "JSON"} if _is_object(hint) else shown
 
 
@@ -185,12 +187,16 @@ def _json_object(text: Any) -> dict[str, Any]:
     if isinstance(text, dict):
         return text
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise UsageError(f'{text[:100]!r} is not JSON ({error}): give an object, as {{"top_p": 0.9}}') from error
     if not isinstance(value, dict):
         raise UsageError(f'{text[:100]!r} is no JSON object: give one, as {{"top_p": 0.9}}')
     return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number that a server could read")
 
 
 def _is_tuple(hint: Any) -> bool:

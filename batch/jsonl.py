@@ -165,6 +165,7 @@ class Tail:
         if not self._path.exists():
             return
         with self._path.open("rb") as lines:
+            fcntl.flock(lines, fcntl.LOCK_SH)  # none is read that is taken back, as on a full disk
             lines.seek(self._at)
             for line in lines:
                 if not line.endswith(b"\n"):
@@ -230,6 +231,8 @@ def _each(path: Path, read: Callable[[bytes], Row]) -> Iterator[Row]:
         return
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                return  # another process is just writing it
             try:
                 row = read(line)
             except (ValueError, KeyError, TypeError, RecursionError) as error:

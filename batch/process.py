@@ -32,8 +32,9 @@ class _OnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        with contextlib.suppress(OSError):
-            tqdm.write(f"trajgraph: {one_line(record.getMessage())}", file=sys.stderr)
+        if sys.stderr:  # there is none when it was closed
+            with contextlib.suppress(OSError):
+                tqdm.write(f"trajgraph: {one_line(record.getMessage())}", file=sys.stderr)
 
 
 def log_to_stderr() -> None:

@@ -16,10 +16,6 @@ from graph.checkpoints import GroupSaver
 from serializers.record import QuestionRow, sample_id, sample_of
 
 log = logging.getLogger("trajgraph")
-_CUT = (
-    "the model server cuts prompts in silence: it counts fewer tokens than were sent, and such trajectories are "
-    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, else 4,096) or name it with --max-model-len"
-)
 
 
 class Progress:
@@ -35,7 +31,6 @@ class Progress:
         """What each sample became that an earlier process finished, or that others may follow."""
         self._open = 0
         """Questions of which more samples may be asked."""
-        self._warned_of_cut = False
 
     async def load_finished(self, saver: GroupSaver, *, changed: bool = False) -> None:
         """Bring an earlier process's files in order, count what is in them, and delete the checkpoints of what is
@@ -44,7 +39,7 @@ class Progress:
         every = replace(self.questions, limit=None).stream() if changed else ()
         asked = {number: row["question"] for number, row in every}
         threads = set[str]()
-        for kind, path in (("accepted", self.files.trajectories), ("rejected", self.files.rejected)):
+        for kind, path in list(self.files.outputs.items())[:2]:
             truncate_partial_line(path)
             if changed and (aside := set_aside(path, self.files.superseded, asked)):
                 log.info(
@@ -68,13 +63,18 @@ class Progress:
                 await saver.adelete_thread(thread)
         if changed:
             mark_sorted(self.files)
-        if self._config.samples.accept:
-            self._open = sum(1 for _ in self.pending_questions())
+        self._count_open()
 
     def read_finished(self) -> None:
-        """See what is finished, where another process has brought the files in order and counts."""
-        for kind, path in (("accepted", self.files.trajectories), ("rejected", self.files.rejected)):
+        """See what other processes have finished: before this one works on its share, or when all are done."""
+        for kind, path in self.files.outputs.items():
             self._finished.update(dict.fromkeys(sample_ids(path), kind))
+        self._count_open()
+
+    def _count_open(self) -> None:
+        if self._config.samples.accept:
+            failed = {sample_of(name)[0] for name, kind in self._finished.items() if kind == "failed"}
+            self._open = sum(number not in failed for number, _ in self.pending_questions())
 
     def pending_questions(self) -> Iterator[tuple[int, QuestionRow]]:
         """(row number, row) of the questions of which samples are still wanted."""
@@ -114,9 +114,6 @@ class Progress:
             self.stats.counts["failed"] += 1
             return
         self.stats.add(kind, row)
-        if "prompt_cut" in row["metadata"]["reject_reasons"] and not self._warned_of_cut:
-            self._warned_of_cut = True
-            log.warning(_CUT)
 
     @property
     def asked(self) -> int:

@@ -172,9 +172,9 @@ class Rollout:
 
     def _seed(self, sample_id: str) -> int | None:
         """Each of several samples has a seed of its own: they count on from `--sampling`'s, else from 1."""
-        base = self.config.model.sampling.sampling.get("seed", 1)
-        several = self.config.samples.most > 1 and isinstance(base, int)
-        return base + sample_of(sample_id)[1] - 1 if several else None  # type: ignore[operator]
+        if self.config.samples.most == 1:
+            return None
+        return int(str(self.config.model.sampling.sampling.get("seed", 1))) + sample_of(sample_id)[1] - 1
 
     def _metadata(self, thread: str, attempts: int, seed: int | None) -> dict[str, Any]:
         return {

@@ -73,6 +73,11 @@ class RunFiles:
         return self._path("failed.jsonl")
 
     @property
+    def outputs(self) -> dict[str, Path]:
+        """Where a sample goes by what became of it: `accepted`, `rejected`, `failed`."""
+        return {"accepted": self.trajectories, "rejected": self.rejected, "failed": self.failed}
+
+    @property
     def superseded(self) -> Path:
         """Records that a change of the questions file has taken out of the run."""
         return self._path("superseded.jsonl")

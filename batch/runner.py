@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,12 @@ from batch.rollout import Outcome, Rollout
 from batch.stop import Stopped, StopSignal
 from serializers.record import QuestionRow
 
+log = logging.getLogger("trajgraph")
+_CUT = (
+    "the model server cuts prompts in silence: it counts fewer tokens than were sent, and such trajectories are "
+    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, else 4,096) or name it with --max-model-len"
+)
+
 
 @dataclass
 class Runner:
@@ -26,12 +33,8 @@ class Runner:
     stop: StopSignal
 
     def __post_init__(self) -> None:
-        files = self.progress.files
-        self._files = {
-            "accepted": LineWriter(files.trajectories),
-            "rejected": LineWriter(files.rejected),
-            "failed": LineWriter(files.failed),
-        }
+        self._writers = {kind: LineWriter(path) for kind, path in self.progress.files.outputs.items()}
+        self._warned_of_cut = False
 
     async def run(self, bar: "tqdm[Any]") -> None:
         """Until none is left, or the run is to end."""
@@ -61,8 +64,12 @@ class Runner:
 
     async def _write_outcome(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
         """An outcome to its place in a file; only then are its checkpoints deleted."""
-        await self._files[outcome.kind].append(encoded(outcome.row))
+        await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
+        if outcome.kind == "rejected" and "prompt_cut" in outcome.row["metadata"]["reject_reasons"]:
+            if not self._warned_of_cut:
+                log.warning(_CUT)
+            self._warned_of_cut = True
         if outcome.kind != "failed" and not self.config.keep_checkpoints:
             await self.rollout.saver.adelete_thread(self.rollout.threads.of(name, row["question"]))
 

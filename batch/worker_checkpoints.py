@@ -14,7 +14,7 @@ _COLUMNS = {
 def gather(target: Path, sources: list[Path]) -> None:
     """Move every thread of `sources` into `target` and remove them. Killed half-way, the same again moves the rest."""
     for source in sources:
-        with _both(target, source) as connection:
+        with _named(source), _both(target, source) as connection:
             known = {row[0] for row in connection.execute("SELECT name FROM other.sqlite_master")}
             if known >= _COLUMNS.keys():
                 _copy(connection, "other", "main", "SELECT DISTINCT thread_id FROM other.checkpoints")
@@ -38,6 +38,15 @@ def threads_in(path: Path) -> set[str]:
     """The threads that have a checkpoint in a file."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return {row[0] for row in connection.execute("SELECT DISTINCT thread_id FROM checkpoints")}
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """The errors of a file under its name."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise sqlite3.DatabaseError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager

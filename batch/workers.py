@@ -12,11 +12,11 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
+from backends.own_process import own_command, own_environment
 from batch.config import RunConfig
 from batch.jsonl import Tail, summary
 from batch.progress import Progress
@@ -39,7 +39,7 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
     files, count = progress.files, config.workers
     paths = [files.checkpoints_of(worker, count) for worker in range(count)]
     await asyncio.to_thread(_hand_out, files, paths, progress)
-    tails = {kind: Tail(path) for kind, path in _outputs(files).items()}
+    tails = {kind: Tail(path) for kind, path in files.outputs.items()}
     workers: list[asyncio.subprocess.Process] = []
     watching: list[asyncio.Task[int]] = []
     reported: Counter[str] = Counter()
@@ -55,6 +55,7 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
                 await asyncio.wait(watching, timeout=_LOOK)
                 _count(tails, progress, bar)
             _count(tails, progress, bar)
+        progress.read_finished()
         return next((code for code in map(asyncio.Task.result, watching) if code), 0)
     finally:
         for process in workers:
@@ -62,10 +63,6 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
             process.stdin.close()
         await asyncio.gather(*(process.wait() for process in workers), *watching, return_exceptions=True)
         await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
-
-
-def _outputs(files: RunFiles) -> dict[str, Any]:
-    return {"accepted": files.trajectories, "rejected": files.rejected, "failed": files.failed}
 
 
 def _hand_out(files: RunFiles, paths: list[Any], progress: Progress) -> None:
@@ -80,11 +77,10 @@ def _hand_out(files: RunFiles, paths: list[Any], progress: Progress) -> None:
 
 
 async def _started(files: RunFiles, config: RunConfig, limit: int | None, worker: int) -> asyncio.subprocess.Process:
-    key = config.model.api_key
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", "worker", str(files.run), str(worker), str(config.workers), str(limit or 0),
+        *own_command("worker", str(files.run), str(worker), str(config.workers), str(limit or 0)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **({"OPENAI_API_KEY": key} if key else {})},
+        env=own_environment(OPENAI_API_KEY=config.model.api_key, MCP_TOKEN=config.tools.token),
         close_fds=False,  # it inherits the run's lock: no other process takes the run while one of them lives
         start_new_session=True, limit=_LONGEST_LINE,
     )  # fmt: skip
@@ -122,16 +118,11 @@ def _pass_on(workers: list[asyncio.subprocess.Process]) -> None:
 
 
 def _count(tails: dict[str, Tail], progress: Progress, bar: "tqdm[Any]") -> None:
-    for kind, line in _new_lines(tails):
-        progress.count(kind, summary(line) if kind != "failed" else {})
-        bar.update()
-    bar.set_postfix(progress.stats.counts, refresh=False)
-
-
-def _new_lines(tails: dict[str, Tail]) -> Iterator[tuple[str, bytes]]:
     for kind, tail in tails.items():
         for line in tail.read():
-            yield kind, line
+            progress.count(kind, summary(line) if kind != "failed" else {})
+            bar.update()
+    bar.set_postfix(progress.stats.counts, refresh=False)
 
 
 def watch_first_process(stop: StopSignal) -> None:

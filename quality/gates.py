@@ -21,7 +21,7 @@ DEFAULT_HARD_GATES = (
     "unclosed_answer", "no_answer", "answer_not_last", "truncated", "forged_tool_output", "unanswered_call",
     "unbalanced_tags", "call_limit_passed",
 )  # fmt: skip
-"""The checks of a finished trajectory (see `serializers/gates.py`) that no training set should fail."""
+"""The checks of a finished trajectory (see `quality/gates.py`) that no training set should fail."""
 
 Fault = bool | list[Segment]
 """The segments at fault, or True where it is the trajectory as a whole; nothing where all is well."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from backends.errors import UsageError
+from backends.own_process import own_command, own_environment
 from servers.faults import Faults
 
 DEMO_QUESTIONS = Path(__file__).parent / "demo_model" / "questions.jsonl"
@@ -81,7 +81,7 @@ async def demo_services() -> AsyncIterator[DemoServices]:
 @asynccontextmanager
 async def _process(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", *command, stdin=asyncio.subprocess.DEVNULL,
+        *own_command(*command), env=own_environment(), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:

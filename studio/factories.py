@@ -61,4 +61,6 @@ def _config() -> tuple[RunConfig, str]:
     content = read_run(Path(run))[1] if run else {}
     config = from_dict(RunConfig, content["options"]) if run else RunConfig(Path())
     given = {name: os.environ[variable] for name, variable in _ADDRESSES.items() if os.environ.get(variable)}
+    if config.tools.tools_mode == "record":  # what the run has recorded stays as it is
+        given["tools_mode"] = "auto"
     return changed(config, **given), str(content.get("prompt") or balanced(config.prompt())[0])

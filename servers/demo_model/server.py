@@ -31,7 +31,7 @@ class DemoModel:
     think_in: ThinkIn = "think"
     latency: float = 0.0
     max_model_len: int = 32768
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     stats: dict[str, int] = field(default_factory=lambda: {"requests": 0, "completions": 0, "in_flight": 0, "peak": 0})
 
     def app(self) -> Starlette:

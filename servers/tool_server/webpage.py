@@ -29,7 +29,8 @@ class LivePages:
     fetcher: Fetcher
     seconds: float = 20.0
     """How long reading a fetched page may take."""
-    processes: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """As many processes as read at a time."""
 
     async def read(self, url: str) -> tuple[str, str]:
         """The page's final address, and its content as Markdown."""
@@ -39,10 +40,8 @@ class LivePages:
     async def markdown(self, fetched: Fetched) -> str:
         """The main content. Raises ToolFailed when there is none, or it takes longer than `seconds`."""
         try:
-            async with asyncio.timeout(self.seconds):
-                return await anyio.to_process.run_sync(
-                    _bounded_markdown, fetched, cancellable=True, limiter=self.processes
-                )
+            async with self.places, asyncio.timeout(self.seconds):  # waiting in line costs a page none of its time
+                return await anyio.to_process.run_sync(_bounded_markdown, fetched, cancellable=True)
         except TimeoutError as error:
             raise ToolFailed(f"the page could not be read within {self.seconds:g} s") from error
         except anyio.BrokenWorkerProcess as error:

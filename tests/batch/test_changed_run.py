@@ -1,6 +1,7 @@
 """A run's inputs are read once; under other settings nothing is taken up that was made under the earlier ones."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from backends.errors import UsageError
-from batch.config import RunConfig, differences
+from batch.config import RunConfig, differences, made_under
 from batch.questions import check_questions
 from batch.run_files import ThreadIds, read_run
 from serializers.record import sample_id
@@ -242,6 +243,16 @@ def test_a_run_without_a_setting_that_has_been_added_since_had_its_default() -> 
         stored.pop(name)
     assert differences(stored, settings) == []
     assert differences({**stored, "temperature": 0.2}, settings) == ["temperature: 0.2 -> 0.1"]
+
+
+def test_the_hash_that_names_threads_is_that_of_earlier_versions() -> None:
+    earlier = {
+        "max_tokens": 4096, "max_tool_calls": 5, "max_turns": 10, "model_name": "Qwen3-8B", "prompt_sha256": "p",
+        "temperature": 0.1, "tool_role": "tool", "tools_sha256": "t",
+    }  # fmt: skip
+    settings = RunConfig(Path("q.jsonl"), instance_id="x", shard="1/2").settings("questions", "", "t")
+    expected = hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()
+    assert made_under({**settings, "prompt_sha256": "p"}) == expected
 
 
 def test_a_run_that_was_started_before_its_threads_were_named_by_their_settings_keeps_its_steps(

@@ -7,7 +7,16 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.jsonl import Tail, append_lines, encoded, put_in_order, read_lines, summary, truncate_partial_line
+from batch.jsonl import (
+    Tail,
+    append_lines,
+    encoded,
+    put_in_order,
+    read_lines,
+    sample_ids,
+    summary,
+    truncate_partial_line,
+)
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:
@@ -56,6 +65,7 @@ def test_a_tail_reads_each_whole_line_once_and_records_are_put_in_order(tmp_path
     with path.open("ab") as target:
         target.write(b'{"sample_id"')
     assert len(list(tail.read())) == 2
+    assert len(list(sample_ids(path))) == 3, "half a line is no damage: somebody writes it"
     append_lines(path, [b'{"sample_id": "m_traj_00001"}'])
     assert list(tail.read()) == [b'{"sample_id": "m_traj_00001"}\n']
     put_in_order(path)

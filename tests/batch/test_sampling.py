@@ -61,7 +61,13 @@ def test_the_flag_takes_an_object_and_says_what_else_is_wrong_with_it(folder: Pa
         assert read_run(folder / "out")[1]["options"]["sampling"] == {"top_p": 0.8}
         resumed = trajgraph("resume", folder / "out")
         assert resumed.returncode == 0, resumed.stderr
-        for wrong, why in (("[1]", "no JSON object"), ("{", "is not JSON"), ('{"messages": []}', "messages")):
+        for wrong, why in (
+            ("[1]", "no JSON object"),
+            ("{", "is not JSON"),
+            ('{"top_p": NaN}', "NaN"),
+            ('{"seed": "x"}', "whole number"),
+            ('{"messages": []}', "messages"),
+        ):
             refused = trajgraph(*command, wrong)
             assert refused.returncode == 2, refused
             assert why in refused.stderr

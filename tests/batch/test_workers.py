@@ -115,6 +115,19 @@ def test_a_killed_run_is_resumed_by_another_number_of_processes_with_every_check
     assert threads(folder) == 0
 
 
+@pytest.mark.parametrize("samples", [("--accept", "1", "--max-samples", "3"), ("--samples-per-question", "2")])
+def test_workers_sample_each_question_as_one_process_does(
+    tmp_path: Path, tools_url: str, samples: tuple[str, ...]
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(4)])
+    with demo_model() as url:
+        for _ in range(2):
+            done = trajgraph(*command(tmp_path, url, tools_url), *TWO, *samples)
+            wanted = "4 questions: 4" if "--accept" in samples else "4 questions, 8 samples: 8"
+            assert done.stdout.startswith(f"{wanted} accepted, 0 rejected, 0 failed, 0 pending"), done
+            assert done.returncode == 0
+
+
 def test_shards_have_files_of_their_own_and_together_ask_every_question_once(tmp_path: Path, tools_url: str) -> None:
     folder = asked(tmp_path, "shards")
     with demo_model() as url:

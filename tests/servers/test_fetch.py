@@ -251,3 +251,7 @@ async def test_a_page_that_takes_too_long_to_read_is_given_up_and_the_next_one_i
     with pytest.raises(ToolFailed, match="could not be read within 4 s"):
         await pages.markdown(hostile)
     assert await pages.markdown(plain) == "Just text."
+    both = asyncio.gather(*(pages.markdown(hostile) for _ in range(2)), return_exceptions=True)
+    await asyncio.sleep(0.1)
+    assert await pages.markdown(plain) == "Just text.", "waiting in line costs it none of its time"
+    assert [type(failure) for failure in await both] == [ToolFailed, ToolFailed]
