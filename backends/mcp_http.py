@@ -15,14 +15,7 @@ from typing import Any
 import aiohttp
 
 from backends.bounded import TooLong, read_bounded, redirection
-from backends.errors import (
-    ToolFailed,
-    ToolOverloaded,
-    ToolRejected,
-    ToolReplyInvalid,
-    ToolUnreachable,
-    seconds_to_wait,
-)
+from backends.errors import ToolFailed, ToolOverloaded, ToolRejected, ToolReplyInvalid, ToolUnreachable, seconds_to_wait
 from backends.event_stream import EventStream
 from backends.json_codec import dump_json
 from backends.secrets import Secrets

@@ -9,7 +9,6 @@ def setting(
     help: str = "",
     panel: str | None = None,
     *,
-    flag: str | None = None,
     above: float | None = None,
     low: float | None = None,
     high: float | None = None,
@@ -22,7 +21,6 @@ def setting(
 ) -> Any:
     """A dataclass field with its setting in `metadata`; without a default it is required.
 
-    flag      the flag's name where it is not the field's
     above     the value is above this number; `low` and `high` are the least and the greatest that it may be
     compared  a run is only resumed under the same value; `was` are earlier defaults, which count as today's
     stored    kept in `run.json`, so that `resume` and Studio repeat it
@@ -30,7 +28,7 @@ def setting(
     secret    never stored, never in a `repr`
     """
     about = {
-        "help": help, "panel": panel, "flag": flag, "above": above, "low": low, "high": high, "compared": compared,
+        "help": help, "panel": panel, "above": above, "low": low, "high": high, "compared": compared,
         "was": was, "stored": stored and not secret, "listed": listed, "envvar": envvar,
     }  # fmt: skip
     given: Any = {"default_factory": lambda: dict(default)} if isinstance(default, dict) else {"default": default}

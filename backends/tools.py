@@ -90,10 +90,7 @@ class ToolClient:
     """The model's tools, called through one shared session. Make it with `open_tool_client`."""
 
     def __init__(
-        self,
-        session: "ReconnectingSession | ReplayedSession",
-        concurrency: int,
-        cassette: Cassette | None,
+        self, session: "ReconnectingSession | ReplayedSession", concurrency: int, cassette: Cassette | None
     ) -> None:
         self._session = session
         self._cassette = cassette
@@ -147,12 +144,7 @@ class ReplayedSession:
 
 @asynccontextmanager
 async def open_tool_client(
-    url: str,
-    *,
-    concurrency: int,
-    timeout: float = 120.0,
-    token: str | None = None,
-    cassette: Cassette | None = None,
+    url: str, *, concurrency: int, timeout: float = 120.0, token: str | None = None, cassette: Cassette | None = None
 ) -> AsyncIterator[ToolClient]:
     """A connected client (its `routes` still to be set from its `served`). Raises UsageError when nothing answers."""
     if cassette and cassette.mode == "replay":

@@ -10,16 +10,7 @@ from backends.errors import UsageError
 from batch.config import RunConfig, Settings, differences, made_under, text_sha256
 from batch.flags import to_dict
 from batch.jsonl import atomic_write, truncate_partial_line
-from batch.run_files import (
-    UNSORTED,
-    RunFiles,
-    ThreadIds,
-    create_run,
-    folder_locked,
-    is_complete,
-    latest_run,
-    read_run,
-)
+from batch.run_files import UNSORTED, RunFiles, ThreadIds, create_run, folder_locked, is_complete, latest_run, read_run
 
 
 @dataclass(frozen=True)

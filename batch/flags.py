@@ -115,7 +115,6 @@ def check(config: Any) -> None:
 
 def with_flags(kind: type[Config], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function whose argument is a `kind`: a flag for each setting, or for these `names`."""
-    import typer
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         settings = [one for one in flat(kind) if not names or one[0].name in names]
@@ -123,13 +122,7 @@ def with_flags(kind: type[Config], *names: str) -> Callable[[Callable[..., None]
         def call(**given: Any) -> None:
             command(build(kind, {item.name: _from_flag(item, hint, given[item.name]) for item, hint in settings}))
 
-        parameters = [
-            inspect.Parameter(
-                item.name, inspect.Parameter.KEYWORD_ONLY, default=_flag_default(item),
-                annotation=Annotated[_flag_type(item, hint), typer.Option(*_names(item, hint), **_shown(item, hint))],
-            )
-            for item, hint in settings
-        ]  # fmt: skip
+        parameters = [_parameter(item, hint) for item, hint in settings]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {one.name: one.annotation for one in parameters}
         call.__doc__, call.__name__ = command.__doc__, command.__name__
@@ -148,33 +141,23 @@ def _about(item: Field[Any]) -> dict[str, Any]:
     return about
 
 
-def _shown(item: Field[Any], hint: Any) -> dict[str, Any]:
-    about = _about(item)
+def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
+    """A setting as the parameter that Typer makes a flag of."""
+    import typer
+
+    about, dashed = _about(item), item.name.replace("_", "-")
+    default: Any = item.default
+    names, kind = (f"--{dashed}",), hint
     shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": about["envvar"]}
-    shown["show_default"] = hint is not bool
-    return {**shown, "parser": _json_object, "metavar": "JSON"} if _is_object(hint) else shown
-
-
-def _names(item: Field[Any], hint: Any) -> tuple[str, ...]:
-    flag = _about(item)["flag"] or f"--{item.name.replace('_', '-')}"
     if hint is bool:
-        return (f" /--no-{item.name.replace('_', '-')}",) if item.default is True else (flag,)
-    return (flag,)
-
-
-def _flag_type(item: Field[Any], hint: Any) -> Any:
-    if _is_tuple(hint):
-        return str if _about(item)["listed"] else list[str] | None
-    return str | None if _is_object(hint) else hint
-
-
-def _flag_default(item: Field[Any]) -> Any:
-    default = item.default
-    if isinstance(default, tuple):
-        return ",".join(default) if _about(item)["listed"] else None
-    if item.default_factory is not MISSING:
-        return None
-    return inspect.Parameter.empty if default is MISSING else default
+        names, shown["show_default"] = ((f" /--no-{dashed}",) if default else names), False
+    elif _is_object(hint):
+        kind, default, shown = str | None, None, {**shown, "parser": _json_object, "metavar": "JSON"}
+    elif _is_tuple(hint):
+        kind, default = (str, ",".join(default)) if about["listed"] else (list[str] | None, None)
+    default = inspect.Parameter.empty if default is MISSING else default
+    annotation = Annotated[kind, typer.Option(*names, **shown)]  # type: ignore[valid-type]
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _from_flag(item: Field[Any], hint: Any, value: Any) -> Any:

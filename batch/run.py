@@ -111,10 +111,7 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     progress = Progress(files, questions, config, threads)
     progress.read_finished()
     config = changed(config, concurrency=-(-config.concurrency // workers))
-    async with (
-        open_run_services(config) as services,
-        open_checkpoints(files.checkpoints_of(worker, workers)) as saver,
-    ):
+    async with open_run_services(config) as services, open_checkpoints(files.checkpoints_of(worker, workers)) as saver:
         await _run_here(config, services, saver, acquired, progress, stop)
     return _EXIT_CODES[stop.reason] if stop.reason else 0
 

@@ -59,11 +59,6 @@ def render(tool_name: str, result: Any) -> Rendered:
     return _json(result)
 
 
-def render_tool_output(tool_name: str, result: Any) -> str:
-    """The text of `render`."""
-    return render(tool_name, result).text
-
-
 def render_error(message: str) -> str:
     """The `<tool_output>` of an expected failure, which the model reads and works around."""
     return _output(f"Error: {escape_tags(storable(message[:MAX_JSON]))}")

@@ -73,11 +73,7 @@ def audit(
         new = write_clean.with_name(f".{write_clean.name}.new")  # the clean file may be the one that is read
         with new.open("w", encoding="utf-8", errors="replace") as clean:
             by_file, total = counted(
-                paths,
-                thresholds,
-                hard,
-                lambda row: clean.write(encoded(row.record).decode() + "\n"),
-                count,
+                paths, thresholds, hard, lambda row: clean.write(encoded(row.record).decode() + "\n"), count
             )
         new.replace(write_clean)
     else:

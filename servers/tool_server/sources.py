@@ -2,11 +2,14 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from backends.errors import ToolFailed
 from servers.tool_server.corpus import Corpus, paper_page, pmc_of, pmid_of
+
+Answer = TypeVar("Answer")
 
 
 class PubMed(Protocol):
@@ -31,9 +34,6 @@ class WebPages(Protocol):
     async def read(self, url: str) -> tuple[str, str]:
         """The address where the page was found, and its main content as Markdown."""
 
-    async def aclose(self) -> None:
-        """Close what it holds open."""
-
 
 class WebSearch(Protocol):
     """A web search. Raises ToolFailed with what the model should read."""
@@ -56,7 +56,6 @@ class Sources:
     async def aclose(self) -> None:
         """Close what they hold open."""
         await self.pubmed.aclose()
-        await self.web.aclose()
 
     @classmethod
     def offline(cls, corpus: Corpus) -> "Sources":
@@ -74,25 +73,22 @@ class CorpusPubMed:
 
     async def search(self, query: str, limit: int, offset: int) -> dict[str, Any]:
         try:
-            return await asyncio.to_thread(self.corpus.search, query, limit, offset)
-        except sqlite3.Error as error:
+            return await _read(self.corpus.search, query, limit, offset)
+        except ToolFailed as error:
             self.failures.append(str(error))
-            raise ToolFailed(f"the corpus index cannot be read ({error})") from error
+            raise
 
     async def page(self, url: str) -> str | None:
         if not is_paper_address(url):
             return None
-        try:
-            paper = await asyncio.to_thread(self.corpus.paper_at, url)
-        except sqlite3.Error as error:
-            raise ToolFailed(f"the corpus index cannot be read ({error})") from error
+        paper = await _read(self.corpus.paper_at, url)
         if paper is None:
             raise ToolFailed("this paper is not in the offline corpus")
         return paper_page(paper)
 
     async def problem(self) -> str | None:
         if self.failures:
-            return f"the corpus index cannot be read ({self.failures[-1]})"
+            return self.failures[-1]
         return None if await asyncio.to_thread(self.corpus.answers) else "the corpus index cannot be read, or is empty"
 
     async def aclose(self) -> None:
@@ -107,10 +103,7 @@ class CorpusLinks:
     corpus: Corpus
 
     async def search(self, query: str, limit: int) -> dict[str, Any]:
-        try:
-            found = (await asyncio.to_thread(self.corpus.search, query, limit))["data"]
-        except sqlite3.Error as error:
-            raise ToolFailed(f"the corpus index cannot be read ({error})") from error
+        found = (await _read(self.corpus.search, query, limit))["data"]
         return {
             "searchParameters": {"q": query, "num": limit},
             "organic": [
@@ -129,8 +122,12 @@ class NoWeb:
     async def read(self, url: str) -> tuple[str, str]:
         raise ToolFailed("only PubMed pages can be opened offline")
 
-    async def aclose(self) -> None:
-        """Nothing is open."""
+
+async def _read(ask: Callable[..., Answer], *asked: Any) -> Answer:
+    try:
+        return await asyncio.to_thread(ask, *asked)
+    except sqlite3.Error as error:
+        raise ToolFailed(f"the corpus index cannot be read ({error})") from error
 
 
 def is_paper_address(url: str) -> bool:

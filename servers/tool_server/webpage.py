@@ -47,9 +47,6 @@ class LivePages:
         except anyio.BrokenWorkerProcess as error:
             raise ToolFailed("the page is too much to read") from error
 
-    async def aclose(self) -> None:
-        """Nothing to close: the processes end with the event loop."""
-
 
 def _bounded_markdown(fetched: Fetched) -> str:
     """`as_markdown` within a bound of memory, any failure as one of the tool."""

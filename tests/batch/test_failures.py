@@ -98,10 +98,7 @@ async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_re
         assert stats(batch)["pending"] == 0
     assert len(model.counts) >= 7
     assert len(tools.counts) >= 7
-    with (
-        served(DemoModel("Qwen3-8B").app()) as model_base,
-        served(http_app(Sources.offline(Corpus.bundled()))) as base,
-    ):
+    with served(DemoModel("Qwen3-8B").app()) as model_base, served(http_app(Sources.offline(Corpus.bundled()))) as base:
         again = await generate(folder, ScriptedModel(url=f"{model_base}/v1"), f"{base}/mcp")
     assert stats(again)["failed"] == 0
     records = read_jsonl(batch.files.trajectories)

@@ -14,16 +14,7 @@ from batch.config import RunConfig
 from batch.jsonl import sample_ids
 from batch.questions import check_questions
 from graph.checkpoints import open_checkpoints
-from tests.support.runs import (
-    QUESTIONS,
-    Messages,
-    counts,
-    generate,
-    read_jsonl,
-    stats,
-    two_turns,
-    write_questions,
-)
+from tests.support.runs import QUESTIONS, Messages, counts, generate, read_jsonl, stats, two_turns, write_questions
 from tests.support.servers import Reply, ScriptedModel
 
 

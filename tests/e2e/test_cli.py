@@ -46,10 +46,7 @@ def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: 
         ("no model server answers at", (*questions, *ok, "--local-model-url", f"{nowhere}/v1")),
         ("no model 'Llama'; it serves Qwen3-8B", (*questions, *ok, "--model-name", "Llama")),
         ("no MCP server answers at", (*questions, *ok, "--mcp-url", f"{nowhere}/mcp")),
-        (
-            "no tool for arxiv; it has browse_webpage, ",
-            (*questions, *ok, "--tools", "arxiv"),
-        ),
+        ("no tool for arxiv; it has browse_webpage, ", (*questions, *ok, "--tools", "arxiv")),
         ("file: cannot be written", (*questions, *ok, "--output", folder / "file")),
         ("--concurrency 0: give a number above 0", (*questions, *ok, "--concurrency", 0)),
         ("--limit 0: give a number above 0", (*questions, *ok, "--limit", 0)),

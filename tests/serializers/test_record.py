@@ -12,7 +12,7 @@ from batch.stats import Stats
 from graph.state import State
 from quality.verdict import judge
 from serializers.record import QuestionRow, build_record, sample_id
-from serializers.tool_output import render, render_tool_output
+from serializers.tool_output import render
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PAPERS = [
@@ -38,7 +38,7 @@ def finished() -> State:
         messages=[
             AIMessage(asked, tool_calls=[{"name": "pubmed_search", "args": {"query": "statins", "limit": 5}, "id": "call-1"}],
                       additional_kwargs={"repairs": ["stop_string_restored"]}, usage_metadata=usage, response_metadata=about),
-            ToolMessage(render_tool_output("pubmed_search", result), name="pubmed_search", tool_call_id="call-1",
+            ToolMessage(render("pubmed_search", result).text, name="pubmed_search", tool_call_id="call-1",
                         artifact=render("pubmed_search", result).recorded, additional_kwargs=beside),
             AIMessage("Hm.", usage_metadata=usage, response_metadata=about),
             HumanMessage("a nudge"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serializers.reply import read_reply
-from serializers.tool_output import MAX_BODY, render_error, render_tool_output
+from serializers.tool_output import MAX_BODY, render, render_error
 from tests.support.runs import unbalanced
 
 PAPER = {
@@ -45,11 +45,11 @@ RENDERED: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("tool", "result", "body"), RENDERED)
 def test_a_result_is_written_as_the_earlier_scripts_wrote_it(tool: str, result: Any, body: str) -> None:
-    assert render_tool_output(tool, result) == f"<tool_output>{body}</tool_output>"
+    assert render(tool, result).text == f"<tool_output>{body}</tool_output>"
 
 
 def test_at_most_ten_papers_are_shown() -> None:
-    output = render_tool_output("pubmed_search", {"total": 40, "data": [PAPER] * 12})
+    output = render("pubmed_search", {"total": 40, "data": [PAPER] * 12}).text
     assert output.startswith("<tool_output>\nFound 40 results. Showing top 10:\n")
     assert output.count("<snippet ") == 10
 
@@ -69,7 +69,7 @@ def test_any_result_becomes_one_bounded_well_formed_output(result: Any, tool: st
         {"markdown": hostile},
         {"data": [{"title": hostile}, result]},
     ):
-        output = render_tool_output(tool, value)
+        output = render(tool, value).text
         assert unbalanced(output) == []
         assert len(output) <= 2 * MAX_BODY
         reply = read_reply(output.removeprefix("<tool_output>").removesuffix("</tool_output>"))

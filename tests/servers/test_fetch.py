@@ -167,10 +167,7 @@ async def pages(path: str, answer: Any) -> tuple[str, str]:
     with served(Starlette(routes=[Route(path, answer)])) as base:
         host = base.removeprefix("http://")
         live = LivePages(Fetcher(frozenset({host}), max_bytes=1_000_000, timeout=0.7))
-        try:
-            return await live.read(f"{base}{path}")
-        finally:
-            await live.aclose()
+        return await live.read(f"{base}{path}")
 
 
 async def test_the_main_content_of_a_page_becomes_markdown() -> None:

@@ -34,11 +34,7 @@ async def open_graph(
         )
     )
     return build_graph(
-        services.chat,
-        services.tools.call,
-        limits=limits or Limits(),
-        tool_role=tool_role,
-        checkpointer=checkpointer,
+        services.chat, services.tools.call, limits=limits or Limits(), tool_role=tool_role, checkpointer=checkpointer
     )
 
 
