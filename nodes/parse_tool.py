@@ -59,7 +59,7 @@ async def parse_tool(
     if reply.call and not closing:
         return {"messages": [_kept(raw, reply, turn, call_number=calls + 1)], "reply": None}
     if reply.call:
-        reply = Reply(reply.head, reply.head, repairs=(*reply.repairs, "call_over_limit_dropped"))
+        reply = Reply(reply.prefix, reply.prefix, repairs=(*reply.repairs, "call_over_limit_dropped"))
     update: dict[str, Any] = {"messages": [_kept(raw, reply, turn)], "reply": None}
     if turn >= limits.max_turns:
         return {**update, "stop_reason": "max_turns"}

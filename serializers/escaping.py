@@ -76,23 +76,23 @@ def balanced(text: str) -> tuple[str, list[str]]:
     Trainers that mask by tags read the whole rendered row: one open `<tool_output>` in the prompt hides what follows.
     """
     open_tags: dict[str, re.Match[str]] = {}
-    stray: list[re.Match[str]] = []
+    unmatched: list[re.Match[str]] = []
     for tag in _ANY_TAG.finditer(text):
         name = tag["name"].lower()
         if name.startswith("tool_output") and not _AS_TRAINERS_READ.match(text, tag.start()):
-            stray.append(tag)
+            unmatched.append(tag)
         elif not tag["close"]:
             if name in open_tags:
-                stray.append(open_tags[name])
+                unmatched.append(open_tags[name])
             open_tags[name] = tag
         elif name in open_tags:
             del open_tags[name]
         else:
-            stray.append(tag)
-    stray = sorted([*stray, *open_tags.values()], key=lambda tag: tag.start())
-    for tag in reversed(stray):
+            unmatched.append(tag)
+    unmatched = sorted([*unmatched, *open_tags.values()], key=lambda tag: tag.start())
+    for tag in reversed(unmatched):
         text = f"{text[: tag.start()]}&lt;{text[tag.start() + 1 :]}"
-    return text, [f"<{tag['close']}{tag['name']}>" for tag in stray]
+    return text, [f"<{tag['close']}{tag['name']}>" for tag in unmatched]
 
 
 def _entity(match: re.Match[str]) -> str:

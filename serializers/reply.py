@@ -24,13 +24,13 @@ COMPLETE_FINISH_REASONS = (
 class Reply:
     """What a reply says: at most one of `call` and `answer`.
 
-    `text` is what is kept and shown to the model again; `head` is the part of it before the call or answer (its
+    `text` is what is kept and shown to the model again; `prefix` is the part of it before the call or answer (its
     thoughts). `repairs` names every change made to the model's own characters; empty when there was none.
     `thought_open` says that it ended within a thought, without a call or an answer: such a thought is not whole.
     """
 
     text: str
-    head: str
+    prefix: str
     call: Call | None = None
     answer: str | None = None
     repairs: tuple[str, ...] = ()
@@ -70,17 +70,17 @@ def read_reply(raw: str, how: Reading | None = None) -> Reply:
         repairs.append("forged_tool_output_dropped")
     if action is None:
         kept = _close_thought(text, repairs, last=True) if how.stopped else escape_tokens(text)
-        return Reply(text=kept, head=kept, repairs=tuple(repairs), thought_open=talks)
-    head = _close_thought(text[: action.start()], repairs, last=False)
+        return Reply(text=kept, prefix=kept, repairs=tuple(repairs), thought_open=talks)
+    prefix = _close_thought(text[: action.start()], repairs, last=False)
     if forged and action["name"] == "answer" and end_of(action, tags, text) > len(text):
         repairs.append("open_answer_dropped")  # it ended where a tool's output would begin: it was not one
-        return Reply(text=head.rstrip(), head=head.rstrip(), repairs=tuple(repairs))
+        return Reply(text=prefix.rstrip(), prefix=prefix.rstrip(), repairs=tuple(repairs))
     if action["name"] == "call_tool":
-        return _read_call(text, head, action, tags, repairs, how)
-    return _read_answer(text, head, action, tags, repairs, how.stopped)
+        return _read_call(text, prefix, action, tags, repairs, how)
+    return _read_answer(text, prefix, action, tags, repairs, how.stopped)
 
 
-def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
+def _close_thought(prefix: str, repairs: list[str], *, last: bool) -> str:
     """What precedes the action, with whole thoughts and no other tag: a first thought is opened, a last one closed, a
     stray tag and one that a thought only talks about are escaped, so that no reader takes it for one.
     """
@@ -94,10 +94,10 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
         talked_of |= safe != piece
         return safe
 
-    for tag in TAG.finditer(head):
+    for tag in TAG.finditer(prefix):
         if tag["name"] != "think":
             continue
-        pieces.append(escaped(head[at : tag.start()]))
+        pieces.append(escaped(prefix[at : tag.start()]))
         at = tag.end()
         if tag["close"] and not open_thought and not seen:
             pieces = ["<think>", *pieces, "</think>"]
@@ -109,7 +109,7 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
             pieces.append(escape_own(tag[0]))
             repairs.append("stray_think_neutralised")
         seen = True
-    text = "".join([*pieces, escaped(head[at:])])
+    text = "".join([*pieces, escaped(prefix[at:])])
     if talked_of:
         repairs.append("tag_in_thought_neutralised")
     if open_thought:
@@ -119,14 +119,14 @@ def _close_thought(head: str, repairs: list[str], *, last: bool) -> str:
 
 
 def _read_call(
-    text: str, head: str, action: re.Match[str], tags: list[re.Match[str]], repairs: list[str], how: Reading
+    text: str, prefix: str, action: re.Match[str], tags: list[re.Match[str]], repairs: list[str], how: Reading
 ) -> Reply:
     following = next((tag for tag in tags if tag.start() >= action.end()), None)
     closed = following is not None and bool(following["close"]) and following["name"] == "call_tool"
     written, inner = call_at(text, action, following.start() if following else len(text))
     if not closed:
         if following is None and not how.stopped:
-            return Reply(text=escape_tokens(text), head=head, repairs=tuple(repairs))
+            return Reply(text=escape_tokens(text), prefix=prefix, repairs=tuple(repairs))
         inner = without_cut_tag(inner.rstrip(), "</call_tool>").rstrip()
         written = replace(written, query=inner.strip())
         repairs.append("call_closed" if following else "stop_string_restored")
@@ -137,7 +137,7 @@ def _read_call(
     end = following.end() if closed and following else len(text)
     if text[end:].strip() or (following and not closed):
         repairs.append("text_after_call_dropped")
-    return Reply(text=head + canonical, head=head.rstrip(), call=call, repairs=tuple(repairs))
+    return Reply(text=prefix + canonical, prefix=prefix.rstrip(), call=call, repairs=tuple(repairs))
 
 
 def _meant(call: Call, tools: Sequence[str], repairs: list[str]) -> Call:
@@ -162,13 +162,13 @@ def _meant(call: Call, tools: Sequence[str], repairs: list[str]) -> Call:
 
 
 def _read_answer(
-    text: str, head: str, action: re.Match[str], tags: list[re.Match[str]], repairs: list[str], stopped: bool
+    text: str, prefix: str, action: re.Match[str], tags: list[re.Match[str]], repairs: list[str], stopped: bool
 ) -> Reply:
     closing = next(
         (tag for tag in tags if tag.start() >= action.end() and tag["close"] and tag["name"] == "answer"), None
     )
     if closing is None and not stopped:
-        return Reply(text=escape_tokens(text), head=head, repairs=tuple(repairs))
+        return Reply(text=escape_tokens(text), prefix=prefix, repairs=tuple(repairs))
     inner = text[action.end() : closing.start() if closing else len(text)]
     if closing is None:
         inner = without_cut_tag(inner.rstrip(), "</answer>").rstrip()
@@ -178,8 +178,8 @@ def _read_answer(
     safe = escape_own(inner)
     if safe != inner:
         repairs.append("tag_in_answer_neutralised")
-    kept = f"{head}<answer>{safe}</answer>"
-    return Reply(text=kept, head=head.rstrip(), answer=safe.strip(), repairs=tuple(repairs))
+    kept = f"{prefix}<answer>{safe}</answer>"
+    return Reply(text=kept, prefix=prefix.rstrip(), answer=safe.strip(), repairs=tuple(repairs))
 
 
 def model_ended(finish_reason: object) -> bool:

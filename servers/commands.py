@@ -100,18 +100,18 @@ def corpus_build(
     index: Annotated[Path, typer.Argument(help="The index to make, or to add to.")],
     files: Annotated[list[Path], typer.Argument(help="PubMed's pubmed26n*.xml.gz, or JSONL of papers.")],
 ) -> None:
-    """Index papers for serve-tools --corpus. Killed, the same command continues; update files revise and delete."""
+    """Index papers for serve-tools --corpus. Killed, the same command resumes; update files revise and delete."""
     from servers.tool_server.corpus_build import build_corpus
 
     started: dict[Path, float] = {}
 
-    def tell(progress: "Progress") -> None:
+    def report(progress: "Progress") -> None:
         began = started.setdefault(progress.file, time.monotonic())
         rate = (progress.entries - progress.skipped) / max(time.monotonic() - began, 0.001)
         state = "done" if progress.done else f"{rate:,.0f}/s"
         typer.echo(f"{progress.file.name}: {progress.entries:,} entries, {state}", err=True)
 
-    papers = build_corpus(index, files, tell)
+    papers = build_corpus(index, files, report)
     typer.echo(f"{index}: {papers:,} papers, {index.stat().st_size / 1e6:,.0f} MB")
     typer.echo(f"serve them: trajgraph serve-tools --corpus {index}")
 

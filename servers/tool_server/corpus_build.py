@@ -53,7 +53,9 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
             with contextlib.suppress(sqlite3.OperationalError):  # somebody is reading it
                 connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be read from read-only storage too
         except sqlite3.OperationalError as error:
-            raise UsageError(f"{index} cannot be written ({error}); the same command continues") from error
+            raise UsageError(
+                f"{index} cannot be written ({error}); fix it and run the same command to resume"
+            ) from error
         return int(connection.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
 
 
