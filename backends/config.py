@@ -17,7 +17,8 @@ ToolsMode = Literal["auto", "live", "record", "replay"]
 
 _NOT_SAMPLING = frozenset(
     "model messages temperature max_tokens max_completion_tokens stop stream stream_options n tools tool_choice "
-    "functions function_call extra_body continue_final_message add_generation_prompt".split()
+    "functions function_call api_key extra_body extra_headers extra_query "
+    "continue_final_message add_generation_prompt".split()
 )
 
 

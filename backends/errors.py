@@ -133,6 +133,10 @@ class UsageError(Exception):
     """The command cannot go ahead as it was given; the message is one line that names the fix."""
 
 
+class NothingAnswers(UsageError):
+    """No server answers at an address: a mistake when a run starts, an outage once it has started."""
+
+
 def seconds_to_wait(retry_after: str | None) -> float | None:
     """A Retry-After header, in seconds or as a date, within five minutes; None where there is none that can be read."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 
 from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
-from backends.errors import UsageError
+from backends.errors import NothingAnswers, UsageError
 from backends.json_codec import load_json
 from backends.model_errors import NO_KEY
 from backends.secrets import Secrets
@@ -41,7 +41,7 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
         ):
             content = await read_bounded(answer.content, MAX_REPLY)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise UsageError(f"no model server answers at {url}: start it or change --local-model-url") from error
+        raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong as error:
         raise UsageError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
     secrets = Secrets(api_key)
@@ -69,6 +69,8 @@ def _check_status(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) ->
     if answer.status == 404:
         hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1"
         raise UsageError(f"{url} has no list of models: change --local-model-url{hint}")
+    if answer.status >= 500:
+        raise NothingAnswers(f"the model server at {url} answers {answer.status} to /models")
     if answer.status != 200:
         raise UsageError(f"the model server at {url} answers {answer.status} to /models")
 

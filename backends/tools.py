@@ -16,7 +16,7 @@ from mcp.types import Tool
 
 from backends.bounded import redirection
 from backends.cassette import Cassette
-from backends.errors import CassetteMiss, ToolFailed, ToolReplyInvalid, UsageError
+from backends.errors import CassetteMiss, NothingAnswers, ToolFailed, ToolReplyInvalid, UsageError
 from backends.mcp_session import ReconnectingSession
 from backends.secrets import Secrets
 
@@ -163,7 +163,7 @@ async def open_tool_client(
             if answer is not None and (elsewhere := redirection(answer.status_code, answer.headers.get("location"))):
                 said = Secrets(token).hidden(elsewhere)
                 raise UsageError(f"the tool server is not at {url}: {said}; change --mcp-url") from error
-            raise UsageError(
+            raise NothingAnswers(
                 f"no MCP server answers at {url}: start it (trajgraph serve-tools) or change MCP_TRANSPORT_HOST and "
                 "MCP_TRANSPORT_PORT, or --mcp-url"
             ) from error

@@ -105,7 +105,7 @@ def check(config: Any) -> None:
             continue
         about, flag = _about(settings[name]), f"--{name.replace('_', '-')} {value}"
         low, high = about["low"], about["high"]
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{flag}: give a number")
         if about["above"] is not None and value <= about["above"]:
             raise UsageError(f"{flag}: give a number above {about['above']:g}")
@@ -170,16 +170,15 @@ def _json_object(text: Any) -> dict[str, Any]:
     if isinstance(text, dict):
         return text
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise UsageError(f'{text[:100]!r} is not JSON ({error}): give an object, as {{"top_p": 0.9}}') from error
+        raise UsageError(
+            f'{text[:100]!r} is not JSON that can be sent ({error}): give an object, as {{"top_p": 0.9}}'
+        ) from error
     if not isinstance(value, dict):
         raise UsageError(f'{text[:100]!r} is no JSON object: give one, as {{"top_p": 0.9}}')
     return value
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number that a server could read")
 
 
 def _is_tuple(hint: Any) -> bool:

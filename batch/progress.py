@@ -59,7 +59,9 @@ class Progress:
             limit = max([limit, *(number for number in numbers if number <= self.questions.rows)])
             self.questions = replace(self.questions, limit=limit)
         if not self._config.keep_checkpoints:
-            for thread in saver.threads - self._wanted(asked) if changed else threads & saver.threads:
+            named = ((self.next_sample(number), question) for number, question in asked.items())
+            wanted = {self._threads.of(name, question) for name, question in named if name}
+            for thread in saver.threads - wanted if changed else threads & saver.threads:
                 await saver.adelete_thread(thread)
         if changed:
             mark_sorted(self.files)
@@ -106,7 +108,8 @@ class Progress:
         """Forget a question that is asked no more."""
         self._open -= 1
         for number in range(1, self._config.samples.most + 1):
-            self._finished.pop(sample_id(self._config.model.model_name, row_number, number), None)
+            if self._finished.pop(sample_id(self._config.model.model_name, row_number, number), None) is None:
+                return
 
     def count(self, kind: str, row: Mapping[str, Any]) -> None:
         """Count a row that is on disk."""
@@ -135,13 +138,3 @@ class Progress:
         stats = self.stats.content(questions=self.questions.asked, asked=self.asked, bad_rows=bad_rows, about=about)
         atomic_write(self.files.stats, [json.dumps(stats, ensure_ascii=False, indent=1), "\n"])
         return stats
-
-    def _wanted(self, asked: Mapping[int, str]) -> set[str]:
-        """The threads of samples that are still to be made."""
-        samples = range(1, self._config.samples.most + 1)
-        named = (
-            (sample_id(self._config.model.model_name, row_number, number), question)
-            for row_number, question in asked.items()
-            for number in samples
-        )
-        return {self._threads.of(name, question) for name, question in named if name not in self._finished}

@@ -1,17 +1,18 @@
 """A run, wired once: from a checked configuration to closed files, in one process or in several."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from backends.errors import UsageError
+from backends.errors import NothingAnswers, UsageError
 from backends.services import Services, open_services
 from batch.acquire import Acquired, acquire_run
 from batch.config import RunConfig
@@ -23,7 +24,7 @@ from batch.questions import check_questions
 from batch.rollout import RETRY_WAITS, Rollout
 from batch.run_files import RunFiles, ThreadIds, check_writable, read_run
 from batch.runner import Runner, progress_bar
-from batch.stop import StopSignal
+from batch.stop import Stopped, StopSignal
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
 from graph.build import TrajectoryGraph, build_graph
@@ -111,9 +112,27 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     progress = Progress(files, questions, config, threads)
     progress.read_finished()
     config = changed(config, concurrency=-(-config.concurrency // workers))
-    async with open_run_services(config) as services, open_checkpoints(files.checkpoints_of(worker, workers)) as saver:
-        await _run_here(config, services, saver, acquired, progress, stop)
+    async with AsyncExitStack() as stack:
+        with contextlib.suppress(Stopped):
+            services = await _opened_in_the_end(stack, config, stop)
+            saver = await stack.enter_async_context(open_checkpoints(files.checkpoints_of(worker, workers)))
+            await _run_here(config, services, saver, acquired, progress, stop)
     return _EXIT_CODES[stop.reason] if stop.reason else 0
+
+
+async def _opened_in_the_end(stack: AsyncExitStack, config: RunConfig, stop: StopSignal) -> Services:
+    """The services, which the first process has found to be right: now that nothing answers is an outage."""
+    since, waits = time.monotonic(), 0
+    while True:
+        try:
+            return await stack.enter_async_context(open_run_services(config))
+        except NothingAnswers as error:
+            if not waits:
+                log.info("%s: paused until it answers", error)
+            if config.max_downtime is not None and time.monotonic() - since >= config.max_downtime:
+                stop.request("outage")
+            waits += 1
+            await stop.sleep(min(0.5 * waits, 15.0))
 
 
 def open_run_services(config: RunConfig) -> AbstractAsyncContextManager[Services]:

@@ -133,7 +133,12 @@ def _try_lock(lock: IO[str]) -> bool:
 
 
 def _alive(process: str) -> bool:
-    return process.isdigit() and Path(f"/proc/{process}").exists() if Path("/proc").is_dir() else True
+    if not Path("/proc").is_dir():
+        return True
+    try:  # one that its launcher has not yet taken note of is a zombie
+        return ") Z " not in Path(f"/proc/{int(process)}/stat").read_text()
+    except (OSError, ValueError):
+        return False
 
 
 def process_at_work(files: RunFiles) -> str | None:

@@ -1,10 +1,12 @@
 """Checkpoints of several processes: each has a file of its own while they are at work, all lie in one between runs."""
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+log = logging.getLogger("trajgraph")
 _COLUMNS = {
     "checkpoints": "thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
     "writes": "thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value",
@@ -12,12 +14,21 @@ _COLUMNS = {
 
 
 def gather(target: Path, sources: list[Path]) -> None:
-    """Move every thread of `sources` into `target` and remove them. Killed half-way, the same again moves the rest."""
+    """Move every thread of `sources` into `target` and remove them. Killed half-way, the same again moves the rest. A
+    damaged one is set aside: its questions start again.
+    """
     for source in sources:
-        with _named(source), _both(target, source) as connection:
-            known = {row[0] for row in connection.execute("SELECT name FROM other.sqlite_master")}
-            if known >= _COLUMNS.keys():
-                _copy(connection, "other", "main", "SELECT DISTINCT thread_id FROM other.checkpoints")
+        try:
+            with _both(target, source) as connection:
+                known = {row[0] for row in connection.execute("SELECT name FROM other.sqlite_master")}
+                if known >= _COLUMNS.keys():
+                    _copy(connection, "other", "main", "SELECT DISTINCT thread_id FROM other.checkpoints")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # a full disk, say: the file itself is sound
+                raise
+            aside = source.rename(source.with_suffix(".damaged"))
+            log.warning("%s cannot be read (%s): set aside as %s, its questions start again", source, error, aside.name)
+            continue
         for path in (source, *source.parent.glob(f"{source.name}-*")):
             path.unlink()
 
@@ -38,15 +49,6 @@ def threads_in(path: Path) -> set[str]:
     """The threads that have a checkpoint in a file."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return {row[0] for row in connection.execute("SELECT DISTINCT thread_id FROM checkpoints")}
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """The errors of a file under its name."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise sqlite3.DatabaseError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager

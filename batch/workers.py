@@ -36,7 +36,9 @@ _LONGEST_LINE = 1 << 24
 
 async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -> int:
     """Have the pending questions worked through; returns 0, or the exit code of a worker that ended the run."""
-    files, count = progress.files, config.workers
+    files, left = progress.files, sum(1 for _ in progress.pending_questions())
+    if not (count := min(config.workers, config.concurrency, left)):
+        return 0
     paths = [files.checkpoints_of(worker, count) for worker in range(count)]
     await asyncio.to_thread(_hand_out, files, paths, progress)
     tails = {kind: Tail(path) for kind, path in files.outputs.items()}
@@ -46,7 +48,7 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
     try:
         with progress_bar(progress) as bar:
             for worker in range(count):
-                workers.append(await _started(files, config, progress.questions.limit, worker))
+                workers.append(await _started(files, config, progress.questions.limit, worker, count))
                 watching.append(asyncio.create_task(_watch(workers[-1], stop, reported)))
             stop.on_request.append(lambda: _pass_on(workers))
             if stop.reason:
@@ -55,7 +57,8 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
                 await asyncio.wait(watching, timeout=_LOOK)
                 _count(tails, progress, bar)
             _count(tails, progress, bar)
-        progress.read_finished()
+        if config.samples.accept:
+            progress.read_finished()  # to count the questions that want more
         return next((code for code in map(asyncio.Task.result, watching) if code), 0)
     finally:
         for process in workers:
@@ -76,9 +79,11 @@ def _hand_out(files: RunFiles, paths: list[Any], progress: Progress) -> None:
     distribute(files.checkpoints, {path: threads for path, threads in wanted.items() if threads})
 
 
-async def _started(files: RunFiles, config: RunConfig, limit: int | None, worker: int) -> asyncio.subprocess.Process:
+async def _started(
+    files: RunFiles, config: RunConfig, limit: int | None, worker: int, count: int
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *own_command("worker", str(files.run), str(worker), str(config.workers), str(limit or 0)),
+        *own_command("worker", str(files.run), str(worker), str(count), str(limit or 0)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         env=own_environment(OPENAI_API_KEY=config.model.api_key, MCP_TOKEN=config.tools.token),
         close_fds=False,  # it inherits the run's lock: no other process takes the run while one of them lives

@@ -64,7 +64,10 @@ def test_the_flag_takes_an_object_and_says_what_else_is_wrong_with_it(folder: Pa
         for wrong, why in (
             ("[1]", "no JSON object"),
             ("{", "is not JSON"),
-            ('{"top_p": NaN}', "NaN"),
+            ('{"x": 1e999}', "not JSON"),
+            ('{"x": "\\ud800"}', "not JSON"),
+            ('{"api_key": "x"}', "api_key"),
+            ('{"top_p": NaN}', "not JSON"),
             ('{"seed": "x"}', "whole number"),
             ('{"messages": []}', "messages"),
         ):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import PlainTextResponse
 
 from servers.demo_model.server import DemoModel
 from tests.support.runs import (
@@ -126,6 +127,37 @@ def test_workers_sample_each_question_as_one_process_does(
             wanted = "4 questions: 4" if "--accept" in samples else "4 questions, 8 samples: 8"
             assert done.stdout.startswith(f"{wanted} accepted, 0 rejected, 0 failed, 0 pending"), done
             assert done.returncode == 0
+
+
+def test_a_server_that_goes_down_while_the_workers_start_is_waited_for(tmp_path: Path, tools_url: str) -> None:
+    folder, model, asked_for_models = asked(tmp_path, "early"), DemoModel("Qwen3-8B").app(), 0
+
+    async def loading(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked_for_models
+        asked_for_models += (listing := scope["path"] == "/v1/models")
+        away = listing and 1 < asked_for_models < 5
+        await (PlainTextResponse("loading", 503) if away else model)(scope, receive, send)
+
+    with served(loading) as base:
+        done = trajgraph(*command(folder, f"{base}/v1", tools_url), *TWO, "--limit", "4")
+    assert done.stdout.startswith("4 questions: 4 accepted"), done
+    assert done.stderr.count("paused until it answers") == 1
+
+
+def test_a_damaged_file_of_a_killed_worker_is_set_aside_by_name(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "damaged")
+    with demo_model(latency=0.1) as url:
+        process = begun(folder, url, tools_url, after=20)
+        process.kill()
+        process.communicate()
+        time.sleep(0.5)
+        (damaged,) = (folder / "out").glob("*_1of2.sqlite")
+        damaged.write_bytes(b"no database at all" * 1000)
+        for log in damaged.parent.glob(f"{damaged.name}-*"):
+            log.unlink()
+        again = trajgraph(*command(folder, url, tools_url))
+    assert f"{damaged} cannot be read" in again.stderr
+    assert again.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), again
 
 
 def test_shards_have_files_of_their_own_and_together_ask_every_question_once(tmp_path: Path, tools_url: str) -> None:
