@@ -1,1 +1,1 @@
-"""Many questions: a run, its files, its settings, and every question in exactly one place."""
+"""Many questions: a run, its settings, its files, every question in one place. It starts at `run.generate`."""

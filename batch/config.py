@@ -28,6 +28,11 @@ _HASHES = {
     "prompt_sha256": "another system prompt",
     "tools_sha256": "other tools, or other input schemas of theirs",
 }
+_HASHED_FIRST = (
+    "max_tokens", "max_tool_calls", "max_turns", "model_name", "prompt_sha256", "temperature", "tool_role",
+    "tools_sha256",
+)  # fmt: skip
+"""What the hash of a trajectory's settings held at first."""
 _OF_THE_RUN = ("source_file", "questions_sha256", "instance_id", "hard_gates", "shard")
 """Settings in which two trajectories may differ that were made alike."""
 
@@ -57,7 +62,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One name from flag to file. A setting is added here, or to the part that it belongs to, and nowhere else."""
+    """One name from flag to file. A setting is added here or to the part that it belongs to, and used where it acts."""
 
     questions_file: Path = setting(help="JSONL, one object with a question per line.")
     output: Path = setting(Path("pubmed_training_data"), "Folder for the run's files.")
@@ -124,10 +129,15 @@ class RunConfig:
 
 
 def made_under(settings: Settings) -> str:
-    """A hash of what decides the content of a trajectory beside its question. An empty object is left out: so begins a
-    setting that is added, and the hashes of earlier versions stay.
+    """A hash of what decides the content of a trajectory beside its question. A setting that was added since counts
+    only where it is not as by default, so that the hashes of earlier versions stay.
     """
-    values = {name: value for name, value in settings.items() if name not in _OF_THE_RUN and value != {}}
+    defaults = flags.defaults(RunConfig)
+    values = {
+        name: value
+        for name, value in settings.items()
+        if name in _HASHED_FIRST or (name not in _OF_THE_RUN and value != defaults.get(name))
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

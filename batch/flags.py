@@ -80,21 +80,23 @@ def compared(config: Any) -> dict[str, Any]:
     return {name: _as_json(value) for name, value in values(config).items() if name in names}
 
 
+def defaults(kind: type) -> dict[str, Any]:
+    """The default of each setting, as JSON."""
+    return {
+        item.name: _as_json(item.default if item.default_factory is MISSING else item.default_factory())
+        for item, _ in flat(kind)
+    }
+
+
 def differences(kind: type, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """The names of `ours` under which a stored run has another value. One that the run does not name had its default
     of then, and what was a default then is as today's.
     """
-    settings = {item.name: item for item, _ in flat(kind)}
-
-    def value_of(name: str) -> Any:
-        item = settings.get(name)
-        if item is None:
-            return theirs.get(name)
-        default = _as_json(item.default if item.default_factory is MISSING else item.default_factory())
-        found = theirs.get(name, default)
-        return default if found in map(_as_json, _about(item)["was"]) else found
-
-    return [name for name in ours if value_of(name) != ours[name]]
+    by_default = defaults(kind)
+    earlier = {item.name: list(map(_as_json, _about(item)["was"])) for item, _ in flat(kind)}
+    found = {name: theirs.get(name, by_default.get(name)) for name in ours}
+    found |= {name: by_default[name] for name in found if found[name] in earlier.get(name, ())}
+    return [name for name in ours if found[name] != ours[name]]
 
 
 def check(config: Any) -> None:

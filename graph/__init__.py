@@ -1,1 +1,1 @@
-"""One question: its state, its bounds, its graph, and its checkpoints."""
+"""One question: its state, its limits, its graph, and its checkpoints."""

@@ -1,1 +1,1 @@
-"""The four steps of the loop, a file each, and the prompt."""
+"""The four steps of the loop, a file each, with the prompt and how it is kept within the context."""

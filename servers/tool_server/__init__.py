@@ -1,1 +1,1 @@
-"""The bundled MCP tool server: PubMed, web pages and Google over an offline corpus."""
+"""The bundled MCP tool server: PubMed, web pages and Google live or from a corpus."""

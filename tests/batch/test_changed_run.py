@@ -252,7 +252,9 @@ def test_the_hash_that_names_threads_is_that_of_earlier_versions() -> None:
     }  # fmt: skip
     settings = RunConfig(Path("q.jsonl"), instance_id="x", shard="1/2").settings("questions", "", "t")
     expected = hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()
-    assert made_under({**settings, "prompt_sha256": "p"}) == expected
+    settings["prompt_sha256"] = "p"
+    assert made_under(settings) == expected
+    assert made_under({**settings, "sampling": {"top_p": 0.9}}) != expected
 
 
 def test_a_run_that_was_started_before_its_threads_were_named_by_their_settings_keeps_its_steps(
