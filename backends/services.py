@@ -40,13 +40,14 @@ async def open_services(
     judges whether a tool's result says that the call failed. Raises UsageError before any completion is asked for.
     """
     served = await resolve_model(model.local_model_url, model.model_name, model.api_key)
-    with open_cassette(tools.cassette, tools.tools_mode, failed) if tools.cassette else nullcontext() as cassette:
-        async with (
-            open_chat_model(replace(model, model_name=served.name), concurrency=concurrency) as chat,
-            open_tool_client(
-                tools.url, concurrency=concurrency, timeout=tools.tool_timeout, token=tools.token, cassette=cassette
-            ) as client,
-        ):
-            client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
-            max_model_len = model.max_model_len or served.max_model_len
-            yield Services(ChatClient(chat, stop, max_model_len, served.continues, concurrency), client)
+    opened = open_cassette(tools.cassette, tools.tools_mode, failed) if tools.cassette else nullcontext()
+    async with (
+        opened as cassette,
+        open_chat_model(replace(model, model_name=served.name), concurrency=concurrency) as chat,
+        open_tool_client(
+            tools.url, concurrency=concurrency, timeout=tools.tool_timeout, token=tools.token, cassette=cassette
+        ) as client,
+    ):
+        client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
+        max_model_len = model.max_model_len or served.max_model_len
+        yield Services(ChatClient(chat, stop, max_model_len, served.continues, concurrency), client)

@@ -148,7 +148,7 @@ async def open_tool_client(
 ) -> AsyncIterator[ToolClient]:
     """A connected client (its `routes` still to be set from its `served`). Raises UsageError when nothing answers."""
     if cassette and cassette.mode == "replay":
-        yield ToolClient(ReplayedSession(cassette.tools()), concurrency, cassette)
+        yield ToolClient(ReplayedSession(await cassette.tools()), concurrency, cassette)
         return
     session = ReconnectingSession(url, concurrency=concurrency, timeout=timeout, token=token)
     try:
@@ -168,7 +168,7 @@ async def open_tool_client(
                 "MCP_TRANSPORT_PORT, or --mcp-url"
             ) from error
         if cassette and cassette.mode != "live":
-            cassette.keep_tools(session.served)
+            await cassette.keep_tools(session.served)
         yield ToolClient(session, concurrency, cassette)
     finally:
         await session.close()

@@ -78,18 +78,18 @@ class Server:
 
 async def test_identical_calls_at_the_same_time_make_one_request(tmp_path: Path) -> None:
     server = Server({"total": 1})
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         calls = (cassette.result("search", {"query": "a"}, server) for _ in range(64))
         assert await asyncio.gather(*calls) == [({"total": 1}, False)] * 64
         assert await cassette.result("search", {"query": "a"}, server) == ({"total": 1}, True)
     assert server.asked == 1
-    with tape(tmp_path, "replay") as again:
+    async with tape(tmp_path, "replay") as again:
         assert await again.result("search", {"query": " a "}, server) == ({"total": 1}, True)
 
 
 async def test_a_caller_who_gives_up_takes_the_result_from_nobody_else(tmp_path: Path) -> None:
     server = Server("text")
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         first, second = (asyncio.ensure_future(cassette.result("t", {}, server)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
@@ -102,9 +102,9 @@ async def test_a_caller_who_gives_up_takes_the_result_from_nobody_else(tmp_path:
                 ("search", {"query": "a", "limit": 2}), ("search", {"query": "A", "limit": 1}), ("search", {"query": "a"})]
 )  # fmt: skip
 async def test_a_changed_call_is_a_miss(tmp_path: Path, changed: tuple[str, dict[str, Any]]) -> None:
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         await cassette.result("search", {"query": "a", "limit": 1}, Server(1))
-    with tape(tmp_path, "replay") as cassette:
+    async with tape(tmp_path, "replay") as cassette:
         assert await cassette.result("search", {"limit": 1, "query": "a"}, Server(2)) == (1, True)
         with pytest.raises(CassetteMiss, match="record it first"):
             await cassette.result(*changed, Server(2))
@@ -122,32 +122,32 @@ async def test_a_failure_of_the_tool_is_asked_again_and_replayed_as_it_was_read(
             return str(error)
 
     server = Server(failure, {"total": 3})
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         first = await outcome(cassette, server)
-    with tape(tmp_path, "replay") as cassette:
+    async with tape(tmp_path, "replay") as cassette:
         replayed = await outcome(cassette, server)
         assert replayed == first or replayed == (failure, True)
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         assert await outcome(cassette, server) == ({"total": 3}, False)
         assert await outcome(cassette, server) == ({"total": 3}, True)
     assert server.asked == 2
 
 
 async def test_a_transport_failure_leaves_nothing(tmp_path: Path) -> None:
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         with pytest.raises(ToolUnreachable):
             await cassette.result("t", {}, Server(ToolUnreachable("gone")))
         assert await cassette.result("t", {}, Server(1)) == (1, False)
 
 
 async def test_record_asks_anew_and_live_keeps_nothing(tmp_path: Path) -> None:
-    with tape(tmp_path) as cassette:
+    async with tape(tmp_path) as cassette:
         await cassette.result("t", {}, Server(1))
-    with tape(tmp_path, "live") as cassette:
+    async with tape(tmp_path, "live") as cassette:
         assert await cassette.result("t", {}, Server(2)) == (2, False)
-    with tape(tmp_path, "record") as cassette:
+    async with tape(tmp_path, "record") as cassette:
         assert await cassette.result("t", {}, Server(3)) == (3, False)
-    with tape(tmp_path, "replay") as cassette:
+    async with tape(tmp_path, "replay") as cassette:
         assert await cassette.result("t", {}, Server(4)) == (3, True)
 
 

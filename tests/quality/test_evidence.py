@@ -82,7 +82,7 @@ async def test_a_failure_is_one_for_the_status_the_gate_and_the_cassette(
         return result
 
     for _ in range(2):
-        with open_cassette(tmp_path / "tape", "auto", failed) as cassette:
+        async with open_cassette(tmp_path / "tape", "auto", failed) as cassette:
             await cassette.result("t", {}, ask)
     assert asked == 2, "a failure is not kept for good"
 
@@ -97,9 +97,9 @@ async def test_a_failure_that_was_kept_as_a_result_is_asked_again(tmp_path: Path
         return answers.pop(0)
 
     answers = ["Error: timeout", {"total": 1}]
-    with open_cassette(tmp_path / "tape", "auto", lambda _: False) as cassette:
+    async with open_cassette(tmp_path / "tape", "auto", lambda _: False) as cassette:
         assert await cassette.result("t", {}, lambda: ask(answers)) == ("Error: timeout", False)
-    with open_cassette(tmp_path / "tape", "auto", failed) as cassette:
+    async with open_cassette(tmp_path / "tape", "auto", failed) as cassette:
         assert await cassette.result("t", {}, lambda: ask(answers)) == ({"total": 1}, False)
 
 

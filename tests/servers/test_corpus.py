@@ -143,7 +143,9 @@ def test_later_files_revise_and_delete_whatever_the_order_they_are_given_in(tmp_
 
 
 def test_an_older_file_that_comes_later_brings_nothing_back(tmp_path: Path) -> None:
-    built(tmp_path, official(tmp_path, 2, [article(1, "New"), "<DeleteCitation><PMID>2</PMID></DeleteCitation>"]))
+    built(
+        tmp_path, official(tmp_path, 2, [article(1, "New"), "<DeleteCitation><PMID>2</PMID></DeleteCitation>"])
+    ).close()
     with built(tmp_path, official(tmp_path, 1, [article(1, "Old"), article(2, "Gone")])) as corpus:
         assert found(corpus, "new") == ["1"]
         assert corpus.size() == 1
@@ -262,7 +264,7 @@ def test_no_name_and_no_heading_is_found_across_two_of_them(tmp_path: Path) -> N
 
 
 async def test_an_index_that_breaks_is_told_to_the_model_and_by_health(tmp_path: Path) -> None:
-    built(tmp_path, official(tmp_path, 1, [article(n, f"Trial {n} of statins.") for n in range(1, 400)]))
+    built(tmp_path, official(tmp_path, 1, [article(n, f"Trial {n} of statins.") for n in range(1, 400)])).close()
     index = tmp_path / "index"
     content = bytearray(index.read_bytes())
     content[8192:] = b"\xff" * (len(content) - 8192)
