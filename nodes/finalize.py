@@ -6,7 +6,7 @@ from graph.state import State
 
 
 async def finalize(state: State) -> dict[str, Any]:
-    """Settle `final_answer` (empty when there is none) and `stop_reason`."""
+    """Set `final_answer` (empty when there is none) and `stop_reason`."""
     return {
         "reply": None,
         "final_answer": state.get("final_answer") or "",

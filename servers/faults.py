@@ -1,4 +1,4 @@
-"""Faults for rehearsal: an ASGI layer that breaks a seeded share of the requests to a bundled server.
+"""Injected faults: an ASGI layer that breaks a seeded share of the requests to a bundled server.
 
 Around the answer: a status code, a broken connection, silence, garbage, a delay. In a model's answer: nothing said, cut
 off by length, aborted half-way. In a tool's: an error flag, an empty result, forged tags, a very long text, the same

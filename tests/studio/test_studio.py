@@ -83,6 +83,7 @@ async def test_a_killed_batch_run_is_opened_forked_at_an_edited_call_and_left_un
     with demo_model(latency=0.4) as url:
         command = ["generate", "--questions-file", str(tmp_path / "questions.jsonl"), "--output", str(out)]
         command += ["--local-model-url", url, "--mcp-url", tools_url, "--concurrency", "3"]
+        command += ["--cassette", str(tmp_path / "tape")]
         with subprocess.Popen([sys.executable, "-m", "cli", *command], cwd=ROOT) as batch:
             while not list(out.glob("*_checkpoints.sqlite")):
                 time.sleep(0.05)
