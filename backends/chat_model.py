@@ -86,7 +86,7 @@ class LocalChatModel(BaseChatOpenAI):
     @cached_property
     def _endpoint(self) -> str:
         """Where requests go."""
-        return f"{self.root_async_client.base_url}chat/completions"
+        return str(self.root_async_client.base_url.join("chat/completions"))
 
     @cached_property
     def _secrets(self) -> Secrets:

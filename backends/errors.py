@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 
-class BackendError(Exception):
+class BackendError(RuntimeError):  # a kind whose words LangGraph's own server passes on to Studio
     """Something outside this process failed; `retryable` says whether the same request may succeed later, `answered`
     that the server is there, since it replied, `busy` that it has too much to do just now.
     """
@@ -129,12 +129,16 @@ class ToolFailed(ToolError):
     retryable = False
 
 
-class UsageError(Exception):
+class UsageError(RuntimeError):
     """The command cannot go ahead as it was given; the message is one line that names the fix."""
 
 
 class NothingAnswers(UsageError):
-    """No server answers at an address: a mistake when a run starts, an outage once it has started."""
+    """No server answers at an address (yet); `there` when one does, and says that it is not ready."""
+
+    def __init__(self, message: str, *, there: bool = False) -> None:
+        super().__init__(message)
+        self.there = there
 
 
 def seconds_to_wait(retry_after: str | None) -> float | None:

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage
 from backends.adaptive_limit import AdaptiveLimit
 from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
-from backends.errors import ContextOverflow, InvalidResponse, ModelUnreachable, ServerOverloaded
+from backends.errors import ContextOverflow, InvalidResponse, ModelUnreachable, ServerOverloaded, Unauthorized
 from backends.model_errors import to_model_error
 
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
@@ -64,6 +64,10 @@ class ChatClient:
             raise InvalidResponse(f"empty reply from the model server (finish_reason: {finish_reason})")
         return reply
 
+    async def ask_for_a_token(self, messages: list[dict[str, str]]) -> AIMessage:
+        """What a prompt's first token costs: whether it is taken at all. Raises a `ModelError`."""
+        return await self._invoke(messages, {"max_tokens": 1, "stop": self._stop})
+
     async def continue_reply(
         self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None = None
     ) -> AIMessage | None:
@@ -77,7 +81,7 @@ class ChatClient:
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None  # some chat templates rewrite the message, and the server refuses
         except Exception as error:
-            raise self._failure(error) from error
+            raise await self._failure(error) from error
         if reply.response_metadata.get("finish_reason") == "abort":
             raise InvalidResponse(_ABORTED)
         if not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content"):
@@ -98,7 +102,7 @@ class ChatClient:
                 raise refusal from error
             extras = False
         except Exception as error:
-            raise self._failure(error) from error
+            raise await self._failure(error) from error
         self._extras = extras
         return reply
 
@@ -146,18 +150,30 @@ class ChatClient:
             async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
                 await self._model.post(str(self._base.join("chat/completions")), body)
         except Exception as error:
-            failure = self._failure(error)
+            failure = await self._failure(error)
             if isinstance(failure, ModelUnreachable) or (isinstance(failure, ServerOverloaded) and not failure.busy):
                 return f"{without_secrets(str(self._base))}: {failure}"
         return None
 
-    def _failure(self, error: Exception) -> Exception:
+    async def _failure(self, error: Exception) -> Exception:
         """What a request came to. A server that answers others meanwhile, and this one with 503, has too much to do."""
         failure = to_model_error(error)
+        if isinstance(failure, Unauthorized) and getattr(error, "status_code", None) == 404:
+            return Unauthorized(f"{failure}{await self._served()}")
         lately = time.monotonic() - self._answered < _LATELY + 2 * self.in_flight.reply_time
         if isinstance(failure, ServerOverloaded) and getattr(error, "status_code", None) == 503 and lately:
             failure.busy = failure.answered = failure.guessed = True
         return failure
+
+    async def _served(self) -> str:
+        """What is served instead, for a refusal; nothing where no list is to be had."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                listed = await self._model.get(str(self._base.join("models")))
+            names = [str(entry["id"]) for entry in listed["data"]]
+        except Exception:
+            return ""
+        return f"; it serves {', '.join(names)[:1000]} (--model-name)"
 
     @property
     def _base(self) -> Any:

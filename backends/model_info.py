@@ -24,12 +24,15 @@ class ModelInfo:
     """Tokens of prompt and reply together; None when it does not say."""
     continues: bool = False
     """Whether it can go on writing an assistant message that it is given."""
+    unlisted: str | None = None
+    """Why the list of models does not say whether it is served; None when it does."""
 
 
 async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> ModelInfo:
     """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), with what it says of it.
 
-    Raises UsageError when nothing answers at `url`, the key is refused, or no such model is served.
+    A server without a list of models may serve it all the same: the first request will say. Raises UsageError when
+    nothing answers at `url`, or its list has no such model.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise UsageError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
@@ -42,16 +45,14 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
             content = await read_bounded(answer.content, MAX_REPLY)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
-    except TooLong as error:
-        raise UsageError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+    except TooLong:
+        return ModelInfo(model, unlisted=f"{url}/models is no list of models")
     secrets = Secrets(api_key)
-    _check_status(url, answer, secrets)
-    try:
-        listed = load_json(secrets.hidden_in(content))
-        entries = listed["data"] if isinstance(listed, dict) else listed
-        served = {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UsageError(f"{url} is no OpenAI-compatible server: change --local-model-url") from error
+    if unlisted := _refused(url, answer, secrets):
+        return ModelInfo(model, unlisted=unlisted)
+    served = _listed(secrets.hidden_in(content))
+    if served is None:
+        return ModelInfo(model, unlisted=f"{url}/models is no list of models")
     if model in served or not served:
         return served.get(model, ModelInfo(model))
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
@@ -60,19 +61,25 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
     raise UsageError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)[:1000]} (--model-name)")
 
 
-def _check_status(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) -> None:
-    """Raises UsageError unless the list of models came."""
+def _refused(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) -> str | None:
+    """Why the list of models did not come; None when it did. Raises UsageError where no request can be meant."""
     if elsewhere := redirection(answer.status, answer.headers.get("location")):
         raise UsageError(f"the model server is not at {url}: {secrets.hidden(elsewhere)}; change --local-model-url")
-    if answer.status in (401, 403):
-        raise UsageError(f"the model server at {url} refuses the key: give the right one with --api-key")
-    if answer.status == 404:
-        hint = "" if url.rstrip("/").endswith("/v1") else f"; did you mean {url.rstrip('/')}/v1"
-        raise UsageError(f"{url} has no list of models: change --local-model-url{hint}")
-    if answer.status >= 500:
-        raise NothingAnswers(f"the model server at {url} answers {answer.status} to /models")
-    if answer.status != 200:
-        raise UsageError(f"the model server at {url} answers {answer.status} to /models")
+    if answer.status in (502, 503, 504):
+        raise NothingAnswers(f"the model server at {url} answers {answer.status}: it is not ready", there=True)
+    if answer.status == 200:
+        return None
+    hint = "" if url.rstrip("/").endswith("/v1") else f" (did you mean {url.rstrip('/')}/v1?)"
+    return f"{url}/models answers {answer.status}{hint if answer.status == 404 else ''}"
+
+
+def _listed(content: bytes) -> dict[str, ModelInfo] | None:
+    try:
+        listed = load_json(content)
+        entries = listed["data"] if isinstance(listed, dict) else listed
+        return {entry["id"]: _served(entry) for entry in entries if isinstance(entry["id"], str)}
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def _served(entry: dict[str, Any]) -> ModelInfo:

@@ -11,7 +11,7 @@ from backends.cassette import Failed, open_cassette
 from backends.chat_model import open_chat_model
 from backends.config import ModelConfig, ToolsConfig
 from backends.model_client import ChatClient
-from backends.model_info import resolve_model
+from backends.model_info import ModelInfo, resolve_model
 from backends.tools import ToolClient, map_tools, open_tool_client
 
 
@@ -21,6 +21,7 @@ class Services:
 
     chat: ChatClient
     tools: ToolClient
+    model: ModelInfo
 
     @property
     def tools_sha256(self) -> str:
@@ -37,7 +38,7 @@ async def open_services(
     model: ModelConfig, tools: ToolsConfig, *, stop: Sequence[str], concurrency: int, failed: Failed
 ) -> AsyncIterator[Services]:
     """Both clients, connected and checked: the one way to open them. `stop` are the strings that end a reply, `failed`
-    judges whether a tool's result says that the call failed. Raises UsageError before any completion is asked for.
+    judges whether a tool's result says that the call failed. Raises UsageError for what is no such service.
     """
     served = await resolve_model(model.local_model_url, model.model_name, model.api_key)
     opened = open_cassette(tools.cassette, tools.tools_mode, failed) if tools.cassette else nullcontext()
@@ -50,4 +51,4 @@ async def open_services(
     ):
         client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=tools.url)
         max_model_len = model.max_model_len or served.max_model_len
-        yield Services(ChatClient(chat, stop, max_model_len, served.continues, concurrency), client)
+        yield Services(ChatClient(chat, stop, max_model_len, served.continues, concurrency), client, served)

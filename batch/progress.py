@@ -114,7 +114,7 @@ class Progress:
     def count(self, kind: str, row: Mapping[str, Any]) -> None:
         """Count a row that is on disk."""
         if kind == "failed":
-            self.stats.counts["failed"] += 1
+            self.stats.add_failure(row)
             return
         self.stats.add(kind, row)
 

@@ -5,15 +5,15 @@ import contextlib
 import logging
 import os
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from backends.errors import NothingAnswers, UsageError
-from backends.services import Services, open_services
+from backends.errors import UsageError
+from backends.services import Services
 from batch.acquire import Acquired, acquire_run
 from batch.config import RunConfig
 from batch.flags import changed, from_dict
@@ -24,14 +24,13 @@ from batch.questions import check_questions
 from batch.rollout import RETRY_WAITS, Rollout
 from batch.run_files import RunFiles, ThreadIds, check_writable, read_run
 from batch.runner import Runner, progress_bar
+from batch.start import STARTING, open_when_up, try_first_request
 from batch.stop import Stopped, StopSignal
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
 from graph.build import TrajectoryGraph, build_graph
 from graph.checkpoints import GroupSaver, open_checkpoints
 from serializers.escaping import balanced
-from serializers.evidence import failed
-from serializers.tags import STOP_STRINGS
 
 log = logging.getLogger("trajgraph")
 _EXIT_CODES = {"interrupted": 130, "outage": 1, "worker": 1}
@@ -72,7 +71,9 @@ async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[
         )
     check_writable(config.output)
     stop = StopSignal()
-    async with open_run_services(config) as services:
+    async with AsyncExitStack() as stack:
+        services = await open_when_up(stack, config, stop, starting=STARTING)
+        found = await try_first_request(services, str(read_run(run.run)[1].get("prompt")) if run else prompt, questions)
         settings = config.settings(questions.sha256, prompt, services.tools_sha256)
         with acquire_run(config, settings, prompt, run) as acquired:
             files = acquired.files
@@ -84,6 +85,7 @@ async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[
                     async with open_checkpoints(files.checkpoints) as saver:
                         await progress.load_finished(saver, changed=acquired.changed)
                         progress.write_stats(0.0)  # what is true now, should this process be killed
+                        log.info("%s", found)
                         if config.workers == 1:
                             await _run_here(config, services, saver, acquired, progress, stop, waits)
                     if config.workers > 1:
@@ -114,30 +116,10 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     config = changed(config, concurrency=-(-config.concurrency // workers))
     async with AsyncExitStack() as stack:
         with contextlib.suppress(Stopped):
-            services = await _opened_in_the_end(stack, config, stop)
+            services = await open_when_up(stack, config, stop, starting=None)
             saver = await stack.enter_async_context(open_checkpoints(files.checkpoints_of(worker, workers)))
             await _run_here(config, services, saver, acquired, progress, stop)
     return _EXIT_CODES[stop.reason] if stop.reason else 0
-
-
-async def _opened_in_the_end(stack: AsyncExitStack, config: RunConfig, stop: StopSignal) -> Services:
-    """The services, which the first process has found to be right: now that nothing answers is an outage."""
-    since, waits = time.monotonic(), 0
-    while True:
-        try:
-            return await stack.enter_async_context(open_run_services(config))
-        except NothingAnswers as error:
-            if not waits:
-                log.info("%s: paused until it answers", error)
-            if config.max_downtime is not None and time.monotonic() - since >= config.max_downtime:
-                stop.request("outage")
-            waits += 1
-            await stop.sleep(min(0.5 * waits, 15.0))
-
-
-def open_run_services(config: RunConfig) -> AbstractAsyncContextManager[Services]:
-    """The services of a run, to be connected."""
-    return open_services(config.model, config.tools, stop=STOP_STRINGS, concurrency=config.concurrency, failed=failed)
 
 
 def graph_of(

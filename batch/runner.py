@@ -2,25 +2,19 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
+from batch.complaints import Complaints
 from batch.config import RunConfig
 from batch.jsonl import LineWriter, encoded
 from batch.progress import Progress
 from batch.rollout import Outcome, Rollout
 from batch.stop import Stopped, StopSignal
 from serializers.record import QuestionRow
-
-log = logging.getLogger("trajgraph")
-_CUT = (
-    "the model server cuts prompts in silence: it counts fewer tokens than were sent, and such trajectories are "
-    "rejected as prompt_cut; give it a longer context (Ollama: num_ctx, else 4,096) or name it with --max-model-len"
-)
 
 
 @dataclass
@@ -34,7 +28,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._writers = {kind: LineWriter(path) for kind, path in self.progress.files.outputs.items()}
-        self._warned_of_cut = False
+        self._complaints = Complaints(self.config.concurrency)
 
     async def run(self, bar: "tqdm[Any]") -> None:
         """Until none is left, or the run is to end."""
@@ -66,12 +60,9 @@ class Runner:
         """An outcome to its place in a file; only then are its checkpoints deleted."""
         await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
-        if outcome.kind == "rejected" and "prompt_cut" in outcome.row["metadata"]["reject_reasons"]:
-            if not self._warned_of_cut:
-                log.warning(_CUT)
-            self._warned_of_cut = True
         if outcome.kind != "failed" and not self.config.keep_checkpoints:
             await self.rollout.saver.adelete_thread(self.rollout.threads.of(name, row["question"]))
+        self._complaints.hear(outcome)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,12 @@
 """The numbers of a run, in the shape of the earlier scripts' stats file."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+_NUMBER = re.compile(r"\d+")
+_LONGEST_REASON, _MOST_REASONS, _SHOWN = 200, 100, 3
 
 
 class Stats:
@@ -14,7 +18,15 @@ class Stats:
         self._sums: Counter[str] = Counter()
         self._seen: dict[str, Counter[str]] = {
             name: Counter()
-            for name in ("topics", "question_types", "stop_reasons", "reject_reasons", "gates", "tool_errors")
+            for name in (
+                "topics",
+                "question_types",
+                "stop_reasons",
+                "reject_reasons",
+                "fail_reasons",
+                "gates",
+                "tool_errors",
+            )
         }
 
     def add(self, kind: str, record: Mapping[str, Any]) -> None:
@@ -35,6 +47,12 @@ class Stats:
             self._sums[name] += metadata["usage"][name]
         for name in ("model_seconds", "tool_seconds"):
             self._sums[name] += metadata[name]
+
+    def add_failure(self, row: Mapping[str, Any]) -> None:
+        """Count a row of the failed: one reason for all that say the same with other numbers."""
+        self.counts["failed"] += 1
+        reason, reasons = plain_reason(row), self._seen["fail_reasons"]
+        reasons[reason if reason in reasons or len(reasons) < _MOST_REASONS else "other"] += 1
 
     def content(self, *, questions: int, asked: int, bad_rows: int, about: Mapping[str, Any]) -> dict[str, Any]:
         """The stats file. accepted + rejected + failed + pending = `asked`, always: the samples wanted of `questions`.
@@ -58,12 +76,19 @@ class Stats:
             "bad_rows": bad_rows,
             "stop_reasons": dict(seen["stop_reasons"]),
             "reject_reasons": dict(seen["reject_reasons"]),
+            "fail_reasons": dict(seen["fail_reasons"]),
             "gates": dict(seen["gates"]),
             "pass_every_gate": sums["clean"],
             "tool_errors": dict(seen["tool_errors"]),
             "tokens": {"input": sums["input_tokens"], "output": sums["output_tokens"]},
             "seconds": {"model": round(sums["model_seconds"], 3), "tools": round(sums["tool_seconds"], 3)},
         }
+
+
+def plain_reason(row: Mapping[str, Any]) -> str:
+    """Why a question failed, without the numbers in which two such reasons may differ."""
+    said = _NUMBER.sub("#", f"{row['error']}: {row['message']}")
+    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}…"
 
 
 def describe(stats: Mapping[str, Any]) -> str:
@@ -78,9 +103,14 @@ def describe(stats: Mapping[str, Any]) -> str:
         failed = f"; the others fail {_listed(stats['gates'])}" if stats["gates"] else ""
         lines.append(f"{clean} of {finished} pass every gate ({100 * clean / finished:.0f} %){failed}")
     if stats["failed"]:
+        lines.extend(f"{count} failed: {reason}" for reason, count in _commonest(stats["fail_reasons"])[:_SHOWN])
         lines.append(f"run the same command again to retry the {stats['failed']} failed")
     return "\n".join(lines)
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
+    return ", ".join(f"{name} {count}" for name, count in _commonest(counts))
+
+
+def _commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda one: -one[1])

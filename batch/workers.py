@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from backends.json_codec import load_json
 from backends.own_process import own_command, own_environment
 from batch.config import RunConfig
 from batch.jsonl import Tail, summary
@@ -125,7 +126,7 @@ def _pass_on(workers: list[asyncio.subprocess.Process]) -> None:
 def _count(tails: dict[str, Tail], progress: Progress, bar: "tqdm[Any]") -> None:
     for kind, tail in tails.items():
         for line in tail.read():
-            progress.count(kind, summary(line) if kind != "failed" else {})
+            progress.count(kind, summary(line) if kind != "failed" else load_json(line))
             bar.update()
     bar.set_postfix(progress.stats.counts, refresh=False)
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,7 +33,10 @@ class DemoModel:
     latency: float = 0.0
     max_model_len: int = 32768
     api_key: str | None = field(default=None, repr=False)
-    stats: dict[str, int] = field(default_factory=lambda: {"requests": 0, "completions": 0, "in_flight": 0, "peak": 0})
+    stats: Counter[str] = field(
+        default_factory=lambda: Counter(dict.fromkeys(("requests", "probes", "completions", "in_flight", "peak"), 0))
+    )
+    """`probes` are requests for one token: whether it is there."""
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -57,7 +61,6 @@ class DemoModel:
         return JSONResponse({"count": count, "max_model_len": self.max_model_len})
 
     async def _chat(self, request: Request) -> Response:
-        self.stats["requests"] += 1
         if refused := self._refused(request):
             return refused
         try:
@@ -65,6 +68,8 @@ class DemoModel:
             messages = list(body["messages"])
         except (ValueError, KeyError, TypeError):
             return _error(400, "BadRequestError", "the body is not a chat completion request")
+        probe = body.get("max_tokens") == 1
+        self.stats["probes" if probe else "requests"] += 1
         if body.get("model") != self.name:
             return _error(404, "NotFoundError", f"The model `{body.get('model')}` does not exist.")
         prompt_tokens = count_tokens(_flat(messages))
@@ -79,7 +84,7 @@ class DemoModel:
             choice, usage = self._complete(body, messages, prompt_tokens)
         finally:
             self.stats["in_flight"] -= 1
-        self.stats["completions"] += 1
+        self.stats["completions"] += not probe
         head = {"id": f"chatcmpl-demo-{self.stats['completions']}", "created": int(time.time()), "model": self.name}
         if body.get("stream"):
             options = body.get("stream_options") or {}

@@ -59,6 +59,7 @@ def test_a_model_server_that_goes_away_pauses_the_run_and_no_question_pays_for_i
         while not list((folder / "out").glob("*_checkpoints.sqlite")):
             pass
     assert process.stderr is not None
+    assert process.stderr.readline().startswith("trajgraph: model Qwen3-8B: answers in")
     assert re.match(
         r"trajgraph: the model server is down \(http://.*\): paused until it answers\n", process.stderr.readline()
     )
@@ -211,7 +212,7 @@ def test_a_disk_that_refuses_ends_the_run_with_one_line_and_the_same_command_con
     full = trajgraph_process(*command, preexec_fn=limited)
     assert full.returncode == 1
     assert "cannot be written or read" in full.stderr
-    assert full.stderr.count("\n") == 1
+    assert full.stderr.count("\n") == 2  # what the model is, and this
     written = read_jsonl(next((folder / "out").glob("*_incremental.jsonl"), folder / "none"))
     assert len(written) < 30
     finished = trajgraph(*command)

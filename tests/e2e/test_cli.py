@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,6 @@ def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: 
     (folder / "torn.jsonl").write_text('{"question": "a"}\n{"question": \n')
     (folder / "other.jsonl").write_text('{"text": "a"}\n')
     (folder / "file").write_text("")
-    nowhere = f"http://127.0.0.1:{free_port()}"
     ok = ("--local-model-url", model_url, "--mcp-url", tools_url)
     questions = ("--questions-file", folder / "questions.jsonl")
     mistakes: list[tuple[str, tuple[object, ...]]] = [
@@ -43,9 +43,7 @@ def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: 
         ("empty.jsonl: no question in it", ("--questions-file", folder / "empty.jsonl", *ok)),
         ("torn.jsonl, line 2: not JSON", ("--questions-file", folder / "torn.jsonl", *ok)),
         ('other.jsonl, line 1: no "question" in it', ("--questions-file", folder / "other.jsonl", *ok)),
-        ("no model server answers at", (*questions, *ok, "--local-model-url", f"{nowhere}/v1")),
         ("no model 'Llama'; it serves Qwen3-8B", (*questions, *ok, "--model-name", "Llama")),
-        ("no MCP server answers at", (*questions, *ok, "--mcp-url", f"{nowhere}/mcp")),
         ("no tool for arxiv; it has browse_webpage, ", (*questions, *ok, "--tools", "arxiv")),
         ("file: cannot be written", (*questions, *ok, "--output", folder / "file")),
         ("--concurrency 0: give a number above 0", (*questions, *ok, "--concurrency", 0)),
@@ -69,12 +67,30 @@ def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: 
     assert not list((folder / "out").glob("*_run.json"))
 
 
+@pytest.mark.parametrize(("flag", "path"), [("--local-model-url", "/v1"), ("--mcp-url", "/mcp")])
+def test_a_server_that_does_not_answer_yet_is_waited_for_with_a_word(
+    folder: Path, model_url: str, tools_url: str, flag: str, path: str
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}{path}"
+    result = generate(folder, model_url, tools_url, flag, nowhere, "--max-downtime", 0.6)
+    assert result.returncode == 2
+    waiting, given_up = result.stderr.splitlines()
+    assert nowhere in waiting
+    assert waiting.endswith(": waiting for it, 0.6 s at most")
+    assert given_up + ": waiting for it, 0.6 s at most" == waiting
+    assert not list((folder / "out").glob("*_run.json"))
+
+
 def test_a_run_ends_with_its_counts_and_files_and_is_quiet_without_a_terminal(
     folder: Path, model_url: str, tools_url: str
 ) -> None:
     result = generate(folder, model_url, tools_url, "--limit", 3)
     assert result.returncode == 0
-    assert result.stderr == ""
+    assert re.fullmatch(
+        r"trajgraph: model Qwen3-8B: answers in \d\.\d s, first prompt [\d,]+ tokens, context 32,768 tokens; "
+        r"tools: pubmed_search, browse_webpage, google_search\n",
+        result.stderr,
+    )
     lines = result.stdout.splitlines()
     assert lines[0] == "3 questions: 3 accepted, 0 rejected, 0 failed, 0 pending"
     assert lines[1] == "3 of 3 pass every gate (100 %)"
@@ -87,7 +103,7 @@ def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None
         refused = generate(folder, url, tools_url)
         result = generate(folder, url, tools_url, "--api-key", key, "--limit", 2, "--keep-checkpoints")
     assert refused.returncode == 2
-    assert "refuses the key" in refused.stderr
+    assert "denies the key or the model (401)" in refused.stderr
     assert result.returncode == 0
     written = written_bytes(folder / "out")
     assert key.encode() not in written

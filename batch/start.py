@@ -1,0 +1,86 @@
+"""The start of a run: services that are waited for, and a first request that says what to expect of the others."""
+
+import asyncio
+import logging
+import math
+import time
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+from backends.errors import BackendError, ContextOverflow, NothingAnswers, Unauthorized, UsageError
+from backends.services import Services, open_services
+from batch.config import RunConfig
+from batch.questions import QuestionsFile
+from batch.stop import Stopped, StopSignal
+from nodes.prompts import prompt_messages
+from serializers.evidence import failed
+from serializers.tags import STOP_STRINGS
+
+log = logging.getLogger("trajgraph")
+STARTING = 60.0
+"""Seconds that a server gets to open its port: often it is started together with the run."""
+_FIRST_REPLY = 1.0
+_LONGEST_WAIT = 15.0
+
+
+def open_run_services(config: RunConfig) -> AbstractAsyncContextManager[Services]:
+    """The services of a run, to be connected."""
+    return open_services(config.model, config.tools, stop=STOP_STRINGS, concurrency=config.concurrency, failed=failed)
+
+
+async def open_when_up(
+    stack: AsyncExitStack, config: RunConfig, stop: StopSignal, *, starting: float | None
+) -> Services:
+    """The services; one that does not answer yet is waited for, until `--max-downtime` has passed.
+
+    At the start of a run a closed port is waited for no longer than `starting` seconds, and then NothingAnswers is
+    raised. With None the run is under way: that nothing answers is an outage, and ends in Stopped.
+    """
+    since, waits = time.monotonic(), 0
+    while True:
+        try:
+            return await stack.enter_async_context(open_run_services(config))
+        except NothingAnswers as error:
+            most = config.max_downtime or math.inf
+            if starting is not None and not error.there:
+                most = min(most, starting)
+            left = most - (time.monotonic() - since)
+            if left <= 0 and starting is not None:
+                raise
+            if left <= 0:
+                stop.request("outage")
+                raise Stopped from error
+            if not waits:
+                until = "until it answers" if math.isinf(most) else f"{most:g} s at most"
+                log.info("%s: %s %s", error, "waiting for it," if starting else "paused", until)
+            waits += 1
+            await stop.sleep(min(0.5 * waits, _LONGEST_WAIT, left))
+
+
+async def try_first_request(services: Services, prompt: str, questions: QuestionsFile) -> str:
+    """Ask for one token in reply to the first prompt of a run; returns a line about what is known then. A reply that
+    takes longer than a second is not waited for. Raises UsageError when key or model are denied.
+    """
+    chat, known = services.chat, list[str]()
+    question = next((row["question"] for _, row in questions.stream()), "")
+    try:
+        async with asyncio.timeout(_FIRST_REPLY):
+            reply = await chat.ask_for_a_token(prompt_messages(prompt, question, ()))
+        known.append(f"answers in {reply.response_metadata['seconds']:.1f} s")
+        if reply.usage_metadata:
+            known.append(f"first prompt {reply.usage_metadata['input_tokens']:,} tokens")
+    except TimeoutError:
+        known.append("takes more than a second to answer")
+    except Unauthorized as error:
+        raise UsageError(f"{error}{_and(services.model.unlisted)}; fix it and run the same command") from error
+    except ContextOverflow as error:
+        log.warning("the first prompt is longer than the model's context: %s", error)
+    except BackendError as error:
+        log.warning("the first request failed: %s", error)
+    if services.model.unlisted:
+        log.warning("%s; %s is asked for all the same", services.model.unlisted, services.model.name)
+    known.append(f"context {chat.max_model_len:,} tokens" if chat.max_model_len else "context unknown")
+    return f"model {services.model.name}: {', '.join(known)}; tools: {', '.join(services.tools.routes)}"
+
+
+def _and(more: str | None) -> str:
+    return f"; {more}" if more else ""
