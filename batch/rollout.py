@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
 
-from backends.errors import BackendError, Unauthorized, UsageError
+from backends.errors import BackendError, ModelTimeout, Unauthorized, UsageError
 from batch.config import RunConfig, Settings
 from batch.run_files import ThreadIds
 from batch.stop import Stopped, StopSignal
@@ -118,6 +118,7 @@ class Rollout:
                 before, checkpoint = checkpoint, await self._last_checkpoint_id(config, thread)
                 if checkpoint != before:
                     at_this_step = busy = outages = 0
+                    config["configurable"].pop("timeouts", None)
                 if error.busy and (busy < _MOST_GUESSED or not error.guessed):
                     busy_since = busy_since if busy else time.monotonic()
                     busy += 1
@@ -130,6 +131,8 @@ class Rollout:
                     if outages <= _SUSPECT:
                         continue
                 failures, at_this_step = failures + 1, at_this_step + 1
+                if isinstance(error, ModelTimeout):  # perhaps an endless reply: with half the budget it ends in time
+                    config["configurable"]["timeouts"] = config["configurable"].get("timeouts", 0) + 1
                 if not error.retryable or at_this_step > len(self.waits):
                     raise RetriesExhausted(at_this_step) from error
                 await self.stop.sleep(max(self.waits[at_this_step - 1], error.retry_after or 0.0))

@@ -38,4 +38,5 @@ class State(TypedDict, total=False):
     """The model's raw answer, not yet read by `parse_tool`."""
     final_answer: str | None
     stop_reason: str | None
-    """Why the loop ended: `answer`, `max_turns`, `max_tool_calls`, `no_answer`, `truncated`, `context_overflow`."""
+    """Why the loop ended: `answer`, `max_turns`, `max_tool_calls`, `no_answer`, `truncated`, `context_overflow`,
+    `prompt_cut`."""

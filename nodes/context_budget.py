@@ -15,6 +15,8 @@ from serializers.tool_output import MAX_RESULT
 _SINGLE = re.compile(r"[^A-Za-z\s]")
 KEPT_CHARACTERS = 600
 """What is left of a shortened output at least: enough for the first title and its id."""
+_SHORTEST_REPLY = 32
+"""Tokens below which no reply is asked for."""
 _TEMPLATE = 16
 """Tokens that a template may put around a message."""
 _WORD = re.compile(r"[A-Za-z]{2,}")
@@ -32,7 +34,8 @@ Build = Callable[[Sequence[AnyMessage]], list[dict[str, str]]]
 async def fit_context(
     chat: Chat, build: Build, messages: Sequence[AnyMessage], max_tokens: int, *, refused: bool = False
 ) -> tuple[list[AnyMessage], int]:
-    """The messages that had to be shortened (same ids, to replace the old ones) and the tokens left for the reply.
+    """The messages that had to be shortened (same ids, to replace the old ones) and the tokens left for the reply, none
+    where it has no room.
 
     `build` makes the prompt. A quarter of the context at most is kept free for the reply. Shortens nothing while the
     context is unknown; what cannot be made to fit is left to the server to refuse. `refused` says that it has refused
@@ -66,7 +69,10 @@ async def fit_context(
         tokens = await chat.count_tokens(build(kept)) or tokens
     elif refused and not counted:  # nothing to shorten: it was the reply that had no room
         tokens = min(tokens, estimate_tokens(prompt))
-    return shortened, max(min(max_tokens, size - tokens - 1), min(max_tokens, 16))
+    room = size - tokens - 1
+    if room < _SHORTEST_REPLY:
+        room = 0 if counted or refused else reserve  # an estimate is on the safe side: the server knows better
+    return shortened, min(max_tokens, room)
 
 
 def prompt_was_cut(prompt: Sequence[dict[str, str]], messages: Sequence[AnyMessage], reply: AIMessage) -> bool:

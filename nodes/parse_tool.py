@@ -10,6 +10,7 @@ from graph.limits import Limits
 from graph.state import State
 from nodes.prompts import NUDGE_ANSWER, NUDGE_FORMAT, full_text
 from serializers.actions import Reading
+from serializers.repetition import is_endless
 from serializers.reply import Reply, model_ended, read_reply
 from serializers.tags import Call
 
@@ -37,14 +38,14 @@ async def parse_tool(
     reply = read_reply(full_text(raw), Reading(stopped, tools, examples, bool(about.get("ran_on"))))
     cut_off = not stopped or "answer_closed" in reply.repairs
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
-    if state.get("stop_reason"):  # the prompt was cut: what was said to a part of it is not acted on
+    if state.get("stop_reason"):  # the prompt was cut, or the reply can be no longer: it is kept, and not acted on
         return {"messages": [_kept(raw, reply, turn)], "reply": None}
     first = about.get("attempt", 1) == 1
     if reply.thought_open and stopped and first:  # what ended it was a stop string that it only spoke of, perhaps
         about["in_thought"] = True
         return {"reply": raw}
     if cut_off and reply.call is None:  # cut off is never an answer, and no call either; nor is one left open
-        if first:
+        if first and not is_endless(reply.text):
             return {"reply": raw}
         return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": "truncated"}
     if reply.answer is not None:

@@ -13,6 +13,7 @@ from backends.errors import UsageError
 from quality.citations import Citation, citations
 from quality.language import is_english
 from serializers.evidence import output_failed, says_nothing
+from serializers.repetition import repeats_itself
 from serializers.reply import model_ended
 from serializers.segments import Segment, split_segments
 from serializers.tags import QUERY_NAMES
@@ -124,7 +125,11 @@ def answer_not_last(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 
 def truncated(trajectory: Trajectory, _: Thresholds) -> Fault:
-    """The last reply was cut off, within a thought or a call, or by what the server says of it."""
+    """The last reply was cut off, within a thought or a call, or by what the server says of it; not by the end of the
+    context, which is called so.
+    """
+    if trajectory.metadata.get("stop_reason") == "context_overflow":
+        return False
     last = trajectory.segments[-1:]
     if last and not last[0].closed and last[0].kind in ("think", "call_tool", "tool_output"):
         return last
@@ -230,6 +235,11 @@ def empty_think(trajectory: Trajectory, _: Thresholds) -> Fault:
     return list(filter(_empty, trajectory.of("think")))
 
 
+def repetition(trajectory: Trajectory, _: Thresholds) -> Fault:
+    """What the model wrote goes round in circles: the same hundred letters come four times."""
+    return [piece for piece in trajectory.of("think", "answer", "text") if repeats_itself(piece.body)]
+
+
 def thought_missing(trajectory: Trajectory, _: Thresholds) -> Fault:
     """It searches and answers without one thought."""
     return bool(trajectory.segments) and not trajectory.of("think")
@@ -272,7 +282,7 @@ def estimated_tokens(text: str) -> int:
 _ALL: Sequence[Callable[[Trajectory, Thresholds], Fault]] = (
     unclosed_answer, no_answer, answer_not_last, truncated, forged_tool_output, unanswered_call, unbalanced_tags,
     no_tool_use, nothing_found, tool_error_share, empty_query, duplicate_call, call_limit_passed, empty_think,
-    thought_missing, no_citation, ungrounded_citation, number_not_in_source, over_token_limit, language,
+    thought_missing, repetition, no_citation, ungrounded_citation, number_not_in_source, over_token_limit, language,
 )  # fmt: skip
 GATES: Mapping[str, Callable[[Trajectory, Thresholds], Fault]] = {gate.__name__: gate for gate in _ALL}
 """By name; the docstring of each says what it finds."""

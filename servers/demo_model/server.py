@@ -96,7 +96,7 @@ class DemoModel:
         self, body: dict[str, Any], messages: list[Any], prompt_tokens: int
     ) -> tuple[dict[str, Any], dict[str, int]]:
         begun = str(messages[-1].get("content", "")) if body.get("continue_final_message") else ""
-        text = reply(messages[:-1] if begun else messages).removeprefix(begun)
+        text = _after(begun, reply(messages[:-1] if begun else messages))
         if text.endswith("</call_tool>"):
             text += RUN_ON
         room = self.max_model_len - prompt_tokens
@@ -134,6 +134,13 @@ def _cut(text: str, stop: str | list[str] | None, keep: bool) -> tuple[str, str 
         return text, None
     at, string = min(found)
     return text[: at + len(string)] if keep else text[:at], string
+
+
+def _after(begun: str, text: str) -> str:
+    """What follows the beginning of a text, in which white space may stand otherwise."""
+    pattern = r"\s*".join(map(re.escape, re.sub(r"\s+", "", begun)))
+    match = re.match(pattern, text) if begun else None
+    return text[match.end() :] if match else text
 
 
 def _split_thought(text: str) -> tuple[str, str | None]:

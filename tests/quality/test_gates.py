@@ -104,6 +104,10 @@ DEFECTS: dict[str, list[Callable[[int], dict[str, Any]]]] = {
         lambda n: replaced(n, 6, "<think>\n \n</think>"),
         lambda n: replaced(n, 6, "<think>\u200b</think>"),
     ],
+    "repetition": [
+        lambda n: replaced(n, 3, think(f"So the trial of drug {n} shows that it helps in heart failure. " * 30)),
+        lambda n: replaced(n, 3, think(f"{n} helps " * 200)),
+    ],
     "thought_missing": [
         lambda n: record(n, [piece for piece in sound(n) if "think" not in piece]),
     ],
@@ -154,6 +158,8 @@ ALSO = {
     "no_answer": {"no_citation"},
     "no_tool_use": {"no_citation"},
     "nothing_found": {"tool_error_share", "no_citation"},
+    "ungrounded_citation": {"repetition"},
+    "over_token_limit": {"repetition"},
 }
 """What some of a gate's defects are defects of too."""
 

@@ -52,6 +52,7 @@ class ScriptedModel:
     finish_reason: str = "stop"
     owned_by: str = "nobody"
     serves: str = "Qwen/Qwen3-8B"
+    max_model_len: int | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
@@ -64,9 +65,8 @@ class ScriptedModel:
             yield self
 
     async def _models(self, _: Request) -> Response:
-        return JSONResponse(
-            {"object": "list", "data": [{"id": self.serves, "object": "model", "owned_by": self.owned_by}]}
-        )
+        served = {"id": self.serves, "object": "model", "owned_by": self.owned_by, "max_model_len": self.max_model_len}
+        return JSONResponse({"object": "list", "data": [served]})
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
@@ -82,11 +82,14 @@ class ScriptedModel:
         return completion(choice, stream=bool(body.get("stream")), prompt_tokens=count_tokens(prompt))
 
 
-def completion(said: Mapping[str, Any], *, stream: bool = False, prompt_tokens: int = 10) -> Response:
+def completion(
+    said: Mapping[str, Any], *, stream: bool = False, prompt_tokens: int = 10, completion_tokens: int = 5
+) -> Response:
     """A chat completion; `said` holds the message's fields beside `finish_reason`, `stop_reason`, `matched_stop`."""
     about = {name: said[name] for name in ("finish_reason", "stop_reason", "matched_stop") if name in said}
     message = {"role": "assistant", **{name: value for name, value in said.items() if name not in about}}
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 5, "total_tokens": prompt_tokens + 5}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens,
+             "total_tokens": prompt_tokens + completion_tokens}  # fmt: skip
     head = {"id": "scripted", "created": 0, "model": "Qwen3-8B"}
     if not stream:
         choices = [{"index": 0, "message": message, **about}]
