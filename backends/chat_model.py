@@ -21,7 +21,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, SecretStr
 
 from backends.bounded import MAX_REPLY, read_bounded
-from backends.completion import plain_completion, thought_of
+from backends.completion import plain_completion, thought_of, without_end_token
 from backends.config import ModelConfig
 from backends.json_codec import dump_json, load_json
 from backends.model_errors import NO_KEY
@@ -102,7 +102,9 @@ class LocalChatModel(BaseChatOpenAI):
         else without its callbacks and conversions, which cost as much as the request.
         """
         if _listened_to():
-            return await self.ainvoke(messages, **asked)
+            streamed = await self.ainvoke(messages, **asked)
+            streamed.content = without_end_token(streamed.text)  # it may come in several pieces
+            return streamed
         generation = (await self._answered({**self._default_params, **asked, "messages": messages})).generations[0]
         assert isinstance(generation.message, AIMessage)
         generation.message.response_metadata |= generation.generation_info or {}
@@ -113,6 +115,8 @@ class LocalChatModel(BaseChatOpenAI):
     ) -> ChatGenerationChunk | None:
         generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         choices = chunk.get("choices")
+        if generation is not None and isinstance(generation.message.content, str):
+            generation.message.content = without_end_token(generation.message.content)
         if generation is not None and choices and choices[0].get("delta"):
             _keep_reasoning(generation.message, choices[0]["delta"])
             _keep_stop(generation.message, choices[0])
@@ -154,7 +158,7 @@ def _listened_to() -> bool:
 
 
 def _keep_reasoning(message: BaseMessage, source: dict[str, Any]) -> None:
-    text = thought_of(source)
+    text = without_end_token(thought_of(source))
     if text:
         message.additional_kwargs["reasoning_content"] = text
 

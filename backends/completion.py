@@ -1,6 +1,7 @@
 """A chat completion as any server sends it, in the one shape that is read: odd fields do not cost a usable reply."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ _WORDS = ("text", "thinking", "reasoning", "summary", "content", "value")
 _MOST_LEVELS = 20
 _ACTIONS = ("<call_tool", "<answer", "<tool_call")
 _MOST_TOKENS = 2**40
+_END_TOKENS = re.compile(
+    r"(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return)\|>|</s>|<end_of_turn>|<｜end▁of▁sentence｜>)+\s*\Z"
+)
 
 
 def plain_completion(response: Any) -> dict[str, Any]:
@@ -48,8 +52,13 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     thought = thought_of(message) or thought
     if not any(action in content for action in _ACTIONS) and (native := _native_call(message)):
         content = f"{content}\n{native}".strip()
-    plain = {"role": "assistant", "content": sound(content)}
-    return {**plain, "reasoning_content": sound(thought)} if thought else plain
+    plain = {"role": "assistant", "content": without_end_token(sound(content))}
+    return {**plain, "reasoning_content": without_end_token(sound(thought))} if thought else plain
+
+
+def without_end_token(text: str) -> str:
+    """A text without the template's token behind it, with which the model ends its turn: some servers send it along."""
+    return _END_TOKENS.sub("", text)
 
 
 def thought_of(message: Mapping[str, Any]) -> str:

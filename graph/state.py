@@ -33,6 +33,8 @@ class State(TypedDict, total=False):
     """
 
     question: str
+    asked: str
+    """The question that `messages` follow: another one begins a new transcript."""
     messages: Annotated[list[AnyMessage], DeltaChannel(merge_messages)]
     reply: AIMessage | None
     """The model's raw answer, not yet read by `parse_tool`."""

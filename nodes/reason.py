@@ -1,7 +1,6 @@
 """reason: the prompt goes to the model, its raw reply comes back."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -18,6 +17,31 @@ from nodes.prompts import prompt_messages
 
 
 async def reason(
+    state: State, config: RunnableConfig, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole
+) -> dict[str, Any]:
+    """Ask for the next turn, within the model's context. A question that the messages do not follow begins a new
+    transcript.
+
+    `config` may name the `seed` of this sample, and how many `timeouts` there were: a reply that takes too long is
+    asked for with half the budget each time. A reply still waiting in the state was cut off: it is continued where the
+    server can, else asked again with twice its budget, if the context has room for more; one that a stop string ended
+    within a thought that spoke of it, without stop strings.
+    """
+    begun = _begun(state)
+    now: Any = {**state, **begun, "messages": [] if "messages" in begun else state.get("messages", [])}
+    return {**begun, **await _ask(now, config, chat=chat, system=system, limits=limits, tool_role=tool_role)}
+
+
+def _begun(state: State) -> dict[str, Any]:
+    """The beginning of a transcript: what is left of another one in the same thread is no part of it."""
+    question, messages = state["question"], state.get("messages", [])
+    if not state.get("stop_reason") and state.get("asked", question) == question:
+        return {} if messages or "asked" in state else {"asked": question}
+    anew: dict[str, Any] = {"messages": {"__overwrite__": []}, "reply": None, "final_answer": None, "stop_reason": None}
+    return {"asked": question, **anew}
+
+
+async def _ask(
     state: State,
     config: RunnableConfig,
     *,
@@ -27,13 +51,7 @@ async def reason(
     tool_role: ToolRole,
     refused: bool = False,
 ) -> dict[str, Any]:
-    """Ask for the next turn, within the model's context. `config` may name the `seed` of this sample.
-
-    A reply still waiting in the state was cut off: it is continued where the server can, else asked again with twice
-    its budget, if the context has room for more; one that a stop string ended within a thought that spoke of it, without
-    stop strings. A prompt that was `refused` as too long is asked once more, with what fits by a stricter count. A reply
-    that took too long, as often as `timeouts` says, is asked for with half the budget each time.
-    """
+    """A prompt that was `refused` as too long is asked once more, with what fits by a stricter count."""
     about, cut_off = config.get("configurable", {}), state.get("reply")
     seed = about.get("seed")
     budget = _budget(cut_off, limits) >> about.get("timeouts", 0)
@@ -67,8 +85,7 @@ async def reason(
         chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
         if refused or chat.max_model_len is None:
             return {"reply": None, "stop_reason": "context_overflow"}
-        asked_again = partial(reason, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
-        return await asked_again(state, config)
+        return await _ask(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     usage = reply.usage_metadata
     reply.response_metadata["prompt_tokens"] = usage["input_tokens"] if usage else None
     full = cut_off is not None and ended_alike(cut_off, reply)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from langgraph_sdk import get_client
+from starlette.responses import JSONResponse
 
-from tests.support.runs import ROOT, read_jsonl, trajgraph_process, write_questions
-from tests.support.servers import demo_model, free_port
+from tests.support.runs import ROOT, read_jsonl, trajgraph_process, two_turns, write_questions
+from tests.support.servers import Reply, ScriptedModel, demo_model, free_port
 
 
 @contextmanager
@@ -73,6 +74,31 @@ async def test_the_development_server_draws_the_graph_and_runs_a_question_step_b
             state = await client.threads.get_state(thread)
             assert 'cite id="25176015"' in state["values"]["final_answer"]
             assert len(await client.threads.get_history(thread, limit=50)) == len(steps) + 2
+
+
+async def test_studio_answers_a_second_question_drops_end_tokens_and_says_what_failed(tools_url: str) -> None:
+    def script(messages: list[dict[str, Any]]) -> Reply:
+        if "refused" in messages[1]["content"]:
+            return JSONResponse({"error": {"message": "this model has no chat template"}}, 400)
+        said = two_turns(messages)
+        return f"{said}<|im_end|>"  # as vLLM's stream ends when the stop string is kept
+
+    port = free_port()
+    with ScriptedModel(script=script).served() as model:
+        services = {"LOCAL_MODEL_URL": model.url, "MODEL_NAME": "Qwen3-8B", "MCP_URL": tools_url}
+        with process("langgraph_cli", "dev", "--no-browser", "--no-reload", "--port", str(port), **services):
+            async with api(port) as client:
+                thread = (await client.threads.create())["thread_id"]
+                for question in ("What did PARADIGM-HF show?", "What did DAPA-HF show?"):
+                    final = await client.runs.wait(thread, "trajectory", input={"question": question})
+                    assert final["stop_reason"] == "answer"
+                    assert [message["type"] for message in final["messages"]] == ["ai", "tool", "ai"]
+                    assert final["messages"][-1]["content"].endswith("</answer>")
+                    assert "im_end" not in str(final)
+                failed = await client.runs.wait(thread, "trajectory", input={"question": "refused"}, raise_error=False)
+    asked = [body["messages"][1]["content"] for body in model.requests if len(body["messages"]) > 2]
+    assert asked == ["What did PARADIGM-HF show?", "What did DAPA-HF show?"]
+    assert "this model has no chat template" in str(failed)
 
 
 async def test_a_killed_batch_run_is_opened_forked_at_an_edited_call_and_left_untouched(
