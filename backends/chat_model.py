@@ -51,9 +51,19 @@ class LocalChatModel(BaseChatOpenAI):
     ) -> ChatResult:
         return await self._answered(self._get_request_payload(messages, stop=stop, **kwargs))
 
+    def request(self, messages: list[dict[str, str]], **asked: Any) -> dict[str, Any]:
+        """The body of a request."""
+        body = {**self._default_params, **asked, "messages": messages}
+        more = body.pop("extra_body", None) or {}
+        return {**body, **more}
+
+    async def completion(self, body: dict[str, Any]) -> Any:
+        """The server's own answer to a request, as JSON."""
+        more = body.pop("extra_body", None) or {}
+        return await self.post(self._endpoint, {**body, **more})
+
     async def _answered(self, body: dict[str, Any]) -> ChatResult:
-        body.update(body.pop("extra_body", None) or {})
-        response = plain_completion(await self.post(self._endpoint, body))
+        response = plain_completion(await self.completion(body))
         (choice,) = response["choices"]
         result = self._create_chat_result(response)
         _keep_reasoning(result.generations[0].message, choice["message"])
@@ -78,7 +88,7 @@ class LocalChatModel(BaseChatOpenAI):
         if response.status < 300:
             return load_json(self._secrets.hidden_in(content))
         sdk = self.root_async_client
-        request = httpx2.Request(method, url, headers=sdk.auth_headers)
+        request = httpx2.Request(method, url, headers={**self._headers})
         kept = {name: value for name in _KEPT_HEADERS if (value := response.headers.get(name, "")).isascii() and value}
         answer = httpx2.Response(response.status, headers=kept, content=content, request=request)
         raise sdk._make_status_error_from_response(answer)
@@ -91,11 +101,12 @@ class LocalChatModel(BaseChatOpenAI):
     @cached_property
     def _secrets(self) -> Secrets:
         key = self.root_async_client.api_key
-        return Secrets(key if key != NO_KEY else None)
+        return Secrets(key if key != NO_KEY else None, *(self.default_headers or {}).values())
 
     @cached_property
     def _headers(self) -> dict[str, str]:
-        return {**self.root_async_client.auth_headers, "Content-Type": "application/json"}
+        own = self.default_headers or {}
+        return {**self.root_async_client.auth_headers, "Content-Type": "application/json", **own}
 
     async def reply(self, messages: list[dict[str, str]], **asked: Any) -> AIMessage:
         """One reply to messages as OpenAI's API takes them: by `ainvoke` where somebody listens (Studio, a tracer),
@@ -105,7 +116,7 @@ class LocalChatModel(BaseChatOpenAI):
             streamed = await self.ainvoke(messages, **asked)
             streamed.content = without_end_token(streamed.text)  # it may come in several pieces
             return streamed
-        generation = (await self._answered({**self._default_params, **asked, "messages": messages})).generations[0]
+        generation = (await self._answered(self.request(messages, **asked))).generations[0]
         assert isinstance(generation.message, AIMessage)
         generation.message.response_metadata |= generation.generation_info or {}
         return generation.message
@@ -143,6 +154,7 @@ async def open_chat_model(config: ModelConfig, *, concurrency: int) -> AsyncIter
             api_key=SecretStr(config.api_key or NO_KEY),
             temperature=config.sampling.temperature,
             extra_body=config.sampling.sampling,
+            default_headers=config.headers or None,
             timeout=seconds,
             max_retries=0,  # the batch retries, from the checkpoint
             stream_usage=True,

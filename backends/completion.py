@@ -63,7 +63,13 @@ def without_end_token(text: str) -> str:
 
 def thought_of(message: Mapping[str, Any]) -> str:
     """The reasoning that a message (or a streamed piece of one) has in a field of its own."""
-    return next(filter(str.strip, (_words(message[name]) for name in _THOUGHT_FIELDS if name in message)), "")
+    return next(iter(thought_fields(message).values()), "")
+
+
+def thought_fields(message: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a message that hold a thought, with their words."""
+    said = {name: _words(message[name]) for name in _THOUGHT_FIELDS if name in message}
+    return {name: words for name, words in said.items() if words.strip()}
 
 
 def _parts(content: Any) -> tuple[str, str]:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from backends.bounded import check_address
 from backends.errors import UsageError
+from backends.headers import header_values
+from backends.mcp_servers import McpServer, check_word, mcp_servers
 from backends.setting import setting
 
 TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
@@ -40,11 +42,14 @@ class Sampling:
 class ModelConfig:
     """The model server. Raises UsageError for an address that is none, or that holds a secret."""
 
-    local_model_url: str = setting("http://localhost:8000/v1", "OpenAI-compatible address.", "Model")
-    model_name: str = setting("Qwen3-8B", "Name under which the server knows the model.", "Model", compared=True)
-    api_key: str | None = setting(
-        None, "Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY", secret=True
+    local_model_url: str = setting(
+        "http://localhost:8000/v1", "OpenAI-compatible address.", "Model", envvar=("LOCAL_MODEL_URL", "OPENAI_BASE_URL")
     )
+    model_name: str = setting("Qwen3-8B", "Its name at the server.", "Model", envvar=("MODEL_NAME",), compared=True)
+    api_key: str | None = setting(
+        None, "Key of the model server, if it wants one.", "Model", envvar=("OPENAI_API_KEY",), secret=True
+    )
+    extra_header: tuple[str, ...] = setting((), "NAME=ENV_VAR, sent with every request.", "Model")
     model_timeout: float = setting(180.0, "Seconds a reply may take.", "Model", above=0)
     max_model_len: int | None = setting(None, "Its context, if the server does not say.", "Model", above=0)
     sampling: Sampling = field(default_factory=Sampling)
@@ -52,12 +57,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_address("--local-model-url", self.local_model_url)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The extra headers with their values. Raises UsageError for one whose variable is not set."""
+        return header_values(self.extra_header, "--extra-header")
+
 
 @dataclass(frozen=True)
 class ToolsConfig:
     """The tool server. Raises UsageError for an address that is none, or that holds a secret."""
 
-    mcp_url: str | None = setting(None, "MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools")
+    mcp_url: str | None = setting(None, "MCP server; else MCP_TRANSPORT_HOST and _PORT.", "Tools", envvar=("MCP_URL",))
+    mcp: tuple[str, ...] = setting((), "More: address, sse:…, stdio:COMMAND, name in mcp.json.", "Tools")
+    mcp_header: tuple[str, ...] = setting((), "NAME=ENV_VAR, sent to MCP addresses.", "Tools")
     tools: tuple[str, ...] = setting(TOOL_NAMES, "The tools to teach and use.", "Tools", listed=True)
     tool_map: tuple[str, ...] = setting((), "TOOL=SERVER_TOOL(argument), for other names.", "Tools")
     tool_timeout: float = setting(120.0, "Seconds a call may take.", "Tools", above=0)
@@ -68,13 +80,23 @@ class ToolsConfig:
 
     def __post_init__(self) -> None:
         check_address("--mcp-url", self.url)
+        for word in self.mcp:
+            check_word(word)
         if self.tools_mode != "auto" and self.cassette is None:
             raise UsageError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
         if not self.tools:
             raise UsageError("--tools: name at least one tool")
 
+    def servers(self) -> list[McpServer]:
+        """Where the tools are. Raises UsageError for a server that cannot be meant, or a header without its value."""
+        headers = header_values(self.mcp_header, "--mcp-header")
+        if self.token and "authorization" not in map(str.lower, headers):
+            headers["Authorization"] = f"Bearer {self.token}"
+        alone = () if self.mcp and not self.mcp_url else (self.url,)
+        return mcp_servers([*alone, *self.mcp], headers)
+
     @property
     def url(self) -> str:
-        """The address: as given, else from MCP_URL, else from MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT."""
+        """The address: as given, else from MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT."""
         host, port = os.environ.get("MCP_TRANSPORT_HOST", "127.0.0.1"), os.environ.get("MCP_TRANSPORT_PORT", "8003")
-        return self.mcp_url or os.environ.get("MCP_URL") or f"http://{host}:{port}/mcp"
+        return self.mcp_url or f"http://{host}:{port}/mcp"

@@ -55,6 +55,10 @@ class McpHttpClient:
         self._numbers = itertools.count(1)
         self.session: dict[str, str] = {}
 
+    def use_session(self, headers: dict[str, str]) -> None:
+        """Call within the session that these headers name."""
+        self.session = headers
+
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The `CallToolResult`, as JSON. Raises SessionUnknown or a `ToolError`."""
         request_id = f"call-{next(self._numbers)}"

@@ -1,18 +1,22 @@
 """One MCP session for the whole run, reopened when its server restarts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
 from typing import Any
 
 import aiohttp
+import anyio
 import httpx
-from langchain_mcp_adapters.sessions import StreamableHttpConnection, create_session
+from langchain_mcp_adapters.sessions import create_session
 from mcp import ClientSession, McpError
-from mcp.types import PaginatedRequestParams, Tool
+from mcp.types import CallToolRequest, CallToolRequestParams, ClientRequest, PaginatedRequestParams, Tool
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backends.bounded import without_secrets
-from backends.errors import ToolFailed, ToolTimeout, ToolUnreachable
-from backends.mcp_http import MAX_ANSWER, McpHttpClient, SessionUnknown
+from backends.errors import ToolFailed, ToolReplyInvalid, ToolTimeout, ToolUnreachable
+from backends.mcp_http import McpHttpClient, SessionUnknown
+from backends.mcp_servers import McpServer
+from backends.mcp_transport import connection_to
 from backends.secrets import Secrets
 
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -20,7 +24,6 @@ _PROBE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 5.0
 _MOST_PAGES = 50
 _LOST = ("Session terminated", "Connection closed")
-_CALL_HEADERS = ("accept", "authorization", "content-type", "mcp-protocol-version", "mcp-session-id")
 _Live = tuple[ClientSession, asyncio.Event]
 
 
@@ -29,17 +32,15 @@ class ReconnectingSession:
     breaks; callers wait for the next session when theirs is lost.
     """
 
-    def __init__(self, url: str, *, concurrency: int, timeout: float, token: str | None) -> None:
-        self._url = url
+    def __init__(self, server: McpServer, *, concurrency: int, timeout: float) -> None:
+        self.server = server
         self._timeout = timeout
-        self._connection = StreamableHttpConnection(
-            transport="streamable_http", url=url, timeout=timeout, sse_read_timeout=timeout,
-            headers={"Authorization": f"Bearer {token}"} if token else None, httpx_client_factory=self._http_client,
-        )  # fmt: skip
+        self._secrets = Secrets(*server.secrets)
         self._pool = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency + 8), timeout=aiohttp.ClientTimeout(total=None)
         )
-        self._calls = McpHttpClient(url, self._pool, Secrets(token))
+        self._calls = McpHttpClient(server.url, self._pool, self._secrets)
+        self._connection = connection_to(server, timeout, self._calls.use_session)
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
         self._failure = ""
@@ -68,15 +69,19 @@ class ReconnectingSession:
         try:
             async with asyncio.timeout(self._timeout):
                 for _ in range(2):
-                    _, broken = await asyncio.shield(self._live)
+                    session, broken = await asyncio.shield(self._live)
                     try:
-                        return await self._calls.call(server_name, arguments)
+                        if self.server.transport == "streamable_http":
+                            return await self._calls.call(server_name, arguments)
+                        return await _by_sdk(session, broken, server_name, arguments, self._secrets)
                     except SessionUnknown as unknown:
                         said, stated = str(unknown), unknown.stated
                         self._lose(broken)
         except TimeoutError as error:
             if not self._live.done():
-                raise ToolUnreachable(f"no tool server answers at {self._url}") from error
+                raise ToolUnreachable(f"no tool server answers at {self.server.where}") from error
+            if self.server.transport != "streamable_http":
+                await self.probe()
             raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s") from error
         if stated:
             raise ToolFailed(stated)  # it is the tool that says so
@@ -89,11 +94,17 @@ class ReconnectingSession:
             await asyncio.wait({asking}, timeout=_PROBE_TIMEOUT)
             if asking.done() and not asking.cancelled():
                 lost = asking.result()
-            else:
-                lost = None if self._live.done() else "no connection"
+            elif not self._live.done():
+                lost = "no connection"
+            elif self.server.transport == "streamable_http":
+                lost = None
+            else:  # over stdio and SSE a lost connection may show by silence alone
+                self._lose(self._live.result()[1])
+                lost = "no answer to a ping"
         finally:
             asking.cancel()
-        return f"{without_secrets(self._url)}: {self._failure or lost}" if lost else None
+        where = without_secrets(self.server.url) if self.server.url else self.server.where
+        return f"{where}: {self._failure or lost}" if lost else None
 
     async def _ping(self) -> str | None:
         """What a ping comes to; None when it is answered."""
@@ -141,51 +152,37 @@ class ReconnectingSession:
             await asyncio.sleep(_RECONNECT_WAITS[min(attempt, len(_RECONNECT_WAITS) - 1)])
             attempt += 1
 
-    def _http_client(
-        self,
-        headers: dict[str, str] | None = None,
-        timeout: httpx.Timeout | None = None,
-        auth: httpx.Auth | None = None,
-    ) -> httpx.AsyncClient:
-        """The SDK's own client: for opening, listing and pinging."""
 
-        async def note(request: httpx.Request) -> None:
-            if "mcp-protocol-version" in request.headers:  # the session is open
-                self._calls.session = {name: request.headers[name] for name in _CALL_HEADERS if name in request.headers}
-
-        return httpx.AsyncClient(
-            headers={**(headers or {}), "Accept-Encoding": "identity"}, timeout=timeout or httpx.Timeout(30), auth=auth,
-            event_hooks={"request": [note]}, transport=_BoundedTransport(), trust_env=False,
-        )  # fmt: skip
-
-
-class _BoundedTransport(httpx.AsyncHTTPTransport):
-    """Answers that come as they are, up to a bound: httpx would unpack gigabytes from a few kilobytes."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            await response.aclose()
-            raise httpx.DecodingError("the server packs its answers, though it was asked not to", request=request)
-        if request.method != "GET" and isinstance(response.stream, httpx.AsyncByteStream):  # GET: a stream without end
-            response.stream = _Bounded(response.stream)
-        return response
+async def _by_sdk(
+    session: ClientSession, broken: asyncio.Event, tool: str, arguments: dict[str, Any], secrets: Secrets
+) -> dict[str, Any]:
+    """The `CallToolResult`, as JSON, over stdio or SSE. Raises SessionUnknown when the session broke."""
+    request = CallToolRequest(params=CallToolRequestParams(name=tool, arguments=arguments))
+    asking = asyncio.ensure_future(session.send_request(ClientRequest(request), _AnyResult))
+    ended = asyncio.ensure_future(broken.wait())
+    try:
+        await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            raise ToolUnreachable("the connection to the tool server broke")
+        said: dict[str, Any] = json.loads(secrets.hidden(asking.result().model_dump_json()))
+        return said
+    except McpError as error:
+        if error.error.message in _LOST:
+            raise SessionUnknown(error.error.message) from error
+        raise ToolFailed(secrets.hidden(error.error.message)) from error
+    except ValidationError as error:
+        raise ToolReplyInvalid("the tool server's answer is not a tool result") from error
+    except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream, httpx.HTTPError, OSError) as error:
+        raise SessionUnknown(type(error).__name__) from error
+    finally:
+        asking.cancel()
+        ended.cancel()
 
 
-class _Bounded(httpx.AsyncByteStream):
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
-        self._stream = stream
+class _AnyResult(BaseModel):
+    """A result as it came: the SDK's own would be checked against the tool's schema, and fail as a whole."""
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for piece in self._stream:
-            size += len(piece)
-            if size > MAX_ANSWER:
-                raise httpx.ReadError(f"the answer is longer than {MAX_ANSWER / 1e6:g} MB")
-            yield piece
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    model_config = ConfigDict(extra="allow")
 
 
 async def _all_tools(session: ClientSession) -> list[Tool]:

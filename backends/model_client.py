@@ -25,7 +25,7 @@ _PROBE_REPLY_TIMEOUT = 20.0
 class ChatClient:
     """Asks a chat model for one reply at a time, under fixed stop strings."""
 
-    _EXTRAS: ClassVar[dict[str, Any]] = {"include_stop_str_in_output": True, "no_stop_trim": True}
+    EXTRAS: ClassVar[dict[str, Any]] = {"include_stop_str_in_output": True, "no_stop_trim": True}
     """Keep the stop string that matched (vLLM's name, SGLang's name); most servers ignore what they do not know."""
 
     def __init__(
@@ -68,13 +68,32 @@ class ChatClient:
         """What a prompt's first token costs: whether it is taken at all. Raises a `ModelError`."""
         return await self._invoke(messages, {"max_tokens": 1, "stop": self._stop})
 
+    async def try_out(self, messages: list[dict[str, str]], max_tokens: int, **body: Any) -> dict[str, Any]:
+        """The server's own answer to a request with these fields, as JSON. Raises a `ModelError`."""
+        asked = {**self._model.request(messages, max_tokens=max_tokens, stop=self._stop), **body}
+        try:
+            answer = await self._model.completion(asked)
+        except Exception as error:
+            raise await self._failure(error) from error
+        if not isinstance(answer, dict):
+            raise InvalidResponse("the model server's reply is not a chat completion")
+        return answer
+
+    async def server_properties(self) -> dict[str, Any]:
+        """What llama.cpp says of itself at `/props`, beside `/v1`; nothing where there is no such place."""
+        try:
+            said = await self._model.get(str(self._base.join("../props")))
+        except Exception:
+            return {}
+        return said if isinstance(said, dict) else {}
+
     async def continue_reply(
         self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None = None
     ) -> AIMessage | None:
         """What follows `begun`, a reply that was cut off; None where the server cannot continue it."""
         if not self._continues:
             return None
-        body = {"continue_final_message": True, "add_generation_prompt": False, **self._EXTRAS}
+        body = {"continue_final_message": True, "add_generation_prompt": False, **self.EXTRAS}
         asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": body, **_seeded(seed)}
         try:
             reply = await self._timed([*messages, {"role": "assistant", "content": begun}], asked)
@@ -91,7 +110,7 @@ class ChatClient:
     async def _invoke(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
         extras = self._extras is not False
         try:
-            reply = await self._timed(messages, {**asked, **({"extra_body": self._EXTRAS} if extras else {})})
+            reply = await self._timed(messages, {**asked, **({"extra_body": self.EXTRAS} if extras else {})})
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             refusal = to_model_error(error)
             if not extras or self._extras or isinstance(refusal, ContextOverflow):
@@ -108,8 +127,7 @@ class ChatClient:
 
     async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
         """A reply and how long it took, among as many requests as the server bears."""
-        own = {name: value for name, value in (self._model.extra_body or {}).items() if name not in asked}
-        asked = {**asked, "extra_body": {**own, **asked.get("extra_body", {})}}  # a call's replaces the model's own
+        asked = self._with_own(asked)
         async with self.in_flight:
             started = time.monotonic()
             try:
@@ -123,6 +141,16 @@ class ChatClient:
         self._answered = time.monotonic()
         reply.response_metadata["seconds"] = round(seconds, 3)
         return reply
+
+    def _with_own(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A call's `extra_body` replaces the model's own: both are wanted."""
+        own = {name: value for name, value in (self._model.extra_body or {}).items() if name not in asked}
+        return {**asked, "extra_body": {**own, **asked.get("extra_body", {})}}
+
+    def request(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None) -> dict[str, Any]:
+        """The body of a first request, as `ask` sends it."""
+        asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": self.EXTRAS, **_seeded(seed)}
+        return self._model.request(messages, **self._with_own(asked))
 
     async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:
         """Tokens of a prompt by vLLM's `/tokenize`, which lies beside `/v1`; None where there is none."""

@@ -26,6 +26,7 @@ _OVERFLOW = (
     "context length", "context_length", "context size", "context_size", "context window", "is longer than",
     "maximum model length", "max_model_len",
 )  # fmt: skip
+_PLAIN_HEADER = re.compile(r"accept|connection|content-|host$|user-agent|x-stainless-")
 _CONTEXT_STATED = re.compile(
     r"(?:context|model) (?:length|size|window)(?: is| of)?(?: only)? \(?(\d{2,8})"
     r"|(?:n_ctx|max_model_len)\D{1,4}(\d{2,8})"
@@ -86,8 +87,9 @@ def _said(error: openai.APIStatusError) -> str:
 
 
 def _hidden(error: openai.APIStatusError, said: str) -> str:
-    key = error.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    return Secrets(key if key != NO_KEY else None).hidden(said)
+    sent = {name.lower(): value for name, value in error.request.headers.items()}
+    keys = [value.removeprefix("Bearer ").strip() for name, value in sent.items() if not _PLAIN_HEADER.match(name)]
+    return Secrets(*(key for key in keys if key != NO_KEY)).hidden(said)
 
 
 def _first_cause(error: BaseException) -> BaseException:

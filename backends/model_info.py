@@ -1,5 +1,6 @@
 """What a model server says of the model that is asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +29,18 @@ class ModelInfo:
     """Why the list of models does not say whether it is served; None when it does."""
 
 
-async def resolve_model(url: str, model: str, api_key: str | None = None, timeout: float = 10.0) -> ModelInfo:
+async def resolve_model(
+    url: str, model: str, api_key: str | None = None, more: Mapping[str, str] | None = None, timeout: float = 10.0
+) -> ModelInfo:
     """The id under which the server knows `model` (`Qwen3-8B` finds `Qwen/Qwen3-8B`), with what it says of it.
+    `more` are headers.
 
     A server without a list of models may serve it all the same: the first request will say. Raises UsageError when
     nothing answers at `url`, or its list has no such model.
     """
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise UsageError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
-    headers = {"Authorization": f"Bearer {api_key or NO_KEY}"}
+    headers = {"Authorization": f"Bearer {api_key or NO_KEY}", **(more or {})}
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as http,
@@ -47,7 +51,7 @@ async def resolve_model(url: str, model: str, api_key: str | None = None, timeou
         raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong:
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
-    secrets = Secrets(api_key)
+    secrets = Secrets(api_key, *(more or {}).values())
     if unlisted := _refused(url, answer, secrets):
         return ModelInfo(model, unlisted=unlisted)
     served = _listed(secrets.hidden_in(content))

@@ -16,7 +16,7 @@ def setting(
     was: tuple[Any, ...] = (),
     stored: bool = True,
     listed: bool = False,
-    envvar: str | None = None,
+    envvar: tuple[str, ...] = (),
     secret: bool = False,
 ) -> Any:
     """A dataclass field with its setting in `metadata`; without a default it is required.
@@ -25,6 +25,7 @@ def setting(
     compared  a run is only resumed under the same value; `was` are earlier defaults, which count as today's
     stored    kept in `run.json`, so that `resume` and Studio repeat it
     listed    a tuple that is given as one value, parted by commas; else its flag is repeated
+    envvar    the variables that set it where its flag is not given, in order of choice
     secret    never stored, never in a `repr`
     """
     about = {

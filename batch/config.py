@@ -104,13 +104,11 @@ class RunConfig:
         self.samples.check()
         check_names(self.hard_gates)
 
-    def prompt(self) -> str:
-        """The system prompt, read: the file's, else the built-in one for these tools and limits."""
+    def prompt(self) -> str | None:
+        """The system prompt of `--system-prompt-file`, read; None where the built-in one is meant."""
         path = self.system_prompt_file
         if path is None:
-            from nodes.prompts import system_prompt
-
-            return system_prompt(self.limits, self.tools.tools)
+            return None
         try:
             with path.open("rb") as source:
                 text = source.read(_LONGEST_PROMPT + 1).decode("utf-8-sig")

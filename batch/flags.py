@@ -3,7 +3,8 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -74,6 +75,12 @@ def from_dict(kind: type[Config], stored: Mapping[str, Any]) -> Config:
         raise UsageError(f"the run's stored options do not fit this version: {error}") from error
 
 
+def from_environment(kind: type) -> dict[str, str]:
+    """What the environment says of settings whose flags are not given."""
+    found = {item.name: next(filter(None, map(os.environ.get, _about(item)["envvar"])), None) for item, _ in flat(kind)}
+    return {name: value for name, value in found.items() if value}
+
+
 def compared(config: Any) -> dict[str, Any]:
     """The settings that decide what a trajectory is, as JSON."""
     names = {item.name for item, _ in flat(type(config)) if _about(item)["compared"]}
@@ -115,16 +122,24 @@ def check(config: Any) -> None:
             raise UsageError(f"{flag}: give a number {f'from {low:g} to {high:g}' if high else f'not below {low:g}'}")
 
 
-def with_flags(kind: type[Config], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function whose argument is a `kind`: a flag for each setting, or for these `names`."""
+def with_flags(
+    kind: type[Config], *, without: Collection[str] = (), optional: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first argument is a `kind`: a flag for each setting but those `without`; its
+    other arguments are flags of the command alone. A setting that is `optional` has this default here.
+    """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        settings = [one for one in flat(kind) if not names or one[0].name in names]
+        settings = [one for one in flat(kind) if one[0].name not in without]
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
         def call(**given: Any) -> None:
-            command(build(kind, {item.name: _from_flag(item, hint, given[item.name]) for item, hint in settings}))
+            rest = {one.name: given[one.name] for one in own}
+            found = {item.name: _from_flag(item, hint, given[item.name]) for item, hint in settings}
+            command(build(kind, found), **rest)
 
-        parameters = [_parameter(item, hint) for item, hint in settings]
+        parameters = [_parameter(item, hint, (optional or {}).get(item.name, MISSING)) for item, hint in settings]
+        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {one.name: one.annotation for one in parameters}
         call.__doc__, call.__name__ = command.__doc__, command.__name__
@@ -143,21 +158,22 @@ def _about(item: Field[Any]) -> dict[str, Any]:
     return about
 
 
-def _parameter(item: Field[Any], hint: Any) -> inspect.Parameter:
-    """A setting as the parameter that Typer makes a flag of."""
+def _parameter(item: Field[Any], hint: Any, optional: Any) -> inspect.Parameter:
+    """A setting as the parameter that Typer makes a flag of; `optional` is its default where it has none."""
     import typer
 
     about, dashed = _about(item), item.name.replace("_", "-")
     default: Any = item.default
     names, kind = (f"--{dashed}",), hint
-    shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": about["envvar"]}
+    shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": list(about["envvar"]) or None}
     if hint is bool:
         names, shown["show_default"] = ((f" /--no-{dashed}",) if default else names), False
     elif _is_object(hint):
         kind, default, shown = str | None, None, {**shown, "parser": _json_object, "metavar": "JSON"}
     elif _is_tuple(hint):
         kind, default = (str, ",".join(default)) if about["listed"] else (list[str] | None, None)
-    default = inspect.Parameter.empty if default is MISSING else default
+    if default is MISSING:
+        default, shown["show_default"] = (inspect.Parameter.empty if optional is MISSING else optional), False
     annotation = Annotated[kind, typer.Option(*names, **shown)]  # type: ignore[valid-type]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -67,9 +67,11 @@ class Progress:
             mark_sorted(self.files)
         self._count_open()
 
-    def read_finished(self) -> None:
-        """See what other processes have finished: before this one works on its share, or when all are done."""
-        for kind, path in self.files.outputs.items():
+    def read_finished(self, *, retried: bool = False) -> None:
+        """See what other processes have finished: before this one works on its share, or when all are done. Those that
+        failed are none where they will be `retried`.
+        """
+        for kind, path in list(self.files.outputs.items())[: 2 if retried else 3]:
             self._finished.update(dict.fromkeys(sample_ids(path), kind))
         self._count_open()
 

@@ -24,13 +24,12 @@ from batch.questions import check_questions
 from batch.rollout import RETRY_WAITS, Rollout
 from batch.run_files import RunFiles, ThreadIds, check_writable, read_run
 from batch.runner import Runner, progress_bar
-from batch.start import STARTING, open_when_up, try_first_request
+from batch.start import STARTING, open_when_up, safe_prompt, try_first_request
 from batch.stop import Stopped, StopSignal
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
 from graph.build import TrajectoryGraph, build_graph
 from graph.checkpoints import GroupSaver, open_checkpoints
-from serializers.escaping import balanced
 
 log = logging.getLogger("trajgraph")
 _EXIT_CODES = {"interrupted": 130, "outage": 1, "worker": 1}
@@ -53,13 +52,9 @@ class RunResult:
 async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[float, ...] = RETRY_WAITS) -> RunResult:
     """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UsageError."""
     config.check()
-    config = changed(config, mcp_url=config.tools.url)
-    prompt, unmatched = ("", []) if run else balanced(config.prompt())
-    if unmatched:
-        log.warning(
-            "the system prompt has %s without its other half: escaped, as trainers mask by these tags",
-            ", ".join(unmatched),
-        )
+    if not config.tools.mcp:
+        config = changed(config, mcp_url=config.tools.url)
+    prompt_file = None if run else config.prompt()
     questions = check_questions(
         config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
     )
@@ -73,7 +68,12 @@ async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[
     stop = StopSignal()
     async with AsyncExitStack() as stack:
         services = await open_when_up(stack, config, stop, starting=STARTING)
-        found = await try_first_request(services, str(read_run(run.run)[1].get("prompt")) if run else prompt, questions)
+        prompt = (
+            str(read_run(run.run)[1].get("prompt"))
+            if run
+            else safe_prompt(config, services.tools.descriptions, prompt_file)
+        )
+        found = await try_first_request(services, prompt, questions)
         settings = config.settings(questions.sha256, prompt, services.tools_sha256)
         with acquire_run(config, settings, prompt, run) as acquired:
             files = acquired.files

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from backends.errors import BackendError, ContextOverflow, NothingAnswers, Unauthorized, UsageError
@@ -11,7 +12,8 @@ from backends.services import Services, open_services
 from batch.config import RunConfig
 from batch.questions import QuestionsFile
 from batch.stop import Stopped, StopSignal
-from nodes.prompts import prompt_messages
+from nodes.prompts import prompt_messages, system_prompt
+from serializers.escaping import balanced
 from serializers.evidence import failed
 from serializers.tags import STOP_STRINGS
 
@@ -25,6 +27,20 @@ _LONGEST_WAIT = 15.0
 def open_run_services(config: RunConfig) -> AbstractAsyncContextManager[Services]:
     """The services of a run, to be connected."""
     return open_services(config.model, config.tools, stop=STOP_STRINGS, concurrency=config.concurrency, failed=failed)
+
+
+def safe_prompt(config: RunConfig, descriptions: Mapping[str, tuple[str, str]], own: str | None) -> str:
+    """The system prompt to work under: `own`, else the built-in one for these limits and tools, of which those that
+    it does not know have `descriptions`. No half of a tag is in it, as trainers mask by these tags.
+    """
+    built_in = system_prompt(config.limits, config.tools.tools, descriptions)
+    prompt, unmatched = balanced(built_in if own is None else own)
+    if unmatched:
+        log.warning(
+            "the system prompt has %s without its other half: escaped, as trainers mask by these tags",
+            ", ".join(unmatched),
+        )
+    return prompt
 
 
 async def open_when_up(

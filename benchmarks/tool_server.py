@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from backends.tools import map_tools, open_tool_client
+from backends.mcp_servers import mcp_servers
+from backends.tool_routes import map_tools
+from backends.tools import open_tool_client
 from batch.questions import check_questions
 from servers.demo_model.policy import keywords
 from servers.serving import DEMO_QUESTIONS
@@ -22,7 +24,7 @@ CONCURRENCY = 32
 
 async def ask(url: str, queries: list[str]) -> list[float]:
     """Milliseconds that each search took, as its caller saw it."""
-    async with open_tool_client(url, concurrency=CONCURRENCY) as client:
+    async with open_tool_client(mcp_servers([url], {}), concurrency=CONCURRENCY) as client:
         client.routes = map_tools(client.served, ["pubmed_search"])
         gate, times = asyncio.Semaphore(CONCURRENCY), []
 

@@ -1,6 +1,6 @@
 """The prompt: the system prompt, the nudges, and the history as the server sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
@@ -57,9 +57,16 @@ NUDGE_ANSWER = (
 )
 
 
-def system_prompt(limits: Limits, tools: Sequence[str] = TOOL_NAMES) -> str:
-    """The system prompt for the tools at hand, named as the model calls them."""
-    described = "\n".join(_TOOLS.get(name, f'{name}:\n<call_tool name="{name}">query</call_tool>') for name in tools)
+def system_prompt(
+    limits: Limits, tools: Sequence[str] = TOOL_NAMES, descriptions: Mapping[str, tuple[str, str]] | None = None
+) -> str:
+    """The system prompt for the tools at hand, named as the model calls them. `descriptions` are of other tools than
+    ours, by their schemas: what each does, and a call of it.
+    """
+    others = {name: f"{escape_tags(about)}\n{call}" for name, (about, call) in (descriptions or {}).items()}
+    described = "\n".join(
+        _TOOLS.get(name) or others.get(name) or f'{name}:\n<call_tool name="{name}">query</call_tool>' for name in tools
+    )
     return _SYSTEM.format(tools=described, max_tool_calls=limits.max_tool_calls)
 
 

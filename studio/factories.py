@@ -1,8 +1,9 @@
 """The graph for LangGraph Studio: `langgraph dev` calls the two factories named in `langgraph.json`.
 
-Services come from the environment: LOCAL_MODEL_URL, MODEL_NAME, OPENAI_API_KEY, and MCP_URL or MCP_TRANSPORT_HOST and
-MCP_TRANSPORT_PORT; when no model address is set, the bundled demo's are started. TRAJGRAPH_RUN names the `…_run.json`
-of a batch run to work under the same settings, TRAJGRAPH_CHECKPOINTS the SQLite file whose threads are shown.
+Services come from the environment, by the same variables as in `generate`: LOCAL_MODEL_URL, MODEL_NAME,
+OPENAI_API_KEY, and MCP_URL or MCP_TRANSPORT_HOST and MCP_TRANSPORT_PORT; when no model address is set, the bundled
+demo's are started. TRAJGRAPH_RUN names the `…_run.json` of a batch run to work under the same settings,
+TRAJGRAPH_CHECKPOINTS the SQLite file whose threads are shown.
 """
 
 import asyncio
@@ -16,18 +17,13 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk.runtime import ServerRuntime
 
 from batch.config import RunConfig
-from batch.flags import changed, from_dict
+from batch.flags import changed, from_dict, from_environment
 from batch.run import graph_of
 from batch.run_files import read_run
-from batch.start import open_run_services
+from batch.start import open_run_services, safe_prompt
 from graph.build import TrajectoryGraph, unconnected_graph
 from graph.checkpoints import open_checkpoints as open_saver
-from serializers.escaping import balanced
 from servers.serving import demo_services
-
-_ADDRESSES = {
-    "local_model_url": "LOCAL_MODEL_URL", "model_name": "MODEL_NAME", "mcp_url": "MCP_URL", "api_key": "OPENAI_API_KEY",
-}  # fmt: skip
 
 
 @asynccontextmanager
@@ -36,13 +32,13 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
     if runtime.execution_runtime is None:
         yield unconnected_graph()
         return
-    config, prompt = await asyncio.to_thread(_config)
+    config, stored = await asyncio.to_thread(_config)
     async with AsyncExitStack() as stack:
-        if not (os.environ.get("TRAJGRAPH_RUN") or os.environ.get("LOCAL_MODEL_URL")):
+        if not (os.environ.get("TRAJGRAPH_RUN") or "local_model_url" in from_environment(RunConfig)):
             demo = await stack.enter_async_context(demo_services())
             config = changed(config, local_model_url=demo.model_url, model_name="demo", mcp_url=demo.mcp_url)
         services = await stack.enter_async_context(open_run_services(config))
-        yield graph_of(config, services, prompt)
+        yield graph_of(config, services, safe_prompt(config, services.tools.descriptions, stored))
 
 
 @asynccontextmanager
@@ -54,14 +50,14 @@ async def open_checkpoints() -> AsyncIterator[BaseCheckpointSaver[Any]]:
         yield saver
 
 
-def _config() -> tuple[RunConfig, str]:
-    """The configuration and prompt to work under: a run's own, as it keeps them, else the defaults; addresses of the
-    environment go first.
+def _config() -> tuple[RunConfig, str | None]:
+    """The configuration and the prompt to work under: a run's own, as it keeps them, else the defaults; addresses of
+    the environment go first.
     """
     run = os.environ.get("TRAJGRAPH_RUN")
     content = read_run(Path(run))[1] if run else {}
     config = from_dict(RunConfig, content["options"]) if run else RunConfig(Path())
-    given = {name: os.environ[variable] for name, variable in _ADDRESSES.items() if os.environ.get(variable)}
+    given = from_environment(RunConfig)
     if config.tools.tools_mode == "record":  # what the run has recorded stays as it is
         given["tools_mode"] = "auto"
-    return changed(config, **given), str(content.get("prompt") or balanced(config.prompt())[0])
+    return changed(config, **given), content.get("prompt")

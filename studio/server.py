@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from backends.errors import UsageError
 from batch.config import RunConfig
-from batch.flags import from_dict
+from batch.flags import from_dict, from_environment
 from batch.questions import check_questions
 from batch.run_files import RunFiles, ThreadIds, read_run
 from batch.worker_checkpoints import gather, threads_in
@@ -43,7 +43,7 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
             ids = ThreadIds(files.run_id, content.get("made_under"))
             threads = await asyncio.to_thread(_threads, ids, from_dict(RunConfig, content["options"]), copy)
             environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy)}
-        elif "LOCAL_MODEL_URL" not in environment:
+        elif "local_model_url" not in from_environment(RunConfig):
             from servers.serving import demo_services
 
             demo = await stack.enter_async_context(demo_services())

@@ -4,7 +4,15 @@ import os
 
 os.environ["LANGGRAPH_STRICT_MSGPACK"] = "true"
 os.environ["LANGSMITH_TRACING"] = "false"
-for name in ("OPENAI_API_KEY", "MCP_TRANSPORT_HOST", "MCP_TRANSPORT_PORT", "MCP_URL", "LOCAL_MODEL_URL", "MODEL_NAME"):
+for name in (
+    "OPENAI_API_KEY",
+    "MCP_TRANSPORT_HOST",
+    "MCP_TRANSPORT_PORT",
+    "MCP_URL",
+    "LOCAL_MODEL_URL",
+    "MODEL_NAME",
+    "OPENAI_BASE_URL",
+):
     os.environ.pop(name, None)
 
 collect_ignore = [] if os.environ.get("TRAJGRAPH_REAL") else ["real"]

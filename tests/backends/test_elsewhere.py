@@ -19,12 +19,11 @@ from backends.config import ModelConfig, ToolsConfig
 from backends.errors import BadRequest, InvalidResponse, ToolFailed, ToolRejected, UsageError
 from backends.model_info import resolve_model
 from backends.printable import one_line, printable
-from backends.tools import open_tool_client
 from servers.tool_server.pubmed import NcbiAddress, NcbiPubMed
 from tests.support.model_clients import ask
 from tests.support.runs import trajgraph, write_questions
 from tests.support.servers import ScriptedModel, served, with_message
-from tests.support.tool_clients import connected, counting_server
+from tests.support.tool_clients import connected, counting_server, tools_at
 from tests.support.trajectories import record, sound
 
 STATUSES = (301, 302, 303, 307, 308)
@@ -81,7 +80,7 @@ async def test_a_tool_server_that_sends_elsewhere_is_followed_nowhere(status: in
             await app(scope, with_message(message, receive), send)
 
         with served(moving) as base:
-            async with open_tool_client(f"{base}/mcp", concurrency=1) as client:
+            async with tools_at(f"{base}/mcp", concurrency=1) as client:
                 await connected(client)
                 with pytest.raises(ToolRejected, match=f"sends requests to {elsewhere}/private; none was sent there"):
                     await client.call("pubmed_search", "x", {})
@@ -91,7 +90,7 @@ async def test_a_tool_server_that_sends_elsewhere_is_followed_nowhere(status: in
             ]
         )
         with served(moved) as base, pytest.raises(UsageError, match="the tool server is not at"):
-            async with open_tool_client(f"{base}/mcp", concurrency=1):
+            async with tools_at(f"{base}/mcp", concurrency=1):
                 pass
     assert private.asked == []
 

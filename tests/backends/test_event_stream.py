@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from backends.errors import ToolReplyInvalid, ToolTimeout, ToolUnreachable
 from backends.event_stream import EventStream
-from backends.tools import map_tools, open_tool_client
+from backends.tool_routes import map_tools
 from tests.support.servers import served
-from tests.support.tool_clients import calling, connected
+from tests.support.tool_clients import calling, connected, tools_at
 
 LINES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12)
 EVENTS = st.lists(st.lists(LINES, min_size=1, max_size=3), max_size=5)
@@ -91,7 +91,7 @@ def streamed(text: str) -> Response:
 @pytest.mark.parametrize("name", STREAMS)
 async def test_an_answer_is_found_in_its_stream(name: str) -> None:
     with served(calling(lambda _, identity: streamed(STREAMS[name](identity)))) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             assert (await client.call("pubmed_search", "x", {}))[0] == {"total": 7, "data": []}
 
@@ -108,7 +108,7 @@ async def test_a_stream_that_is_closed_before_the_answer_is_taken_up_from_its_la
         return streamed("id: stream-2\ndata: \n\n" if len(asked) == 1 else event(answer(waiting[0]), 9))
 
     with served(calling(reply)) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
     assert asked == ["stream-1", "stream-2"]
@@ -128,7 +128,7 @@ async def test_half_of_an_event_is_not_heard() -> None:
         return streamed(event(answer(waiting[0]), 2))
 
     with served(calling(reply)) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
     assert asked == ["stream-1"]
@@ -148,7 +148,7 @@ async def test_what_a_server_asks_of_its_client_within_a_call_is_answered() -> N
         return "asked"
 
     with served(server.streamable_http_app()) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             client.routes = map_tools(client.served, ("pubmed_search",))
             assert (await client.call("pubmed_search", "x", {}))[0] == "x: Method not found"
 
@@ -170,7 +170,7 @@ async def test_a_lost_session_is_opened_again_in_whatever_words_it_is_told(code:
         return JSONResponse(answer(identity))
 
     with served(calling(reply)) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7
 
@@ -185,7 +185,7 @@ async def test_a_call_that_is_refused_is_its_own_failure_and_the_session_goes_on
         return JSONResponse(answer(identity))
 
     with served(calling(reply)) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             with pytest.raises(ToolReplyInvalid, match=r"refused the call \(400\): .*query refused by the gateway"):
                 await client.call("pubmed_search", "x", {})
@@ -202,7 +202,7 @@ async def test_a_stream_that_brings_nothing_is_not_asked_again_and_again_at_once
         return streamed("retry: 0\nid: stream-1\ndata: \n\n")
 
     with served(calling(reply)) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=2) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=2) as client:
             await connected(client)
             with pytest.raises(ToolTimeout):
                 await client.call("pubmed_search", "x", {})
@@ -211,7 +211,7 @@ async def test_a_stream_that_brings_nothing_is_not_asked_again_and_again_at_once
 
 async def test_a_stream_without_an_id_that_ends_without_an_answer_is_lost() -> None:
     with served(calling(lambda *_: streamed(event(NOTE)))) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             with pytest.raises(ToolUnreachable, match="ended without an answer"):
                 await client.call("pubmed_search", "x", {})
@@ -227,6 +227,6 @@ async def test_a_session_that_is_lost_in_a_200_is_opened_again() -> None:
         return JSONResponse(answer(identity))
 
     with served(calling(reply)) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=10) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=10) as client:
             await connected(client)
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 7

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -39,6 +39,7 @@ def test_a_key_is_found_however_it_is_written(written: str) -> None:
 @settings(max_examples=100)
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=8, max_size=40), st.text(max_size=40))
 def test_any_key_is_hidden_and_the_rest_stays(key: str, text: str) -> None:
+    assume(key.lower() != "not-needed")
     assert key not in Secrets(key).hidden(f"{text}{key}{text}").replace("***", "")
     assert Secrets(None).hidden(text) == text
     assert Secrets(key).hidden_in(text.encode("utf-8", "replace")) is not None

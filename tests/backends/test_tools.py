@@ -18,9 +18,9 @@ from backends.errors import (
     UsageError,
     seconds_to_wait,
 )
-from backends.tools import map_tools, open_tool_client
+from backends.tool_routes import map_tools
 from tests.support.servers import free_port, offline_tools, served, with_message
-from tests.support.tool_clients import connected, counting_server, tool
+from tests.support.tool_clients import connected, counting_server, tool, tools_at
 
 EARLIER = [
     tool("pubmed_search", "query", "limit", "offset"),
@@ -31,10 +31,10 @@ EARLIER = [
 
 def test_the_models_tools_are_mapped_to_what_the_server_has() -> None:
     routes = map_tools(EARLIER, NAMES)
-    assert routes["pubmed_search"].arguments("q", {"limit": 5, "lang": "en"}) == {"query": "q", "limit": 5}
+    assert routes["pubmed_search"].arguments("q", {"limit": 5, "lang": "en"}) == {"query": "q", "limit": "5"}
     assert routes["browse_webpage"].server_name == "crawl4ai_docker_fetch_webpage_content"
     assert routes["browse_webpage"].arguments("u", {}) == {"url": "u", "use_ai2_config": True}
-    assert routes["google_search"].arguments("q", {"limit": 3}) == {"query": "q", "num_results": 3}
+    assert routes["google_search"].arguments("q", {"limit": 3}) == {"query": "q", "num_results": "3"}
 
 
 def test_a_server_with_the_models_own_names_is_called_by_them() -> None:
@@ -69,7 +69,7 @@ async def test_many_calls_at_once_share_one_session() -> None:
         await app(scope, noted, send)
 
     with served(counted) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=32) as client:
+        async with tools_at(f"{base}/mcp", concurrency=32) as client:
             await connected(client)
             results = await asyncio.gather(*(client.call("pubmed_search", str(n), {}) for n in range(64)))
     assert results == [({"total": 0, "data": []}, False)] * 64
@@ -84,7 +84,7 @@ async def test_the_client_goes_on_when_the_server_restarts_between_calls() -> No
             first = ExitStack()
             first.enter_context(served(counting_server(stateless=stateless)[0].streamable_http_app(), port))
             url = f"http://127.0.0.1:{port}/mcp"
-            client = await connected(await stack.enter_async_context(open_tool_client(url, concurrency=8, timeout=20)))
+            client = await connected(await stack.enter_async_context(tools_at(url, concurrency=8, timeout=20)))
             assert (await client.call("pubmed_search", "x", {}))[0]["total"] == 0
             await asyncio.to_thread(first.close)
             assert str(await client.probe()).startswith(f"{url}: ")
@@ -102,7 +102,7 @@ async def test_a_server_that_dies_in_the_middle_of_a_call_fails_it_at_once(
     server, seen = counting_server(delay=30, stateless=stateless, json_response=json_response)
     with ExitStack() as stack:
         base = stack.enter_context(served(server.streamable_http_app()))
-        async with open_tool_client(f"{base}/mcp", concurrency=4, timeout=60) as client:
+        async with tools_at(f"{base}/mcp", concurrency=4, timeout=60) as client:
             await connected(client)
             calls = [asyncio.create_task(client.call("pubmed_search", str(n), {})) for n in range(3)]
             while len(seen) < 3:
@@ -124,7 +124,7 @@ async def test_one_call_that_fails_on_its_way_costs_no_other_call_anything() -> 
         await app(scope, with_message(message, receive), send)
 
     with served(refusing) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=8) as client:
+        async with tools_at(f"{base}/mcp", concurrency=8) as client:
             await connected(client)
             calls = [client.call("pubmed_search", query, {}) for query in ("1", "2", "poison", "3")]
             answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -135,7 +135,7 @@ async def test_one_call_that_fails_on_its_way_costs_no_other_call_anything() -> 
 async def test_a_server_that_stays_away_is_unreachable() -> None:
     with ExitStack() as stack:
         url = stack.enter_context(offline_tools())
-        async with open_tool_client(url, concurrency=1, timeout=1.5) as client:
+        async with tools_at(url, concurrency=1, timeout=1.5) as client:
             await connected(client)
             await asyncio.to_thread(stack.close)
             with pytest.raises((ToolUnreachable, ToolTimeout)):
@@ -145,7 +145,7 @@ async def test_a_server_that_stays_away_is_unreachable() -> None:
 async def test_a_call_without_an_answer_times_out_and_the_session_goes_on() -> None:
     server, _ = counting_server(delay=1.0)
     with served(server.streamable_http_app()) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=4, timeout=0.5) as client:
+        async with tools_at(f"{base}/mcp", concurrency=4, timeout=0.5) as client:
             await connected(client)
             with pytest.raises(ToolTimeout, match=r"pubmed_search gave no result within 0\.5 s"):
                 await client.call("pubmed_search", "x", {})
@@ -155,7 +155,7 @@ async def test_a_call_without_an_answer_times_out_and_the_session_goes_on() -> N
 async def test_a_tool_that_does_not_exist_and_arguments_that_do_not_fit_are_for_the_model_to_read(
     tools_url: str,
 ) -> None:
-    async with open_tool_client(tools_url, concurrency=1) as client:
+    async with tools_at(tools_url, concurrency=1) as client:
         client.routes = map_tools(client.served, NAMES)
         with pytest.raises(ToolFailed, match="there is no tool 'arxiv'; use one of pubmed_search"):
             await client.call("arxiv", "x", {})
@@ -165,7 +165,7 @@ async def test_a_tool_that_does_not_exist_and_arguments_that_do_not_fit_are_for_
 
 async def test_nothing_at_the_address_is_one_clear_line() -> None:
     with pytest.raises(UsageError, match="no MCP server answers at"):
-        async with open_tool_client(f"http://127.0.0.1:{free_port()}/mcp", concurrency=1):
+        async with tools_at(f"http://127.0.0.1:{free_port()}/mcp", concurrency=1):
             pass
 
 
@@ -209,7 +209,7 @@ async def test_an_answer_that_is_none_fails_its_call_at_once_and_by_name(
         await Response(body.replace("ID", identity), status, headers)(scope, receive, send)
 
     with served(broken) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1, timeout=20) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1, timeout=20) as client:
             await connected(client)
             with pytest.raises(failure) as failed:
                 await asyncio.wait_for(client.call("pubmed_search", "x", {}), 5)
@@ -233,7 +233,7 @@ async def test_an_answer_may_come_in_pieces_behind_notifications() -> None:
         await StreamingResponse(pieces, media_type="text/event-stream")(scope, receive, send)
 
     with served(slow) as base:
-        async with open_tool_client(f"{base}/mcp", concurrency=1) as client:
+        async with tools_at(f"{base}/mcp", concurrency=1) as client:
             await connected(client)
             assert await client.call("pubmed_search", "x", {}) == ("No result.", False)
 

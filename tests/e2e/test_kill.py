@@ -69,7 +69,8 @@ class Executioner:
             await self.app(scope, receive, send)
             return
         message = await receive()
-        if self.mark not in message.get("body", b""):
+        body = message.get("body", b"")
+        if self.mark not in body or b'"max_tokens":1,' in body:  # a request for one token asks whether it is there
             await self.app(scope, with_message(message, receive), send)
             return
         self.seen += 1

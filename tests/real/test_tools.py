@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from backends.tools import map_tools, open_tool_client
+from backends.tool_routes import map_tools
 from serializers.tool_output import render
 from tests.real.parts import mcp_server
 from tests.support.runs import answer, call, read_jsonl, trajgraph, write_questions
 from tests.support.servers import ScriptedModel
+from tests.support.tool_clients import tools_at
 
 
 @pytest.mark.parametrize("manner", ["plain", "stateless", "events"])
@@ -42,7 +43,7 @@ def test_a_run_over_fastmcp_fails_no_question(next_mcp: Path, tmp_path: Path, ma
 
 async def test_calls_over_the_sdks_server_are_answered_also_where_it_closes_their_stream(next_mcp: Path) -> None:
     with mcp_server("sdk_server.py") as tools:
-        async with open_tool_client(tools, concurrency=8, timeout=20) as client:
+        async with tools_at(tools, concurrency=8, timeout=20) as client:
             client.routes = map_tools(client.served, ("pubmed_search",))
             queries = [f"cut {n}" if n % 2 else f"plain {n}" for n in range(12)]
             found = await asyncio.gather(*(client.call("pubmed_search", query, {"limit": 1}) for query in queries))

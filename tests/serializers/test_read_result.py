@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backends.errors import ToolFailed
-from backends.tools import read_result
+from backends.tool_result import read_result
 
 
 def result(*texts: str, **more: Any) -> dict[str, Any]:

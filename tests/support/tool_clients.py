@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from mcp.server.fastmcp import FastMCP
@@ -11,13 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from backends.config import TOOL_NAMES
-from backends.tools import ToolClient, map_tools
+from backends.mcp_servers import mcp_servers
+from backends.tool_routes import map_tools
+from backends.tools import ToolClient, open_tool_client
 from tests.support.servers import with_message
 
 
 def tool(name: str, *arguments: str) -> Tool:
     properties = {argument: {"type": "string"} for argument in arguments}
     return Tool(name=name, inputSchema={"type": "object", "properties": properties, "required": list(arguments[:1])})
+
+
+def tools_at(*words: str, token: str | None = None, **more: Any) -> AbstractAsyncContextManager[ToolClient]:
+    """A client of servers as `--mcp` names them."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return open_tool_client(mcp_servers(words, headers), **more)
 
 
 def counting_server(

@@ -1,0 +1,92 @@
+"""Why a tool server could not be opened, in words that name what to change."""
+
+import contextlib
+
+import aiohttp
+
+from backends.bounded import TooLong, read_bounded, redirection
+from backends.errors import NothingAnswers, UsageError
+from backends.json_codec import dump_json
+from backends.mcp_servers import McpServer
+from backends.secrets import Secrets
+
+_MOST, _TIMEOUT = 20_000, 10.0
+_INITIALIZE = {
+    "jsonrpc": "2.0", "id": 0, "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "trajgraph", "version": "0"},
+    },
+}  # fmt: skip
+
+
+async def diagnosis(server: McpServer, error: BaseException) -> UsageError:
+    """What is wrong with a server to which the SDK could not connect: it is asked once more, and its answer read."""
+    if server.transport == "stdio":
+        return _of_command(server, error)
+    headers = {**server.headers, "Accept": "text/event-stream"}
+    body = None
+    if server.transport == "streamable_http":
+        headers |= {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+        body = dump_json(_INITIALIZE)
+    method, said = ("POST" if body else "GET"), ""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as http,
+            http.request(method, server.url, data=body, headers=headers, allow_redirects=False) as answer,
+        ):
+            if answer.content_type != "text/event-stream":
+                with contextlib.suppress(TooLong):
+                    said = (await read_bounded(answer.content, _MOST)).decode("utf-8", "replace")
+            return _of_answer(server, answer, said)
+    except (aiohttp.ClientError, OSError, ValueError):
+        return NothingAnswers(
+            f"no MCP server answers at {server.where}: start it (trajgraph serve-tools) or change MCP_TRANSPORT_HOST "
+            "and MCP_TRANSPORT_PORT, --mcp-url or --mcp"
+        )
+
+
+def _of_command(server: McpServer, error: BaseException) -> UsageError:
+    command = server.command[0]
+    first = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if isinstance(first, FileNotFoundError | PermissionError | NotADirectoryError):
+        return UsageError(f"--mcp {server.where}: {command} cannot be started ({first.strerror})")
+    if isinstance(first, TimeoutError):
+        return UsageError(f"--mcp {server.where}: {command} was started and did not answer as an MCP server in time")
+    return UsageError(f"--mcp {server.where}: {command} was started and ended, or does not speak MCP ({first})")
+
+
+def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str) -> UsageError:
+    where, status, kind = server.where, answer.status, answer.content_type
+    words = Secrets(*server.secrets).hidden(" ".join(said.split()))[:200]
+    if elsewhere := redirection(status, answer.headers.get("location")):
+        elsewhere = Secrets(*server.secrets).hidden(elsewhere)
+        return UsageError(f"the tool server is not at {where}: {elsewhere}; change --mcp-url")
+    if status == 401:
+        return UsageError(
+            f"the tool server at {where} asks for a token: set MCP_TOKEN to the right one, or give its header with "
+            "--mcp-header NAME=ENV_VAR"
+        )
+    if status == 403:
+        return UsageError(
+            f"the tool server at {where} refuses us (403: {words}): a token, a host or an origin it wants"
+        )
+    if status in (404, 410):
+        path = "" if server.url.rstrip("/").endswith("/mcp") else f"; did you mean {server.url.rstrip('/')}/mcp"
+        return UsageError(f"the server at {where} has nothing there ({status}): change the address{path}")
+    if status == 405 and server.transport == "streamable_http":
+        return UsageError(
+            f"{where} takes no POST (405): no MCP over HTTP; for MCP over SSE write --mcp sse:{server.url}"
+        )
+    if server.transport == "sse" and status in (200, 400, 405, 406):
+        return UsageError(f"{where} is no MCP over SSE ({status}, {kind}): for MCP over HTTP write it without sse:")
+    if status in (502, 503, 504):
+        return NothingAnswers(f"the tool server at {where} answers {status}: it is not ready", there=True)
+    if status != 200:
+        return UsageError(f"the tool server at {where} refuses to begin ({status}: {words})")
+    if kind not in ("application/json", "text/event-stream"):
+        return UsageError(f"{where} answers with a page ({kind}), which is no MCP server: change the address")
+    return NothingAnswers(
+        f"the server at {where} answers, and not as an MCP server would ({words or kind})", there=True
+    )

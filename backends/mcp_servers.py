@@ -1,0 +1,134 @@
+"""Where the tools are: addresses, commands, and names in a `mcp.json` as MCP clients share it."""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from backends.bounded import check_address
+from backends.errors import UsageError
+
+Transport = Literal["streamable_http", "sse", "stdio"]
+_SHARED = Path("mcp.json")
+_VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")
+_KEY_NAME = re.compile(r"key|token|secret|password", re.IGNORECASE)
+_KEY_IN_COMMAND = re.compile(rf"(?:{_KEY_NAME.pattern})s?[= ]\S", re.IGNORECASE)
+_NOT_ITS_OWN = ("OPENAI_API_KEY", "MCP_TOKEN")
+_KINDS: Mapping[str, Transport] = {
+    "http": "streamable_http", "streamable-http": "streamable_http", "streamable_http": "streamable_http",
+    "streamablehttp": "streamable_http", "sse": "sse", "stdio": "stdio",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class McpServer:
+    """One server, ready to be connected to. `where` is what messages call it."""
+
+    where: str
+    transport: Transport
+    url: str = ""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    folder: str | None = None
+
+    @property
+    def secrets(self) -> list[str]:
+        """What is hidden wherever a server repeats it."""
+        headers = [value.removeprefix("Bearer ") for value in self.headers.values()]
+        return [*headers, *(value for name, value in self.environment.items() if _KEY_NAME.search(name))]
+
+
+def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpServer]:
+    """The servers that `--mcp` names, in order. `headers` go to those that are given by their address. Raises
+    UsageError for what is none.
+    """
+    return [server for word in words for server in _servers(word, dict(headers))]
+
+
+def check_word(word: str) -> None:
+    """Raises UsageError for a word that may hold a secret, as it would be stored and logged."""
+    if word.startswith(("http://", "https://")):
+        check_address("--mcp", word)
+    elif word.startswith("sse:"):
+        check_address("--mcp", word.removeprefix("sse:"))
+    elif word.startswith("stdio:") and _KEY_IN_COMMAND.search(word):
+        raise UsageError(
+            "--mcp stdio: no key in a command, it would be stored; give it in the environment or in mcp.json"
+        )
+    elif "://" in word:
+        raise UsageError("--mcp: an address begins with http://, https:// or sse:http://")
+
+
+def _servers(word: str, headers: dict[str, str]) -> Iterator[McpServer]:
+    check_word(word)
+    if word.startswith("stdio:"):
+        try:
+            command = shlex.split(word.removeprefix("stdio:"))
+        except ValueError as error:
+            raise UsageError(f"--mcp {word}: {error}") from error
+        if not command:
+            raise UsageError("--mcp stdio: name the command that serves, as stdio:uvx mcp-server-fetch")
+        own = {name: value for name, value in os.environ.items() if name not in _NOT_ITS_OWN}
+        yield McpServer(word, "stdio", command=tuple(command), environment=own)
+    elif word.startswith("sse:") or (word.startswith("http") and word.partition("?")[0].rstrip("/").endswith("/sse")):
+        url = word.removeprefix("sse:")
+        yield McpServer(url, "sse", url, headers)
+    elif "://" in word:
+        yield McpServer(word, "streamable_http", word, headers)
+    else:
+        yield from _shared(word)
+
+
+def _shared(word: str) -> Iterator[McpServer]:
+    """The servers of a shared file: `mcp.json` (all of them), `NAME` (in ./mcp.json), or `FILE.json#NAME`."""
+    file, _, name = word.partition("#") if ".json" in word else (str(_SHARED), "#", word)
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+        servers = content.get("mcpServers", content.get("servers"))
+        if not isinstance(servers, dict):
+            raise UsageError(f"--mcp {word}: {file} has no mcpServers")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"--mcp {word}: {file} cannot be read ({error}); give an address, stdio:COMMAND, or a name in mcp.json"
+        ) from error
+    if name and name not in servers:
+        raise UsageError(f"--mcp {word}: {file} has no server {name!r}; it has {', '.join(servers) or 'none'}")
+    for each, about in servers.items():
+        if each == name or (not name and not (isinstance(about, dict) and about.get("disabled"))):
+            yield _from_file(f"{each} in {file}", about)
+
+
+def _from_file(where: str, about: Any) -> McpServer:
+    if not isinstance(about, dict):
+        raise UsageError(f"--mcp: {where} is no object")
+    kind = about.get("type", about.get("transport"))
+    url = about.get("url", about.get("serverUrl"))
+    if url is None and isinstance(about.get("command"), str):
+        command = [about["command"], *map(str, about.get("args") or ())]
+        environment = {str(name): str(value) for name, value in (about.get("env") or {}).items()}
+        filled = tuple(_filled(where, word) for word in command)
+        given = {name: _filled(where, value) for name, value in environment.items()}
+        return McpServer(where, "stdio", command=filled, environment=given, folder=about.get("cwd"))
+    if not isinstance(url, str):
+        raise UsageError(f"--mcp: {where} has neither a url nor a command")
+    url = _filled(where, url)
+    transport = _KINDS.get(str(kind).lower(), "sse" if url.rstrip("/").endswith("/sse") else "streamable_http")
+    headers = {str(name): _filled(where, str(value)) for name, value in (about.get("headers") or {}).items()}
+    return McpServer(where, transport, url, headers)
+
+
+def _filled(where: str, text: str) -> str:
+    """`${NAME}`, `${env:NAME}` and `${NAME:-default}` from the environment."""
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], match[2])
+        if found is None:
+            raise UsageError(f"--mcp: {where} wants the environment variable {match[1]}, which is not set")
+        return found
+
+    return _VARIABLE.sub(value, text)

@@ -1,0 +1,245 @@
+"""What a model server does with a run's requests, found out by asking it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from backends.completion import plain_completion, thought_fields
+from backends.errors import BadRequest, ContextOverflow, ModelError, ModelTimeout
+from backends.model_client import ChatClient
+
+Messages = list[dict[str, str]]
+_LONGEST_PROBE = 60.0
+_FIRST_REPLY = 300
+"""Tokens of the reply that is looked at."""
+_OUTPUT, _OUTPUTS = 2500, 5
+"""Tokens of a usual tool output, and how many a trajectory has."""
+_STOPS = [" ", "e", "a", "o"]
+"""One of these comes early in whatever a model says."""
+_THOUGHT = " ".join(f"First {n} I look at trial number {n} once more." for n in range(12))
+_SEED_PROMPT: Messages = [{"role": "user", "content": "Name five words at random."}]
+_SENTENCE: Messages = [{"role": "user", "content": "Write one sentence about the heart."}]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `missing` makes a run fail, `warning` makes it worse. `flags` are those that mend it."""
+
+    state: Literal["ok", "warning", "missing"]
+    what: str
+    said: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """An answer: its text with the thought in front, the field that the thought was in, and what was counted."""
+
+    text: str
+    thought: str
+    field: str | None
+    finish_reason: str | None
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+class ModelCheck:
+    """Asks with the run's own settings. `prompt` is the first prompt of a run."""
+
+    def __init__(
+        self, chat: ChatClient, prompt: Messages, *, max_tokens: int, concurrency: int, tool_role: str
+    ) -> None:
+        self._chat, self._prompt = chat, prompt
+        self._max_tokens, self._concurrency, self._tool_role = max_tokens, concurrency, tool_role
+        self._extras: dict[str, Any] = dict(chat.EXTRAS)
+
+    async def findings(self) -> AsyncIterator[Finding]:
+        """All that is found, each as soon as it is known. After a refusal of the first request there is no more."""
+        try:
+            extras, first = await self._first()
+        except ModelError as error:
+            yield Finding("missing", "completion", _with_hint(error))
+            return
+        yield Finding("ok", "completion", f"{first.tokens} tokens in {first.seconds:.1f} s")
+        yield extras
+        yield _thought(first)
+        for check in (self._stop_strings, self._roles, self._continuing, self._seeds):
+            try:
+                yield await check()
+            except ModelError as error:
+                yield Finding("warning", check.__name__.strip("_").replace("_", " "), str(error))
+        properties = await self._chat.server_properties()
+        yield await self._context(first.prompt_tokens, properties)
+        if isinstance(slots := properties.get("total_slots"), int):
+            yield self._slots(slots)
+
+    async def _first(self) -> tuple[Finding, _Reply]:
+        most = min(self._max_tokens, _FIRST_REPLY)
+        try:
+            return Finding("ok", "extra fields", "taken or ignored"), await self._ask(
+                self._prompt, most, **self._extras
+            )
+        except BadRequest:
+            refused, self._extras = self._extras, {}
+            reply = await self._ask(self._prompt, most)
+        return Finding("ok", "extra fields", f"{', '.join(refused)} refused: asked without them"), reply
+
+    async def _stop_strings(self) -> Finding:
+        reply = await self._ask(_SENTENCE, 60, stop=_STOPS, **self._extras)
+        found = [at for stop in _STOPS if (at := reply.text.find(stop)) >= 0]
+        if not found and reply.finish_reason == "stop":
+            return Finding("ok", "stop strings", "end a reply, cut from its end: the closing tag is written back")
+        if found and min(found) >= len(reply.text) - 1:
+            return Finding("ok", "stop strings", "end a reply, and stay at its end")
+        if not found:
+            return Finding("warning", "stop strings", f"not seen to end a reply ({reply.finish_reason})")
+        said = "ignored: replies run on behind a call, and are cut by us (correct, and slower)"
+        return Finding("warning", "stop strings", said)
+
+    async def _roles(self) -> Finding:
+        try:
+            kept = await self._thoughts_kept(self._tool_role)
+        except BadRequest as error:
+            if self._tool_role != "tool":
+                raise
+            await self._thoughts_kept("user")
+            return Finding("missing", "roles", f"role tool is refused ({error})", ("--tool-role user",))
+        if kept is None:
+            return Finding(
+                "warning", "roles", f"role {self._tool_role} is taken; no tokens counted, so thoughts unknown"
+            )
+        if kept:
+            return Finding("ok", "roles", f"role {self._tool_role} is taken, earlier thoughts are kept by the template")
+        said = f"role {self._tool_role} is taken; the template drops the thoughts of earlier turns"
+        return Finding("warning", "roles", said, ("--tool-role tool",) if self._tool_role == "user" else ())
+
+    async def _thoughts_kept(self, role: str) -> bool | None:
+        """Whether a long thought of an earlier turn counts in the prompt; None where nothing is counted."""
+        tokens = []
+        for thought in ("I search.", _THOUGHT):
+            said = f'<think>\n{thought}\n</think>\n\n<call_tool name="pubmed_search">heart</call_tool>'
+            result = {"role": role, "content": "<tool_output>No result.</tool_output>"}
+            if role == "tool":
+                result["tool_call_id"] = "call-1"
+            asked = [*self._prompt, {"role": "assistant", "content": said}, result]
+            tokens.append((await self._ask(asked, 1, **self._extras)).prompt_tokens)
+        return None if 0 in tokens else tokens[1] - tokens[0] > len(_THOUGHT.split()) // 2
+
+    async def _continuing(self) -> Finding:
+        begun = [*_SENTENCE, {"role": "assistant", "content": "<think>\nI know.\n</think>\n\nThe heart is"}]
+        asked = {"continue_final_message": True, "add_generation_prompt": False}
+        try:
+            plain = await self._ask(begun, 1)
+            continued = await self._ask(begun, 1, **asked)
+        except BadRequest:
+            return Finding("ok", "continuing", "refused: a reply that is cut off is asked for again, longer")
+        if 0 < continued.prompt_tokens < plain.prompt_tokens:
+            return Finding("ok", "continuing", "a reply that is cut off is continued where it ended")
+        return Finding("ok", "continuing", "not known to it: a reply that is cut off is asked for again, longer")
+
+    async def _seeds(self) -> Finding:
+        def ask(seed: int) -> Any:
+            return self._ask(_SEED_PROMPT, 24, seed=seed, temperature=1.0, stop=[])
+
+        one, again, other = await asyncio.gather(ask(11), ask(11), ask(12))
+        if one.text != again.text:
+            return Finding("warning", "seed", "the same seed gives other words: samples cannot be made again")
+        if one.text == other.text:
+            return Finding("warning", "seed", "another seed gives the same words: several samples may be one")
+        return Finding("ok", "seed", "the same seed gives the same words, another one others")
+
+    async def _context(self, prompt_tokens: int, properties: dict[str, Any]) -> Finding:
+        size, said = self._chat.max_model_len, "as it says"
+        per_slot = (properties.get("default_generation_settings") or {}).get("n_ctx")
+        if size is None and isinstance(per_slot, int):
+            size = per_slot
+        wanted = prompt_tokens + _OUTPUTS * _OUTPUT + self._max_tokens
+        if size is None:
+            try:
+                counted = await self._counted(wanted)
+            except ContextOverflow as error:
+                size, said = error.max_model_len, "as its refusal says"
+                if size is None:
+                    return Finding(
+                        "warning", "context", f"shorter than {wanted:,} tokens: name it", ("--max-model-len N",)
+                    )
+            except ModelTimeout:
+                said = f"unknown: {wanted:,} tokens took more than {_LONGEST_PROBE:g} s to read; name it"
+                return Finding("warning", "context", said, ("--max-model-len N",))
+            else:
+                if counted is None or counted >= wanted * 0.7:
+                    at_least = (
+                        "unknown, and no prompt was refused" if counted is None else f"{counted:,} tokens at least"
+                    )
+                    return Finding("ok", "context", at_least)
+                said = f"{wanted:,} tokens sent, {counted:,} counted: the server cuts prompts in silence (num_ctx?)"
+                return Finding("missing", "context", said, (f"--max-model-len {counted}",))
+        return self._fit(size, said, prompt_tokens, wanted)
+
+    def _fit(self, size: int, said: str, prompt_tokens: int, wanted: int) -> Finding:
+        told = f"{size:,} tokens, {said}"
+        flags = () if self._chat.max_model_len else (f"--max-model-len {size}",)
+        if size >= wanted:
+            return Finding("ok", "context", f"{told}: the prompt ({prompt_tokens:,}), outputs and a reply fit", flags)
+        if self._max_tokens > size // 4:
+            flags = (*flags, f"--max-tokens {max(size // 4, 64)}")
+        if size - prompt_tokens < _OUTPUT + 512:
+            said = f"{told}: too short for the prompt ({prompt_tokens:,}), one output and an answer"
+            return Finding("missing", "context", said, flags)
+        return Finding(
+            "warning", "context", f"{told}: {wanted:,} would hold all; older outputs will be shortened", flags
+        )
+
+    async def _counted(self, words: int) -> int | None:
+        """Tokens that the server counts in so many words, one at least each; None where it counts nothing."""
+        long = [{"role": "user", "content": "heart " * words}]
+        async with asyncio.timeout(_LONGEST_PROBE):
+            try:
+                return (await self._ask(long, 1)).prompt_tokens or None
+            except TimeoutError as error:
+                raise ModelTimeout("too long") from error
+
+    def _slots(self, slots: int) -> Finding:
+        if slots >= self._concurrency:
+            return Finding("ok", "slots", f"{slots}, enough for --concurrency {self._concurrency}")
+        said = f"{slots}: of --concurrency {self._concurrency} the others wait in its line"
+        return Finding("warning", "slots", said, (f"--concurrency {slots}",))
+
+    async def _ask(self, messages: Messages, max_tokens: int, **body: Any) -> _Reply:
+        started = time.monotonic()
+        answer = await self._chat.try_out(messages, max_tokens, **body)
+        seconds = time.monotonic() - started
+        plain = plain_completion(answer)
+        (choice,) = plain["choices"]
+        thought, usage = choice["message"].get("reasoning_content", ""), plain["usage"] or {}
+        raw: dict[str, Any] = next(iter(answer["choices"]), {})
+        return _Reply(
+            thought + choice["message"]["content"], thought, next(iter(thought_fields(raw.get("message") or {})), None),
+            choice.get("finish_reason"), usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), seconds,
+        )  # fmt: skip
+
+
+def _thought(reply: _Reply) -> Finding:
+    """Where the thought is, by the first reply."""
+    if reply.field:
+        inner = "white space around it kept" if reply.thought != reply.thought.strip() else "white space around it cut"
+        return Finding("ok", "thought", f"in `{reply.field}`, {inner}")
+    if reply.thought:
+        return Finding("ok", "thought", "in a part of the content")
+    if "<think>" in reply.text or "</think>" in reply.text:
+        kept = "white space kept" if reply.text.lstrip().startswith("<think>\n") else "as the model writes it"
+        return Finding("ok", "thought", f"in the content, {kept}")
+    if reply.tokens > 20 and reply.tokens > 2 * len(reply.text.encode()):
+        said = f"lost: {reply.tokens} tokens were counted and {len(reply.text)} characters sent; turn its parser off"
+        return Finding("missing", "thought", said)
+    return Finding("warning", "thought", "none seen in the first reply")
+
+
+def _with_hint(error: ModelError) -> str:
+    said = str(error)
+    if "template" in said.lower():
+        return f"{said}; serve the model with a chat template (vLLM: --chat-template FILE)"
+    return said

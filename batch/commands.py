@@ -1,0 +1,128 @@
+"""The commands of a run: generate, resume, doctor, status."""
+
+import asyncio
+import json
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backends.setting import option
+from batch.config import RunConfig
+from batch.flags import changed, from_dict, with_flags
+from batch.process import run_to_end
+
+if TYPE_CHECKING:
+    from backends.model_check import Finding
+    from batch.run_files import RunFiles
+
+log = logging.getLogger("trajgraph")
+app = typer.Typer()
+ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
+Run = Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")]
+_NOT_ASKED_FOR = (
+    "workers", "limit", "shard", "incremental", "instance_id", "max_downtime", "skip_bad_rows", "hard_gates", "fresh",
+    "allow_changed_settings", "keep_checkpoints", "samples_per_question", "accept", "max_samples", "cassette",
+    "tools_mode", "max_turns",
+)  # fmt: skip
+"""Settings of a run that say nothing of its services."""
+
+
+@app.command()
+@with_flags(RunConfig)
+def generate(
+    config: RunConfig,
+    dry_run: Annotated[bool, option("Print what would run, and ask for nothing.", None, "--dry-run")] = False,
+) -> None:
+    """Generate a trajectory for every question. The same command again resumes an unfinished run."""
+    if dry_run:
+        from batch.dry_run import described
+
+        typer.echo(asyncio.run(described(config)))
+        return
+    raise typer.Exit(run_to_end(generate_and_report(config)))
+
+
+@app.command()
+def resume(
+    run: Run,
+    api_key: ApiKey = None,
+    allow_changed_settings: Annotated[bool, option("Resume a run under other settings.")] = False,
+) -> None:
+    """Resume a run with the flags that it was started with, and retry what failed."""
+    from batch.run_files import read_run
+
+    files, content = read_run(run)
+    config = from_dict(RunConfig, content["options"])
+    config = changed(config, output=files.folder, api_key=api_key, allow_changed_settings=allow_changed_settings)
+    raise typer.Exit(run_to_end(generate_and_report(config, files)))
+
+
+@app.command()
+@with_flags(RunConfig, without=_NOT_ASKED_FOR, optional={"questions_file": Path()})
+def doctor(config: RunConfig, as_json: Annotated[bool, option("Print it as JSON.", None, "--json")] = False) -> None:
+    """Ask the model and call the tools, with the flags of `generate`, and say what to change. Exit code 1 when a run
+    would fail.
+    """
+    raise typer.Exit(int(asyncio.run(_look(config, as_json))))
+
+
+@app.command()
+def status(
+    run: Run, follow: Annotated[bool, option("Print it again every few seconds.", None, "--follow")] = False
+) -> None:
+    """Print how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
+    from batch.status import status_line
+
+    while True:
+        line, alive = status_line(run)
+        typer.echo(line)
+        if not follow or not alive:
+            return
+        time.sleep(5)
+
+
+@app.command(hidden=True)
+def worker(run: Path, number: int, count: int, limit: int) -> None:
+    """One of the processes of `generate --workers`."""
+    from batch.run import work
+
+    raise typer.Exit(run_to_end(work(run, number, count, limit or None)))
+
+
+async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None) -> int:
+    """A run to its end, with what is told of it then; returns the exit code."""
+    from batch.run import generate
+    from batch.stats import describe
+
+    result = await generate(config, run)
+    files = result.files
+    written = (files.trajectories, files.rejected, files.failed, files.stats, files.run)
+    typer.echo(
+        "\n".join([describe(result.stats), *(f"  {path}" for path in written if path.exists() and path.stat().st_size)])
+    )
+    if result.stopped:
+        log.info("stopped; to resume: trajgraph resume %s", files.run)
+    return result.code
+
+
+async def _look(config: RunConfig, as_json: bool) -> bool:
+    """Print each finding, and the flags that follow from them; returns whether something is missing."""
+    from backends.printable import one_line
+    from batch.doctor import findings
+
+    found: list[Finding] = []
+    async for finding in findings(config):
+        found.append(finding)
+        if not as_json:
+            typer.echo(one_line(f"{finding.state:<8} {finding.what:<15} {finding.said}"))
+    flags = list(dict.fromkeys(flag for finding in found for flag in finding.flags))
+    missing = any(finding.state == "missing" for finding in found)
+    if as_json:
+        rows = [{"state": one.state, "what": one.what, "said": one.said, "flags": list(one.flags)} for one in found]
+        typer.echo(json.dumps({"ok": not missing, "findings": rows, "flags": flags}, ensure_ascii=False, indent=1))
+    elif flags:
+        typer.echo(f"flags to use: {' '.join(flags)}")
+    return missing

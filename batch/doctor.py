@@ -1,0 +1,114 @@
+"""What a run needs, tried before it: the model and the tools are asked, with the run's own settings."""
+
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from backends.errors import BackendError, UsageError
+from backends.model_check import Finding, ModelCheck
+from backends.services import open_model, open_tools
+from backends.tools import ToolClient
+from batch.config import RunConfig
+from batch.questions import check_questions
+from batch.start import safe_prompt
+from nodes.prompts import prompt_messages
+from serializers.evidence import failed, says_nothing
+from serializers.tags import STOP_STRINGS
+from serializers.tool_output import render
+
+_QUERIES = {
+    "pubmed_search": "heart failure", "browse_webpage": "https://pubmed.ncbi.nlm.nih.gov/31535829/",
+    "google_search": "heart failure guideline",
+}  # fmt: skip
+_QUESTION = "Does dapagliflozin help in heart failure?"
+_LONGEST_REPLY = 60.0
+
+
+async def findings(config: RunConfig) -> AsyncIterator[Finding]:
+    """All findings, each as soon as it is known."""
+    yield Finding("ok", "python", sys.version.split()[0])
+    yield _folder(config.output)
+    own_prompt, question = config.prompt(), _first_question(config)
+    descriptions: dict[str, tuple[str, str]] = {}
+    async with AsyncExitStack() as stack:
+        try:
+            tools = await stack.enter_async_context(open_tools(config.tools, concurrency=1, failed=failed))
+            descriptions = tools.descriptions
+            async for finding in _tools(tools):
+                yield finding
+        except UsageError as error:
+            yield Finding("missing", "tools", str(error))
+    async with AsyncExitStack() as stack:
+        try:
+            chat, info = await stack.enter_async_context(
+                open_model(config.model, stop=STOP_STRINGS, concurrency=config.concurrency, timeout=_LONGEST_REPLY)
+            )
+        except UsageError as error:
+            yield Finding("missing", "model", str(error))
+            return
+        where = f"{info.name} at {config.model.local_model_url}"
+        yield (
+            Finding("warning", "model", f"{where}: {info.unlisted}") if info.unlisted else Finding("ok", "model", where)
+        )
+        prompt = prompt_messages(safe_prompt(config, descriptions, own_prompt), question, ())
+        check = ModelCheck(
+            chat, prompt, max_tokens=config.limits.max_tokens, concurrency=config.concurrency,
+            tool_role=config.tool_role,
+        )  # fmt: skip
+        async for finding in check.findings():
+            yield finding
+
+
+def _first_question(config: RunConfig) -> str:
+    if config.questions_file == Path():
+        return _QUESTION
+    questions = check_questions(config.questions_file, skip_bad_rows=True)
+    return next((row["question"] for _, row in questions.stream()), _QUESTION)
+
+
+def _folder(output: Path) -> Finding:
+    folder = next(parent for parent in (output, *output.absolute().parents) if parent.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return Finding("ok", "output", str(output))
+    return Finding("missing", "output", f"{output}: {folder} cannot be written")
+
+
+async def _tools(tools: ToolClient) -> AsyncIterator[Finding]:
+    """A call of each tool that is known to do no harm; a run needs one that finds something."""
+    states = []
+    for name in tools.routes:
+        finding = await _called(tools, name)
+        states.append(finding.state)
+        yield finding
+    if "ok" not in states:
+        yield Finding("missing", "tools", "none of them answers with something to read")
+
+
+async def _called(tools: ToolClient, name: str) -> Finding:
+    query = _QUERIES.get(name)
+    if query is None:
+        return Finding("ok", name, f"{tools.routes[name].server_name}, by its schema; not called")
+    others = ",".join(one for one in tools.routes if one != name)
+    needed = name == "pubmed_search" or not others
+    started = time.monotonic()
+    try:
+        result, _ = await tools.call(name, query, {})
+        shown, wrong = render(name, result).text, failed(result)
+    except BackendError as error:
+        shown, wrong = str(error), True
+    seconds, plain = time.monotonic() - started, shown.removeprefix("<tool_output>").removesuffix("</tool_output>")
+    said = " ".join(plain.split())[:300]
+    if wrong:
+        return Finding("missing" if needed else "warning", name, said, () if needed else (f"--tools {others}",))
+    if says_nothing(plain):
+        return Finding("warning", name, f"nothing came for {query!r}: {said}")
+    return Finding("ok", name, f"{_shape(shown)} in {seconds:.1f} s")
+
+
+def _shape(shown: str) -> str:
+    if snippets := shown.count("<snippet "):
+        return f"{snippets} snippets"
+    return f"a page of {len(shown):,} characters" if "<webpage>" in shown else f"{len(shown):,} characters"

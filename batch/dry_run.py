@@ -1,0 +1,58 @@
+"""What a command would do, without asking a server: settings, counts, prompt, first request."""
+
+import json
+from typing import Any
+
+from backends.chat_model import open_chat_model
+from backends.config import TOOL_NAMES
+from backends.model_client import ChatClient
+from backends.services import open_tools
+from batch.config import RunConfig
+from batch.flags import to_dict
+from batch.progress import Progress
+from batch.questions import check_questions
+from batch.run_files import RunFiles, ThreadIds, latest_run
+from batch.start import safe_prompt
+from nodes.prompts import prompt_messages
+from serializers.evidence import failed
+from serializers.tags import STOP_STRINGS
+
+
+async def described(config: RunConfig) -> str:
+    """The text of `--dry-run`. Raises UsageError for what would end the command. Only tools that the prompt does not
+    know of itself are looked up at their server.
+    """
+    config.check()
+    descriptions: dict[str, tuple[str, str]] = {}
+    if config.system_prompt_file is None and not set(config.tools.tools) <= set(TOOL_NAMES):
+        async with open_tools(config.tools, concurrency=1, failed=failed) as tools:
+            descriptions = tools.descriptions
+    prompt = safe_prompt(config, descriptions, config.prompt())
+    questions = check_questions(
+        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
+    )
+    settings = config.settings(questions.sha256, prompt, "")
+    found = None if config.fresh else latest_run(config.output, settings)
+    files, content = found or (RunFiles(config.output, "", ""), {})
+    progress = Progress(files, questions, config, ThreadIds(files.run_id, content.get("made_under")))
+    if found:
+        progress.read_finished(retried=True)
+    pending = [row["question"] for _, row in progress.pending_questions()]
+    run = f"the run that would be resumed, if its settings are these: {files.run}" if found else "a new run"
+    lines = [
+        "# settings", _json(to_dict(config)), "", "# counts",
+        f"{questions.asked:,} questions, {len(questions.bad_rows()):,} unusable rows, "
+        f"{config.samples.most} samples of each at most; {len(pending):,} questions pending; {run}",
+        "", "# system prompt", prompt,
+    ]  # fmt: skip
+    if pending:
+        async with open_chat_model(config.model, concurrency=1) as model:
+            request = ChatClient(model, STOP_STRINGS).request(
+                prompt_messages(prompt, pending[0], ()), config.limits.max_tokens
+            )
+        lines += ["", f"# first request, to {config.model.local_model_url}/chat/completions", _json(request)]
+    return "\n".join(lines)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1)
