@@ -24,7 +24,7 @@ from backends.bounded import MAX_REPLY, read_bounded
 from backends.completion import plain_completion, thought_of, without_end_token
 from backends.config import ModelConfig
 from backends.json_codec import dump_json, load_json
-from backends.model_errors import NO_KEY
+from backends.model_errors import NO_KEY, said_in
 from backends.secrets import Secrets
 
 _CONNECT = 4.0
@@ -60,7 +60,10 @@ class LocalChatModel(BaseChatOpenAI):
     async def completion(self, body: dict[str, Any]) -> Any:
         """The server's own answer to a request, as JSON."""
         more = body.pop("extra_body", None) or {}
-        return await self.post(self._endpoint, {**body, **more})
+        answer = await self.post(self._endpoint, {**body, **more})
+        if error := said_in(answer):
+            raise error
+        return answer
 
     async def _answered(self, body: dict[str, Any]) -> ChatResult:
         response = plain_completion(await self.completion(body))

@@ -1,6 +1,7 @@
 """What the model client raises, as failures typed by the boundary they crossed."""
 
 import re
+from typing import Any
 
 import aiohttp
 import httpx2
@@ -24,12 +25,12 @@ NO_KEY = "none"
 """Sent where no key is given: the client insists on one."""
 _OVERFLOW = (
     "context length", "context_length", "context size", "context_size", "context window", "is longer than",
-    "maximum model length", "max_model_len",
+    "maximum model length", "max_model_len", "max_new_tokens` must be <=", "`inputs` must have less than",
 )  # fmt: skip
 _PLAIN_HEADER = re.compile(r"accept|connection|content-|host$|user-agent|x-stainless-")
 _CONTEXT_STATED = re.compile(
     r"(?:context|model) (?:length|size|window)(?: is| of)?(?: only)? \(?(\d{2,8})"
-    r"|(?:n_ctx|max_model_len)\D{1,4}(\d{2,8})"
+    r"|(?:n_ctx|max_model_len)\D{1,4}(\d{2,8})|max_new_tokens` must be <= (\d{2,8})"
 )
 
 
@@ -54,6 +55,18 @@ def to_model_error(error: Exception) -> Exception:
     if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError | RecursionError):
         return InvalidResponse(f"the model server's reply is not a chat completion ({type(error).__name__})")
     return error
+
+
+def said_in(answer: Any) -> ModelError | None:
+    """The failure that an answer of status 200 holds in the place of a completion."""
+    error = answer.get("error") if isinstance(answer, dict) and not answer.get("choices") else None
+    if not error:
+        return None
+    said = str(error.get("message") if isinstance(error, dict) else error)[:500]
+    if any(phrase in said.lower() for phrase in _OVERFLOW):
+        stated = _CONTEXT_STATED.search(said)
+        return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
+    return InvalidResponse(f"the model server's reply is an error: {said}")
 
 
 def _typed_status(error: openai.APIStatusError) -> ModelError:

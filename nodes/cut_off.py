@@ -21,15 +21,14 @@ def is_context_full(cut_off: AIMessage, size: int | None) -> bool:
     return bool(usage and size and usage["input_tokens"] + usage["output_tokens"] >= size - _SLACK)
 
 
-def ended_alike(cut_off: AIMessage, again: AIMessage) -> bool:
-    """Whether a reply that was asked for again was cut off at the same place, before its budget was used up: that is
-    the end of a context that the server has not told.
+def ended_early(reply: AIMessage, max_tokens: int) -> bool:
+    """Whether a reply was cut off before its `max_tokens` were used up: by the end of a context that the server has not
+    told.
     """
-    first, second, asked_for = cut_off.usage_metadata, again.usage_metadata, cut_off.response_metadata.get("max_tokens")
-    if not first or not second or again.response_metadata.get("finish_reason") != "length":
+    usage = reply.usage_metadata
+    if not usage or reply.response_metadata.get("finish_reason") != "length":
         return False
-    early = isinstance(asked_for, int) and first["output_tokens"] < asked_for
-    return early and first["total_tokens"] == second["total_tokens"] > _SMALLEST_CONTEXT
+    return usage["output_tokens"] < max_tokens and usage["total_tokens"] > _SMALLEST_CONTEXT
 
 
 async def continued(

@@ -12,7 +12,7 @@ from graph.limits import Limits, ToolRole
 from graph.state import State
 from nodes.clients import Chat
 from nodes.context_budget import fit_context, prompt_was_cut
-from nodes.cut_off import continued, ended_alike, is_context_full
+from nodes.cut_off import continued, ended_early, is_context_full
 from nodes.prompts import prompt_messages
 
 
@@ -67,8 +67,8 @@ async def _ask(
         if reply is None:
             shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
             had = cut_off.usage_metadata["output_tokens"] if cut_off and cut_off.usage_metadata else 0
-            more = bool(shortened) and max_tokens > had
-            if cut_off and not more and is_context_full(cut_off, chat.max_model_len):
+            full = not shortened and cut_off is not None and is_context_full(cut_off, chat.max_model_len)
+            if cut_off and (full or max_tokens <= had):  # no longer reply can be had
                 return {"reply": cut_off, "stop_reason": "context_overflow"}
             if max_tokens <= 0:
                 raise ContextOverflow("there is no room for a reply")
@@ -88,13 +88,13 @@ async def _ask(
         return await _ask(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     usage = reply.usage_metadata
     reply.response_metadata["prompt_tokens"] = usage["input_tokens"] if usage else None
-    full = cut_off is not None and ended_alike(cut_off, reply)
+    cut_early = cut_off is not None and ended_early(reply, max_tokens)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.response_metadata |= {"attempt": 2 if cut_off else 1, "max_tokens": max_tokens, "budget": budget}
     update: dict[str, Any] = {"reply": reply, "messages": shortened} if shortened else {"reply": reply}
-    return {**update, "stop_reason": "context_overflow"} if full else update
+    return {**update, "stop_reason": "context_overflow"} if cut_early else update
 
 
 def _budget(cut_off: AIMessage | None, limits: Limits) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from backends.errors import UsageError
 from backends.setting import option
+from servers.demo_model.manners import MANNERS, ThinkIn
 
 if TYPE_CHECKING:
     from servers.tool_server.corpus_build import Progress
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 corpus = typer.Typer(help="A corpus of papers of your own, to search without a network.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
-
-
-class ThinkIn(StrEnum):
-    """Where the demo model puts its thoughts."""
-
-    think = "think"
-    reasoning = "reasoning"
-    reasoning_content = "reasoning_content"
 
 
 FaultRate = Annotated[float, option("Share of requests to break, 0 to 1, to inject faults.")]
@@ -38,18 +30,21 @@ def serve_model(
     host: Annotated[str, option("Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
     model_name: Annotated[str, option("The name it serves.")] = "demo",
-    think_in: Annotated[ThinkIn, option("Where its thoughts go.")] = ThinkIn.think,
+    manners: Annotated[str, option("Whose manners: " + ", ".join(MANNERS) + ".", metavar="NAME")] = "vllm",
+    think_in: Annotated[ThinkIn | None, option("Where its thoughts go, if elsewhere.")] = None,
     latency: Annotated[float, option("Seconds a reply takes.")] = 0.0,
-    max_model_len: Annotated[int, option("Tokens of prompt and reply together.")] = 32768,
+    max_model_len: Annotated[int | None, option("Tokens of prompt and reply together, if others.")] = None,
     api_key: Annotated[str | None, option("Refuse requests without this key.")] = None,
     faults: FaultRate = 0.0,
     seed: FaultSeed = 0,
 ) -> None:
-    """Serve the demo model: rule-based, OpenAI-compatible, with the manners of vLLM."""
+    """Serve the demo model: rule-based, OpenAI-compatible, with the manners of the server that you name."""
     from servers.demo_model.server import DemoModel
     from servers.serving import serve
 
-    model = DemoModel(model_name, think_in.value, latency, max_model_len, api_key)
+    if manners not in MANNERS:
+        raise UsageError(f"--manners {manners}: it knows {', '.join(MANNERS)}")
+    model = DemoModel(model_name, think_in, latency, max_model_len, api_key, MANNERS[manners])
     serve(model.app(), host, port, "/v1", "demo model:", faults, seed)
 
 
