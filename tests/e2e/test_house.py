@@ -46,7 +46,8 @@ def test_every_trajgraph_command_of_the_readme_runs_as_it_stands(tmp_path: Path)
     write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help in obesity?"])
     (tmp_path / "papers.jsonl").write_bytes(BUNDLED.read_bytes())
     model, tools, corpus, studio = (str(free_port()) for _ in range(4))
-    environment = {**os.environ, "MCP_TRANSPORT_PORT": tools, "COLUMNS": "160", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "MCP_TRANSPORT_PORT": tools, "COLUMNS": "160", "PYTHONPATH": str(ROOT),
+                   "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}  # fmt: skip
     lines = [line for line in commands(ENGLISH) if line.startswith("trajgraph ")]
     lasting = ("trajgraph serve-", "trajgraph studio")
     running: list[subprocess.Popen[bytes]] = []
