@@ -1,4 +1,4 @@
-"""fastmcp's own server: fastmcp_server.py PORT plain|stateless|events"""
+"""fastmcp's own server: fastmcp_server.py PORT plain|stateless|events|sse|stdio"""
 
 import sys
 from typing import Any
@@ -35,7 +35,12 @@ async def google_search(query: str) -> list[dict[str, str]]:
     ]
 
 
-if manner == "stateless":
+if manner == "stdio":
+    server.run("stdio", show_banner=False)
+    sys.exit()
+if manner == "sse":
+    app = server.http_app(path="/mcp/sse", transport="sse")
+elif manner == "stateless":
     app = server.http_app(stateless_http=True, json_response=True)
 elif manner == "events":
     app = server.http_app(event_store=EventStore(), retry_interval=200)

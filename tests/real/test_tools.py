@@ -1,19 +1,32 @@
 """Tools of servers that others wrote."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backends.tool_routes import map_tools
 from serializers.tool_output import render
-from tests.real.parts import mcp_server
-from tests.support.runs import answer, call, read_jsonl, trajgraph, write_questions
+from tests.real.parts import ENVIRONMENTS, mcp_server
+from tests.support.runs import ROOT, answer, call, read_jsonl, trajgraph, write_questions
 from tests.support.servers import ScriptedModel
 from tests.support.tool_clients import tools_at
 
 
-@pytest.mark.parametrize("manner", ["plain", "stateless", "events"])
+@contextmanager
+def fastmcp(manner: str) -> Iterator[tuple[str, ...]]:
+    """The flags that lead to fastmcp's server."""
+    if manner == "stdio":
+        python, script = ENVIRONMENTS / "mcp" / "bin" / "python", ROOT / "tests" / "real" / "fastmcp_server.py"
+        yield "--mcp", f"stdio:{python} {script} 0 stdio"
+        return
+    with mcp_server("fastmcp_server.py", manner) as tools:
+        yield ("--mcp", f"{tools}/sse") if manner == "sse" else ("--mcp-url", tools)
+
+
+@pytest.mark.parametrize("manner", ["plain", "stateless", "events", "sse", "stdio"])
 def test_a_run_over_fastmcp_fails_no_question(next_mcp: Path, tmp_path: Path, manner: str) -> None:
     replies = [
         call("pubmed_search", "trial outcome"),
@@ -26,10 +39,10 @@ def test_a_run_over_fastmcp_fails_no_question(next_mcp: Path, tmp_path: Path, ma
         return replies[turn] if turn < 3 else answer('It helped <cite id="12345678">in 12% of 340 patients</cite>.')
 
     questions = write_questions(tmp_path / "questions.jsonl", [f"Does it help, {n}?" for n in range(8)])
-    with mcp_server("fastmcp_server.py", manner) as tools, ScriptedModel(script=script).served() as model:
+    with fastmcp(manner) as flags, ScriptedModel(script=script).served() as model:
         done = trajgraph(
             "generate", "--questions-file", questions, "--output", tmp_path / "out", "--local-model-url", model.url,
-            "--mcp-url", tools, "--concurrency", 8,
+            *flags, "--concurrency", 8,
         )  # fmt: skip
     assert done.stdout.startswith("8 questions: 8 accepted, 0 rejected, 0 failed, 0 pending"), done.stderr
     assert "8 of 8 pass every gate" in done.stdout
