@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from backends.bounded import check_address
 from backends.errors import UsageError
+from backends.secrets import secret_values
 
 Transport = Literal["streamable_http", "sse", "stdio"]
 _SHARED = Path("mcp.json")
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")
-_KEY_NAME = re.compile(r"key|token|secret|password", re.IGNORECASE)
-_KEY_IN_COMMAND = re.compile(rf"(?:{_KEY_NAME.pattern})s?[= ]\S", re.IGNORECASE)
+_KEY_IN_COMMAND = re.compile(r"(?:key|token|secret|password)s?[= ]\S", re.IGNORECASE)
 _NOT_ITS_OWN = ("OPENAI_API_KEY", "MCP_TOKEN")
 _KINDS: Mapping[str, Transport] = {
     "http": "streamable_http", "streamable-http": "streamable_http", "streamable_http": "streamable_http",
@@ -39,8 +39,7 @@ class McpServer:
     @property
     def secrets(self) -> list[str]:
         """What is hidden wherever a server repeats it."""
-        headers = [value.removeprefix("Bearer ") for value in self.headers.values()]
-        return [*headers, *(value for name, value in self.environment.items() if _KEY_NAME.search(name))]
+        return secret_values({**self.headers, **self.environment})
 
 
 def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpServer]:

@@ -19,7 +19,7 @@ from backends.errors import (
     Unauthorized,
     seconds_to_wait,
 )
-from backends.secrets import Secrets
+from backends.secrets import Secrets, secret_values
 
 NO_KEY = "none"
 """Sent where no key is given: the client insists on one."""
@@ -27,7 +27,6 @@ _OVERFLOW = (
     "context length", "context_length", "context size", "context_size", "context window", "is longer than",
     "maximum model length", "max_model_len", "max_new_tokens` must be <=", "`inputs` must have less than",
 )  # fmt: skip
-_PLAIN_HEADER = re.compile(r"accept|connection|content-|host$|user-agent|x-stainless-")
 _CONTEXT_STATED = re.compile(
     r"(?:context|model) (?:length|size|window)(?: is| of)?(?: only)? \(?(\d{2,8})"
     r"|(?:n_ctx|max_model_len)\D{1,4}(\d{2,8})|max_new_tokens` must be <= (\d{2,8})"
@@ -100,9 +99,8 @@ def _said(error: openai.APIStatusError) -> str:
 
 
 def _hidden(error: openai.APIStatusError, said: str) -> str:
-    sent = {name.lower(): value for name, value in error.request.headers.items()}
-    keys = [value.removeprefix("Bearer ").strip() for name, value in sent.items() if not _PLAIN_HEADER.match(name)]
-    return Secrets(*(key for key in keys if key != NO_KEY)).hidden(said)
+    key = error.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    return Secrets(key if key != NO_KEY else None, *secret_values(dict(error.request.headers))).hidden(said)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
 from backends.errors import NothingAnswers, UsageError
 from backends.json_codec import load_json
 from backends.model_errors import NO_KEY
-from backends.secrets import Secrets
+from backends.secrets import Secrets, secret_values
 
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
@@ -51,7 +51,7 @@ async def resolve_model(
         raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong:
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
-    secrets = Secrets(api_key, *(more or {}).values())
+    secrets = Secrets(api_key, *secret_values(more or {}))
     if unlisted := _refused(url, answer, secrets):
         return ModelInfo(model, unlisted=unlisted)
     served = _listed(secrets.hidden_in(content))

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+from collections.abc import Mapping
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
@@ -15,6 +16,24 @@ _NO_SECRETS = frozenset(
     ("none", "empty", "dummy", "test", "ollama", "lm-studio", "not-needed", "no-key", "sk-no-key-required")
 )
 """Given as keys where a server wants none."""
+
+
+_SECRET_NAME = re.compile(r"(?:key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:Bearer|Basic|Token)\s+", re.IGNORECASE)
+_SURELY = 20
+"""Characters from which a value that looks like a key is one, whatever its name."""
+
+
+def secret_values(named: Mapping[str, str]) -> list[str]:
+    """What of headers or of an environment must not be shown, by name or by looks: `TOKENIZERS_PARALLELISM=false` is no
+    secret, and hiding it would falsify what a tool says.
+    """
+    values = {name: _SCHEME.sub("", value, count=1) for name, value in named.items()}
+    return [
+        value
+        for name, value in values.items()
+        if (_SECRET_NAME.search(name) and len(value) >= _LONG) or (len(value) >= _SURELY and _KEY_LIKE.fullmatch(value))
+    ]
 
 
 class Secrets:

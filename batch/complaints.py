@@ -24,10 +24,10 @@ _NUMBER = re.compile(r"\d+")
 
 
 class Complaints:
-    """Hears of every outcome. `in_flight` are the questions that are worked on at the same time."""
+    """Hears of every outcome of a run, which has so many samples `pending` and so many questions `in_flight`."""
 
-    def __init__(self, in_flight: int) -> None:
-        self._most_refused = max(in_flight, _LEAST_REFUSED)
+    def __init__(self, pending: int, in_flight: int) -> None:
+        self._most_refused = max(min(pending, in_flight), _LEAST_REFUSED)
         self._finished = False
         self._refused: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()

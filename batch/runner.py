@@ -28,7 +28,8 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._writers = {kind: LineWriter(path) for kind, path in self.progress.files.outputs.items()}
-        self._complaints = Complaints(self.config.concurrency)
+        pending = self.progress.asked - self.progress.stats.counts.total()
+        self._complaints = Complaints(pending, self.config.concurrency)
 
     async def run(self, bar: "tqdm[Any]") -> None:
         """Until none is left, or the run is to end."""

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backends.errors import ToolFailed
-from backends.secrets import Secrets
+from backends.secrets import Secrets, secret_values
 from servers.tool_server.pubmed import NcbiAddress, NcbiPubMed
 from tests.support.runs import answer, call, generate_command, trajgraph, write_questions
 from tests.support.servers import ScriptedModel, completion, served
@@ -130,3 +130,28 @@ async def test_ncbi_that_repeats_the_key_tells_it_nobody(said: Response) -> None
             await pubmed.search("statins", 1, 0)
         await pubmed.aclose()
     assert "sk-S3" not in str(failed.value)
+
+
+ORDINARY = {
+    "TOKENIZERS_PARALLELISM": "false", "KEYBOARD": "us", "X-Api-Version": "2", "X-Org": "research", "LANG": "en_US.UTF-8",
+    "KEY": "a", "HOME": "/root", "X-Team": "heart failure", "PATH": "/usr/local/bin:/usr/bin", "TOKEN": "none",
+}  # fmt: skip
+
+
+@given(st.text(max_size=60))
+def test_ordinary_headers_and_variables_hide_no_word_of_a_result(text: str) -> None:
+    said = f'{text} {{"exact": false}} version 2 of research in the us, a heart failure {text}'
+    assert Secrets(*secret_values(ORDINARY)).hidden(said) == said
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "X-Api-Key", "exaApiKey", "SERPER_API_KEY", "GH_TOKEN", "Cookie", "DB_PASSWORD"]
+)
+def test_what_is_a_secret_by_its_name_is_hidden(name: str) -> None:
+    assert Secrets(*secret_values({name: "Bearer hunter2-hunter2"})).hidden("it is hunter2-hunter2!") == "it is ***!"
+
+
+def test_a_long_key_is_hidden_under_any_name() -> None:
+    assert "sk-" not in Secrets(*secret_values({"X-Any": "sk-abcdefghij0123456789"})).hidden(
+        "is sk-abcdefghij0123456789"
+    )

@@ -185,8 +185,8 @@ async def test_an_extra_header_goes_with_every_request_and_is_never_repeated(
 ) -> None:
     monkeypatch.setenv("EXTRA", "s3cret-of-header-9")
     scripted_model.script = lambda _: JSONResponse({"error": {"message": "who is s3cret-of-header-9?"}}, 400)
-    batch = await generate(folder, scripted_model, tools_url, extra_header=("X-Org=EXTRA",), limit=1)
-    assert {headers.get("x-org") for headers in scripted_model.headers} == {"s3cret-of-header-9"}
+    batch = await generate(folder, scripted_model, tools_url, extra_header=("X-Org-Key=EXTRA",), limit=1)
+    assert {headers.get("x-org-key") for headers in scripted_model.headers} == {"s3cret-of-header-9"}
     (failed,) = read_jsonl(batch.files.failed)
     assert "who is ***?" in failed["message"]
 

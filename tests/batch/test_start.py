@@ -51,6 +51,14 @@ async def test_a_refusal_of_every_request_ends_the_run_with_the_servers_own_word
         await generate(many, scripted_model, tools_url)
 
 
+async def test_a_run_that_is_shorter_than_its_concurrency_ends_so_too(
+    many: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = refusing(400, "this model has no chat template")
+    with pytest.raises(UsageError, match="the first 40 questions"):
+        await generate(many, scripted_model, tools_url, concurrency=64)
+
+
 async def test_a_refusal_at_the_second_turn_of_every_question_ends_the_run_too(
     many: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
