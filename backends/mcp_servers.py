@@ -39,7 +39,7 @@ class McpServer:
     @property
     def secrets(self) -> list[str]:
         """What is hidden wherever a server repeats it."""
-        return secret_values({**self.headers, **self.environment})
+        return [*secret_values(self.headers), *secret_values(self.environment, by_looks=False)]
 
 
 def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpServer]:

@@ -24,15 +24,16 @@ _SURELY = 20
 """Characters from which a value that looks like a key is one, whatever its name."""
 
 
-def secret_values(named: Mapping[str, str]) -> list[str]:
-    """What of headers or of an environment must not be shown, by name or by looks: `TOKENIZERS_PARALLELISM=false` is no
-    secret, and hiding it would falsify what a tool says.
+def secret_values(named: Mapping[str, str], *, by_looks: bool = True) -> list[str]:
+    """What of headers or of an environment must not be shown, by its name, or `by_looks` too. `LANG=en` is no secret,
+    and hiding it would falsify what a tool says.
     """
     values = {name: _SCHEME.sub("", value, count=1) for name, value in named.items()}
     return [
         value
         for name, value in values.items()
-        if (_SECRET_NAME.search(name) and len(value) >= _LONG) or (len(value) >= _SURELY and _KEY_LIKE.fullmatch(value))
+        if (_SECRET_NAME.search(name) and len(value) >= _LONG)
+        or (by_looks and len(value) >= _SURELY and _KEY_LIKE.fullmatch(value))
     ]
 
 
