@@ -91,11 +91,19 @@ async def _demo(output: Path, concurrency: int) -> int:
     return code
 
 
+def load_environment() -> None:
+    """What a `.env` file in the folder says, where the environment itself says nothing."""
+    try:
+        load_dotenv(Path(".env"))
+    except (UnicodeDecodeError, OSError) as error:
+        raise UsageError(f".env cannot be read ({error})") from error
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The entry point: what was foreseen to go wrong becomes one line on stderr and an exit code."""
     log_to_stderr()
-    load_dotenv(Path(".env"))
     try:
+        load_environment()
         sys.exit(app(arguments, standalone_mode=False))
     except UsageError as error:
         log.error("%s", error)

@@ -61,7 +61,7 @@ class LocalChatModel(BaseChatOpenAI):
         """The server's own answer to a request, as JSON."""
         more = body.pop("extra_body", None) or {}
         answer = await self.post(self._endpoint, {**body, **more})
-        if error := said_in(answer):
+        if error := said_in(answer, self._secrets):
             raise error
         return answer
 
@@ -129,7 +129,8 @@ class LocalChatModel(BaseChatOpenAI):
     ) -> ChatGenerationChunk | None:
         generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         choices = chunk.get("choices")
-        if generation is not None and isinstance(generation.message.content, str):
+        ended = bool(choices and choices[0].get("finish_reason"))
+        if generation is not None and ended and isinstance(generation.message.content, str):
             generation.message.content = without_end_token(generation.message.content)
         if generation is not None and choices and choices[0].get("delta"):
             _keep_reasoning(generation.message, choices[0]["delta"])

@@ -15,7 +15,8 @@ _MOST_LEVELS = 20
 _ACTIONS = ("<call_tool", "<answer", "<tool_call")
 _MOST_TOKENS = 2**40
 _END_TOKENS = re.compile(
-    r"(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return)\|>|</s>|<end_of_turn>|<｜end▁of▁sentence｜>)+\s*\Z"
+    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|endofassistant|end|return)\|>|</s>|<end_of_turn>"
+    r"|<｜end▁of▁sentence｜>))+\s*\Z"
 )
 
 
@@ -52,8 +53,8 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     thought = thought_of(message) or thought
     if not any(action in content for action in _ACTIONS) and (native := _native_call(message)):
         content = f"{content}\n{native}".strip()
-    plain = {"role": "assistant", "content": without_end_token(sound(content))}
-    return {**plain, "reasoning_content": without_end_token(sound(thought))} if thought else plain
+    plain = {"role": "assistant", "content": sound(content)}
+    return {**plain, "reasoning_content": sound(thought)} if thought else plain
 
 
 def without_end_token(text: str) -> str:

@@ -13,6 +13,11 @@ from backends.setting import setting
 
 TOOL_NAMES = ("pubmed_search", "browse_webpage", "google_search")
 """The tools that the prompt teaches, under the names that the model uses."""
+QUERY_NAMES = (
+    "query", "url", "q", "keywords", "search_query", "search_terms", "search_term", "search", "terms", "term",
+    "queries", "keyword", "link", "input", "text",
+)  # fmt: skip
+"""Names under which a call gives its query, in order of choice."""
 ToolsMode = Literal["auto", "live", "record", "replay"]
 """auto: from the cassette, else asked and kept. live: asked, not kept. record: asked and kept anew. replay: as kept."""
 

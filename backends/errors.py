@@ -40,7 +40,9 @@ class BackendError(RuntimeError):  # a kind whose words LangGraph's own server p
 
 
 class ModelError(BackendError):
-    """The model server."""
+    """The model server. `turn` are the replies that came before the request that failed."""
+
+    turn = 0
 
 
 class ModelUnreachable(ModelError):

@@ -4,7 +4,7 @@ import contextlib
 
 import aiohttp
 
-from backends.bounded import TooLong, read_bounded, redirection
+from backends.bounded import TooLong, read_bounded, redirection, without_secrets
 from backends.errors import NothingAnswers, UsageError
 from backends.json_codec import dump_json
 from backends.mcp_servers import McpServer
@@ -37,6 +37,9 @@ async def diagnosis(server: McpServer, error: BaseException) -> UsageError:
             if answer.content_type != "text/event-stream":
                 with contextlib.suppress(TooLong):
                     said = (await read_bounded(answer.content, _MOST)).decode("utf-8", "replace")
+            if session := answer.headers.get("mcp-session-id"):  # it is not for use
+                async with http.delete(server.url, headers={**server.headers, "Mcp-Session-Id": session}):
+                    pass
             return _of_answer(server, answer, said)
     except (aiohttp.ClientError, OSError, ValueError):
         return NothingAnswers(
@@ -54,7 +57,8 @@ def _of_command(server: McpServer, error: BaseException) -> UsageError:
         return UsageError(f"--mcp {server.where}: {command} cannot be started ({first.strerror})")
     if isinstance(first, TimeoutError):
         return UsageError(f"--mcp {server.where}: {command} was started and did not answer as an MCP server in time")
-    return UsageError(f"--mcp {server.where}: {command} was started and ended, or does not speak MCP ({first})")
+    said = Secrets(*server.secrets).hidden(" ".join(str(first).split()))[:200]
+    return UsageError(f"--mcp {server.where}: {command} was started and ended, or does not speak MCP ({said})")
 
 
 def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str) -> UsageError:
@@ -73,12 +77,12 @@ def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str) -> 
             f"the tool server at {where} refuses us (403: {words}): a token, a host or an origin it wants"
         )
     if status in (404, 410):
-        path = "" if server.url.rstrip("/").endswith("/mcp") else f"; did you mean {server.url.rstrip('/')}/mcp"
+        url = without_secrets(server.url).rstrip("/")
+        path = "" if url.endswith("/mcp") else f"; did you mean {url}/mcp"
         return UsageError(f"the server at {where} has nothing there ({status}): change the address{path}")
     if status == 405 and server.transport == "streamable_http":
-        return UsageError(
-            f"{where} takes no POST (405): no MCP over HTTP; for MCP over SSE write --mcp sse:{server.url}"
-        )
+        url = without_secrets(server.url)
+        return UsageError(f"{where} takes no POST (405): no MCP over HTTP; for MCP over SSE write --mcp sse:{url}")
     if server.transport == "sse" and status in (200, 400, 405, 406):
         return UsageError(f"{where} is no MCP over SSE ({status}, {kind}): for MCP over HTTP write it without sse:")
     if status in (502, 503, 504):
@@ -87,6 +91,6 @@ def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str) -> 
         return UsageError(f"the tool server at {where} refuses to begin ({status}: {words})")
     if kind not in ("application/json", "text/event-stream"):
         return UsageError(f"{where} answers with a page ({kind}), which is no MCP server: change the address")
-    return NothingAnswers(
-        f"the server at {where} answers, and not as an MCP server would ({words or kind})", there=True
-    )
+    if kind == "application/json" and '"result"' not in said:
+        return UsageError(f"the server at {where} does not begin as an MCP server does ({words}): change the address")
+    return NothingAnswers(f"the MCP server at {where} answers, and its tools could not be listed in time")

@@ -103,7 +103,9 @@ class McpHttpClient:
 
     async def _refused(self, response: aiohttp.ClientResponse) -> Exception:
         if elsewhere := redirection(response.status, response.headers.get("location")):
-            return ToolRejected(f"the tool server is not where --mcp-url says: {self._secrets.hidden(elsewhere)}")
+            return ToolRejected(
+                f"the tool server is not where --mcp-url or --mcp says: {self._secrets.hidden(elsewhere)}"
+            )
         if response.status == 404:
             return SessionUnknown("the tool server answered 404")
         if response.status == 400:

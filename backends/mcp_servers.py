@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from backends.bounded import check_address
 from backends.errors import UsageError
@@ -16,7 +17,10 @@ from backends.secrets import secret_values
 Transport = Literal["streamable_http", "sse", "stdio"]
 _SHARED = Path("mcp.json")
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")
-_KEY_IN_COMMAND = re.compile(r"(?:key|token|secret|password)s?[= ]\S", re.IGNORECASE)
+_KEY_IN_COMMAND = re.compile(
+    r"(?:(?:^|[\s_-])(?:api-?)?(?:key|token|secret|password|passwd|pass|auth)[= ]|authorization|bearer\s)\s*\S|://[^/\s]*@",
+    re.IGNORECASE,
+)
 _NOT_ITS_OWN = ("OPENAI_API_KEY", "MCP_TOKEN")
 _KINDS: Mapping[str, Transport] = {
     "http": "streamable_http", "streamable-http": "streamable_http", "streamable_http": "streamable_http",
@@ -39,7 +43,8 @@ class McpServer:
     @property
     def secrets(self) -> list[str]:
         """What is hidden wherever a server repeats it."""
-        return [*secret_values(self.headers), *secret_values(self.environment, by_looks=False)]
+        given = dict(parse_qsl(urlsplit(self.url).query))
+        return [*secret_values({**given, **self.headers}), *secret_values(self.environment, by_looks=False)]
 
 
 def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpServer]:
@@ -55,10 +60,11 @@ def check_word(word: str) -> None:
         check_address("--mcp", word)
     elif word.startswith("sse:"):
         check_address("--mcp", word.removeprefix("sse:"))
-    elif word.startswith("stdio:") and _KEY_IN_COMMAND.search(word):
-        raise UsageError(
-            "--mcp stdio: no key in a command, it would be stored; give it in the environment or in mcp.json"
-        )
+    elif word.startswith("stdio:"):
+        if _KEY_IN_COMMAND.search(word):
+            raise UsageError(
+                "--mcp stdio: no key in a command, it would be stored; give it in the environment or in mcp.json"
+            )
     elif "://" in word:
         raise UsageError("--mcp: an address begins with http://, https:// or sse:http://")
 
@@ -105,20 +111,23 @@ def _shared(word: str) -> Iterator[McpServer]:
 def _from_file(where: str, about: Any) -> McpServer:
     if not isinstance(about, dict):
         raise UsageError(f"--mcp: {where} is no object")
-    kind = about.get("type", about.get("transport"))
-    url = about.get("url", about.get("serverUrl"))
-    if url is None and isinstance(about.get("command"), str):
-        command = [about["command"], *map(str, about.get("args") or ())]
-        environment = {str(name): str(value) for name, value in (about.get("env") or {}).items()}
-        filled = tuple(_filled(where, word) for word in command)
-        given = {name: _filled(where, value) for name, value in environment.items()}
-        return McpServer(where, "stdio", command=filled, environment=given, folder=about.get("cwd"))
-    if not isinstance(url, str):
+    kind, url = about.get("type", about.get("transport")), about.get("url", about.get("serverUrl"))
+    headers, environment, more = about.get("headers") or {}, about.get("env") or {}, about.get("args") or []
+    command, folder = about.get("command"), about.get("cwd")
+    if not (isinstance(headers, dict) and isinstance(environment, dict) and isinstance(more, list)):
+        raise UsageError(f"--mcp: {where} is not as clients share it (headers and env are objects, args a list)")
+    if url is None and isinstance(command, str) and isinstance(folder, str | None):
+        filled = tuple(_filled(where, str(word)) for word in [command, *more])
+        return McpServer(where, "stdio", command=filled, environment=_all_filled(where, environment), folder=folder)
+    if not isinstance(url, str) or not url.startswith(("http://", "https://", "${")):
         raise UsageError(f"--mcp: {where} has neither a url nor a command")
     url = _filled(where, url)
     transport = _KINDS.get(str(kind).lower(), "sse" if url.rstrip("/").endswith("/sse") else "streamable_http")
-    headers = {str(name): _filled(where, str(value)) for name, value in (about.get("headers") or {}).items()}
-    return McpServer(where, transport, url, headers)
+    return McpServer(where, transport, url, _all_filled(where, headers))
+
+
+def _all_filled(where: str, values: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): _filled(where, str(value)) for name, value in values.items()}
 
 
 def _filled(where: str, text: str) -> str:
@@ -130,4 +139,14 @@ def _filled(where: str, text: str) -> str:
             raise UsageError(f"--mcp: {where} wants the environment variable {match[1]}, which is not set")
         return found
 
+    if unknown := re.search(r"\$\{[^}]*\}", _VARIABLE.sub("", text)):
+        raise UsageError(f"--mcp: {where} holds {unknown[0]}, which only its own client can fill in")
     return _VARIABLE.sub(value, text)
+
+
+def absolute(word: str) -> str:
+    """A word of `--mcp` that means the same in any folder."""
+    if word.startswith(("http://", "https://", "sse:", "stdio:")):
+        return word
+    file, mark, name = word.partition("#") if ".json" in word else (str(_SHARED), "#", word)
+    return f"{Path(file).absolute()}{mark}{name}"

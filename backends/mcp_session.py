@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import aiohttp
@@ -43,6 +44,8 @@ class ReconnectingSession:
         self._connection = connection_to(server, timeout, self._calls.use_session)
         self._live: asyncio.Future[_Live] = asyncio.get_running_loop().create_future()
         self._keeper: asyncio.Task[None] | None = None
+        self._heard = float("-inf")
+        """When it last answered a call."""
         self._failure = ""
         """Why it could not be connected last."""
         self.served: list[Tool] = []
@@ -66,6 +69,7 @@ class ReconnectingSession:
 
         Raises a `ToolError`.
         """
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout):
                 for _ in range(2):
@@ -73,15 +77,17 @@ class ReconnectingSession:
                     try:
                         if self.server.transport == "streamable_http":
                             return await self._calls.call(server_name, arguments)
-                        return await _by_sdk(session, broken, server_name, arguments, self._secrets)
+                        result = await _by_sdk(session, broken, server_name, arguments, self._secrets)
+                        self._heard = time.monotonic()
+                        return result
                     except SessionUnknown as unknown:
                         said, stated = str(unknown), unknown.stated
                         self._lose(broken)
         except TimeoutError as error:
             if not self._live.done():
                 raise ToolUnreachable(f"no tool server answers at {self.server.where}") from error
-            if self.server.transport != "streamable_http":
-                await self.probe()
+            if self.server.transport != "streamable_http" and self._heard < started:
+                self._lose(self._live.result()[1])  # it has answered nobody meanwhile: its silence is a loss, perhaps
             raise ToolTimeout(f"{server_name} gave no result within {self._timeout:g} s") from error
         if stated:
             raise ToolFailed(stated)  # it is the tool that says so
@@ -96,15 +102,25 @@ class ReconnectingSession:
                 lost = asking.result()
             elif not self._live.done():
                 lost = "no connection"
-            elif self.server.transport == "streamable_http":
+            elif self.server.transport == "sse" and not await self._is_reachable():
+                self._lose(self._live.result()[1])  # over SSE the SDK does not tell
+                lost = "no connection"
+            else:
                 lost = None
-            else:  # over stdio and SSE a lost connection may show by silence alone
-                self._lose(self._live.result()[1])
-                lost = "no answer to a ping"
         finally:
             asking.cancel()
         where = without_secrets(self.server.url) if self.server.url else self.server.where
         return f"{where}: {self._failure or lost}" if lost else None
+
+    async def _is_reachable(self) -> bool:
+        """Whether its port is open."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT), self._pool.head(self.server.url, allow_redirects=False):
+                return True
+        except TimeoutError:
+            return True  # it takes its time
+        except (aiohttp.ClientError, OSError):
+            return False
 
     async def _ping(self) -> str | None:
         """What a ping comes to; None when it is answered."""
@@ -164,13 +180,13 @@ async def _by_sdk(
         await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
             raise ToolUnreachable("the connection to the tool server broke")
-        said: dict[str, Any] = json.loads(secrets.hidden(asking.result().model_dump_json()))
+        said: dict[str, Any] = json.loads(secrets.hidden_in(asking.result().model_dump_json().encode()))
         return said
     except McpError as error:
         if error.error.message in _LOST:
             raise SessionUnknown(error.error.message) from error
         raise ToolFailed(secrets.hidden(error.error.message)) from error
-    except ValidationError as error:
+    except (ValidationError, ValueError) as error:
         raise ToolReplyInvalid("the tool server's answer is not a tool result") from error
     except (anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.EndOfStream, httpx.HTTPError, OSError) as error:
         raise SessionUnknown(type(error).__name__) from error

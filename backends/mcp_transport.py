@@ -1,4 +1,4 @@
-"""The SDK's connection to a server, by whatever transport, with its answers bounded."""
+"""The SDK's connection to a server, by whatever transport; over HTTP its answers are bounded."""
 
 from collections.abc import AsyncIterator, Callable
 

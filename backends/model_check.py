@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from backends.completion import plain_completion, thought_fields
@@ -66,13 +67,16 @@ class ModelCheck:
         yield Finding("ok", "completion", f"{first.tokens} tokens in {first.seconds:.1f} s")
         yield extras
         yield _thought(first)
-        for check in (self._stop_strings, self._roles, self._continuing, self._seeds):
+        properties = await self._chat.server_properties()
+        context = partial(self._context, first.prompt_tokens, properties)
+        checks: dict[str, Callable[[], Awaitable[Finding]]] = {
+            "stop strings": self._stop_strings, "roles": self._roles, "continuing": self._continuing,
+                  "seed": self._seeds, "context": context}  # fmt: skip
+        for name, check in checks.items():
             try:
                 yield await check()
             except ModelError as error:
-                yield Finding("warning", check.__name__.strip("_").replace("_", " "), str(error))
-        properties = await self._chat.server_properties()
-        yield await self._context(first.prompt_tokens, properties)
+                yield Finding("warning", name, f"not known: {error}")
         if isinstance(slots := properties.get("total_slots"), int):
             yield self._slots(slots)
 
@@ -136,8 +140,11 @@ class ModelCheck:
             continued = await self._ask(begun, 1, **asked)
         except BadRequest:
             return Finding("ok", "continuing", "refused: a reply that is cut off is asked for again, longer")
-        if 0 < continued.prompt_tokens < plain.prompt_tokens:
+        if 0 < continued.prompt_tokens < plain.prompt_tokens and self._chat.continues:
             return Finding("ok", "continuing", "a reply that is cut off is continued where it ended")
+        if 0 < continued.prompt_tokens < plain.prompt_tokens:
+            said = "known to it; a run continues only replies of servers that name themselves vLLM or SGLang"
+            return Finding("ok", "continuing", said)
         return Finding("ok", "continuing", "not known to it: a reply that is cut off is asked for again, longer")
 
     async def _seeds(self) -> Finding:
@@ -153,9 +160,9 @@ class ModelCheck:
 
     async def _context(self, prompt_tokens: int, properties: dict[str, Any]) -> Finding:
         size, said = self._chat.max_model_len, "as it says"
-        per_slot = (properties.get("default_generation_settings") or {}).get("n_ctx")
-        if size is None and isinstance(per_slot, int):
-            size = per_slot
+        about = properties.get("default_generation_settings")
+        if size is None and isinstance(about, dict) and isinstance(about.get("n_ctx"), int):
+            size = about["n_ctx"]
         wanted = prompt_tokens + _OUTPUTS * _OUTPUT + self._max_tokens
         if size is None:
             try:
@@ -196,11 +203,11 @@ class ModelCheck:
     async def _counted(self, words: int) -> int | None:
         """Tokens that the server counts in so many words, one at least each; None where it counts nothing."""
         long = [{"role": "user", "content": "heart " * words}]
-        async with asyncio.timeout(_LONGEST_PROBE):
-            try:
+        try:
+            async with asyncio.timeout(_LONGEST_PROBE):
                 return (await self._ask(long, 1)).prompt_tokens or None
-            except TimeoutError as error:
-                raise ModelTimeout("too long") from error
+        except TimeoutError as error:
+            raise ModelTimeout("too long") from error
 
     def _slots(self, slots: int) -> Finding:
         if slots >= self._concurrency:
@@ -215,9 +222,10 @@ class ModelCheck:
         plain = plain_completion(answer)
         (choice,) = plain["choices"]
         thought, usage = choice["message"].get("reasoning_content", ""), plain["usage"] or {}
-        raw: dict[str, Any] = next(iter(answer["choices"]), {})
+        said = (one.get("message") for one in answer["choices"] if isinstance(one, dict))
+        fields = [name for message in said if isinstance(message, dict) for name in thought_fields(message)]
         return _Reply(
-            thought + choice["message"]["content"], thought, next(iter(thought_fields(raw.get("message") or {})), None),
+            thought + choice["message"]["content"], thought, next(iter(fields), None),
             choice.get("finish_reason"), usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), seconds,
         )  # fmt: skip
 

@@ -12,7 +12,14 @@ from langchain_core.messages import AIMessage
 from backends.adaptive_limit import AdaptiveLimit
 from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
-from backends.errors import ContextOverflow, InvalidResponse, ModelUnreachable, ServerOverloaded, Unauthorized
+from backends.errors import (
+    ContextOverflow,
+    InvalidResponse,
+    ModelError,
+    ModelUnreachable,
+    ServerOverloaded,
+    Unauthorized,
+)  # fmt: skip
 from backends.model_errors import to_model_error
 
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
@@ -38,12 +45,14 @@ class ChatClient:
     ) -> None:
         self._model = model
         self.in_flight = AdaptiveLimit(concurrency)
-        self._continues = continues
+        self.continues = continues
         self._stop = list(stop)
         self._extras: bool | None = None
         """Whether the server takes the extra fields; None until it has answered once."""
         self._tokenizes = True
         self._answered = float("-inf")
+        self.last_turn = -1
+        """The latest turn of any question at which a reply has come; none yet."""
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
 
@@ -53,9 +62,15 @@ class ChatClient:
         """One reply, with `seconds` in its `response_metadata`; no stop string ends it if `stops` says so. Raises a
         `ModelError` that says what went wrong.
         """
-        reply = await self._invoke(
-            messages, {"max_tokens": max_tokens, "stop": self._stop if stops else [], **_seeded(seed)}
-        )
+        turn = sum(message["role"] == "assistant" for message in messages)
+        try:
+            reply = await self._invoke(
+                messages, {"max_tokens": max_tokens, "stop": self._stop if stops else [], **_seeded(seed)}
+            )
+        except ModelError as error:
+            error.turn = turn
+            raise
+        self.last_turn = max(self.last_turn, turn)
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
             raise InvalidResponse(_ABORTED)
@@ -91,7 +106,7 @@ class ChatClient:
         self, messages: list[dict[str, str]], begun: str, max_tokens: int, seed: int | None = None
     ) -> AIMessage | None:
         """What follows `begun`, a reply that was cut off; None where the server cannot continue it."""
-        if not self._continues:
+        if not self.continues:
             return None
         body = {"continue_final_message": True, "add_generation_prompt": False, **self.EXTRAS}
         asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": body, **_seeded(seed)}

@@ -56,12 +56,12 @@ def to_model_error(error: Exception) -> Exception:
     return error
 
 
-def said_in(answer: Any) -> ModelError | None:
+def said_in(answer: Any, secrets: Secrets) -> ModelError | None:
     """The failure that an answer of status 200 holds in the place of a completion."""
     error = answer.get("error") if isinstance(answer, dict) and not answer.get("choices") else None
     if not error:
         return None
-    said = str(error.get("message") if isinstance(error, dict) else error)[:500]
+    said = secrets.hidden(str(error.get("message") if isinstance(error, dict) else error))[:500]
     if any(phrase in said.lower() for phrase in _OVERFLOW):
         stated = _CONTEXT_STATED.search(said)
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)

@@ -1,5 +1,6 @@
 """Both services connected: what a graph needs from outside."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -71,12 +72,12 @@ async def open_model(
 @asynccontextmanager
 async def open_tools(tools: ToolsConfig, *, concurrency: int, failed: Failed) -> AsyncIterator[ToolClient]:
     """The tools alone."""
-    servers = tools.servers()
+    servers = [] if tools.tools_mode == "replay" else await asyncio.to_thread(tools.servers)
     opened = open_cassette(tools.cassette, tools.tools_mode, failed) if tools.cassette else nullcontext()
     async with (
         opened as cassette,
         open_tool_client(servers, concurrency=concurrency, timeout=tools.tool_timeout, cassette=cassette) as client,
     ):
-        where = ", ".join(server.where for server in servers)
+        where = ", ".join(server.where for server in servers) or f"the cassette {tools.cassette}"
         client.routes = map_tools(client.served, tools.tools, tools.tool_map, address=where)
         yield client

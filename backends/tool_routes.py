@@ -1,6 +1,7 @@
 """From the model's tools to the servers': which tool is called for a name, and how its arguments are filled in."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any
 
 from mcp.types import Tool
 
-from backends.config import TOOL_NAMES
+from backends.config import QUERY_NAMES, TOOL_NAMES
 from backends.errors import UsageError
 
 _CANDIDATES: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
@@ -28,6 +29,7 @@ _TOOL_MAP = re.compile(r"([\w./-]+)=([\w./-]+)(?:\((\w+)\))?")
 _ARGUMENT = re.compile(r"[A-Za-z_][\w-]{0,40}")
 """What an attribute can be called."""
 _LONGEST_DESCRIPTION = 600
+_SAFE = "arg_"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class ToolRoute:
         """The server's arguments; a parameter that the tool does not know is left out."""
         renamed = _RENAMED.get(self.server_name, {})
         given = {renamed.get(name, name): value for name, value in parameters.items()}
+        given |= {name.removeprefix(_SAFE): value for name, value in given.items() if name.startswith(_SAFE)}
         given = {name: value for name, value in given.items() if name in self.accepts}
         if query or self.query_argument not in given:
             given[self.query_argument] = query
@@ -105,7 +108,7 @@ def _description(name: str, tool: Tool, route: ToolRoute) -> tuple[str, str]:
     required = tool.inputSchema.get("required") or []
     beside = [argument for argument in _properties(tool) if argument != route.query_argument]
     about = [_about(tool, argument, argument in required) for argument in beside]
-    given = "".join(f' {argument}="…"' for argument in beside if argument in required)
+    given = "".join(f' {_label(argument)}="…"' for argument in beside if argument in required)
     lines = [f"{name}: {said}" if said else f"{name}:"]
     if main := _properties(tool).get(route.query_argument):
         lines.append(f"Between its tags stands `{route.query_argument}`{_hint(main)}.")
@@ -116,7 +119,14 @@ def _description(name: str, tool: Tool, route: ToolRoute) -> tuple[str, str]:
 
 
 def _about(tool: Tool, argument: str, required: bool) -> str:
-    return f"`{argument}`{'' if required else ' (may be left out)'}{_hint(_properties(tool)[argument])}"
+    return f"`{_label(argument)}`{'' if required else ' (may be left out)'}{_hint(_properties(tool)[argument])}"
+
+
+def _label(argument: str) -> str:
+    """An argument's name as an attribute: one that an attribute of ours has, or under which a query is looked for, is
+    written otherwise.
+    """
+    return f"{_SAFE}{argument}" if argument == "name" or argument in QUERY_NAMES else argument
 
 
 def _hint(schema: Any) -> str:
@@ -136,9 +146,12 @@ def _as(kind: Any, value: Any) -> Any:
     kinds = kind if isinstance(kind, list) else [kind]
     try:
         if not isinstance(value, str):
-            return str(value) if kinds == ["string"] and isinstance(value, int) else value
+            return str(value) if "string" in kinds and not isinstance(value, bool) else value
+        if "string" in kinds:
+            return value
         if "integer" in kinds or "number" in kinds:
-            return int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+            number = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+            return number if math.isfinite(number) else value
         if "boolean" in kinds:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
                 value.strip().lower()

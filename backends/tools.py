@@ -29,13 +29,15 @@ class ToolClient:
         self._sessions = sessions
         self._cassette = cassette
         self._slots = asyncio.Semaphore(concurrency)
+        self._holders: dict[str, ReconnectingSession | ReplayedSession] = {}
         self.routes: dict[str, ToolRoute] = {}
         """The model's tools; set once the mapping is chosen."""
 
     @property
     def served(self) -> list[Tool]:
         """The servers' own tools; one that several have is the first's."""
-        return [tool for session in self._sessions for tool in session.served]
+        every = [tool for session in self._sessions for tool in session.served]
+        return list({tool.name: tool for tool in reversed(every)}.values())[::-1]
 
     @property
     def descriptions(self) -> dict[str, tuple[str, str]]:
@@ -62,10 +64,16 @@ class ToolClient:
         return next(filter(None, [await session.probe() for session in self._sessions]), None)
 
     async def _ask(self, server_name: str, arguments: dict[str, Any]) -> Any:
-        holders = (one for one in self._sessions if any(tool.name == server_name for tool in one.served))
-        session = next(holders, self._sessions[0])
+        session = self._holder(server_name)
         async with self._slots:
             return read_result(await session.call(server_name, arguments))
+
+    def _holder(self, server_name: str) -> "ReconnectingSession | ReplayedSession":
+        """The session that has a tool, as of the first time that it was asked for."""
+        if server_name not in self._holders:
+            holding = (one for one in self._sessions if any(tool.name == server_name for tool in one.served))
+            self._holders[server_name] = next(holding, self._sessions[0])
+        return self._holders[server_name]
 
 
 @dataclass(frozen=True)

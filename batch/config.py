@@ -14,6 +14,7 @@ from batch import flags
 from batch.questions import Share
 from graph.limits import Limits, ToolRole
 from quality.gates import DEFAULT_HARD_GATES, check_names
+from serializers.record import sample_of
 
 _LONGEST_PROMPT = 1_000_000
 _EARLIER_HARD_GATES = (
@@ -103,6 +104,12 @@ class RunConfig:
         self.share()
         self.samples.check()
         check_names(self.hard_gates)
+
+    def seed_of(self, sample_id: str) -> int | None:
+        """Each of several samples has a seed of its own: they count on from `--sampling`'s, else from 1."""
+        if self.samples.most == 1:
+            return None
+        return int(str(self.model.sampling.sampling.get("seed", 1))) + sample_of(sample_id)[1] - 1
 
     def prompt(self) -> str | None:
         """The system prompt of `--system-prompt-file`, read; None where the built-in one is meant."""

@@ -37,7 +37,7 @@ async def described(config: RunConfig) -> str:
     progress = Progress(files, questions, config, ThreadIds(files.run_id, content.get("made_under")))
     if found:
         progress.read_finished(retried=True)
-    pending = [row["question"] for _, row in progress.pending_questions()]
+    pending = [(str(progress.next_sample(number)), row["question"]) for number, row in progress.pending_questions()]
     run = f"the run that would be resumed, if its settings are these: {files.run}" if found else "a new run"
     lines = [
         "# settings", _json(to_dict(config)), "", "# counts",
@@ -47,9 +47,8 @@ async def described(config: RunConfig) -> str:
     ]  # fmt: skip
     if pending:
         async with open_chat_model(config.model, concurrency=1) as model:
-            request = ChatClient(model, STOP_STRINGS).request(
-                prompt_messages(prompt, pending[0], ()), config.limits.max_tokens
-            )
+            messages, seed = prompt_messages(prompt, pending[0][1], ()), config.seed_of(pending[0][0])
+            request = ChatClient(model, STOP_STRINGS).request(messages, config.limits.max_tokens, seed)
         lines += ["", f"# first request, to {config.model.local_model_url}/chat/completions", _json(request)]
     return "\n".join(lines)
 

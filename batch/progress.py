@@ -29,6 +29,8 @@ class Progress:
         self._threads = threads
         self._finished: dict[str, str] = {}
         """What each sample became that an earlier process finished, or that others may follow."""
+        self.failed_before: set[str] = set()
+        """Samples that an earlier command failed."""
         self._open = 0
         """Questions of which more samples may be asked."""
 
@@ -52,7 +54,7 @@ class Progress:
                     self._finished[record["sample_id"]] = kind
                     self.stats.add(kind, record)
                     threads.add(self._threads.of(record["sample_id"], record["question"]))
-        failed = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
+        failed = self.failed_before = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if (limit := self.questions.limit) is not None:  # a run is never about fewer questions than it has worked on
             numbers = (sample_of(name)[0] for name in self._finished.keys() | failed)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
 
-from backends.errors import BackendError, ModelTimeout, Unauthorized, UsageError
+from backends.errors import BackendError, BadRequest, ModelTimeout, Unauthorized, UsageError
 from batch.config import RunConfig, Settings
 from batch.run_files import ThreadIds
 from batch.stop import Stopped, StopSignal
@@ -22,7 +22,7 @@ from graph.build import TrajectoryGraph, recursion_limit
 from graph.checkpoints import GroupSaver
 from graph.state import State
 from quality.verdict import judge
-from serializers.record import QuestionRow, build_record, sample_of
+from serializers.record import QuestionRow, build_record
 
 Kind = Literal["accepted", "rejected", "failed"]
 RETRY_WAITS = (2.0, 4.0, 6.0)
@@ -49,6 +49,8 @@ class Outcome:
 
     kind: Kind
     row: Mapping[str, Any]
+    turn: int | None = None
+    """At which the model refused it."""
 
 
 WaitForRecovery = Callable[[BackendError], Awaitable[bool]]
@@ -66,6 +68,8 @@ class Rollout:
     threads: ThreadIds
     stop: StopSignal
     wait_for_recovery: WaitForRecovery
+    last_turn: Callable[[], int]
+    """The latest turn at which the model has answered any question."""
     waits: tuple[float, ...] = RETRY_WAITS
     _reported: set[str] = field(default_factory=set)
     _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -75,13 +79,14 @@ class Rollout:
         """What becomes of a sample. Raises Stopped when the run ends before that; a failure of the run's own disk is
         raised as it is.
         """
-        thread, seed = self.threads.of(sample_id, row["question"]), self._seed(sample_id)
+        thread, seed = self.threads.of(sample_id, row["question"]), self.config.seed_of(sample_id)
         try:
             state, attempts = await self.run_graph(thread, row["question"], seed)
         except RetriesExhausted as failure:
             error = failure.__cause__ or failure
             about = {"sample_id": sample_id, "question": row["question"], "error": type(error).__name__}
-            return Outcome("failed", {**about, "message": str(error), "attempts": failure.attempts})
+            failed: dict[str, Any] = {**about, "message": str(error), "attempts": failure.attempts}
+            return Outcome("failed", failed, error.turn if isinstance(error, BadRequest) else None)
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
@@ -95,7 +100,7 @@ class Rollout:
         config: Any = {"configurable": {"thread_id": thread}, "recursion_limit": recursion_limit(self.config.limits)}
         if seed is not None:
             config["configurable"]["seed"] = seed
-        failures = at_this_step = busy = outages = 0
+        failures = at_this_step = busy = outages = timeouts = 0
         busy_since = 0.0
         down: BackendError | None = None
         checkpoint = await self._last_checkpoint_id(config, thread)
@@ -118,7 +123,7 @@ class Rollout:
                 before, checkpoint = checkpoint, await self._last_checkpoint_id(config, thread)
                 if checkpoint != before:
                     at_this_step = busy = outages = 0
-                    config["configurable"].pop("timeouts", None)
+                    timeouts = 0
                 if error.busy and (busy < _MOST_GUESSED or not error.guessed):
                     busy_since = busy_since if busy else time.monotonic()
                     busy += 1
@@ -132,7 +137,8 @@ class Rollout:
                         continue
                 failures, at_this_step = failures + 1, at_this_step + 1
                 if isinstance(error, ModelTimeout):  # perhaps an endless reply: with half the budget it ends in time
-                    config["configurable"]["timeouts"] = config["configurable"].get("timeouts", 0) + 1
+                    timeouts += 1
+                config["configurable"]["timeouts"] = [timeouts] if timeouts else []
                 if not error.retryable or at_this_step > len(self.waits):
                     raise RetriesExhausted(at_this_step) from error
                 await self.stop.sleep(max(self.waits[at_this_step - 1], error.retry_after or 0.0))
@@ -172,12 +178,6 @@ class Rollout:
             log.info("%s: fewer requests at a time", error)
         share = 0.5 + random.random() / 2  # noqa: S311
         await self.stop.sleep(max(error.retry_after or 0.0, share * min(0.5 * 2 ** min(times, 10), _LONGEST_BUSY)))
-
-    def _seed(self, sample_id: str) -> int | None:
-        """Each of several samples has a seed of its own: they count on from `--sampling`'s, else from 1."""
-        if self.config.samples.most == 1:
-            return None
-        return int(str(self.config.model.sampling.sampling.get("seed", 1))) + sample_of(sample_id)[1] - 1
 
     def _metadata(self, thread: str, attempts: int, seed: int | None) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from backends.errors import UsageError
+from backends.mcp_servers import absolute
 from backends.services import Services
 from batch.acquire import Acquired, acquire_run
 from batch.config import RunConfig
@@ -52,6 +53,7 @@ class RunResult:
 async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[float, ...] = RETRY_WAITS) -> RunResult:
     """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UsageError."""
     config.check()
+    config = changed(config, mcp=tuple(map(absolute, config.tools.mcp)))
     if not config.tools.mcp:
         config = changed(config, mcp_url=config.tools.url)
     prompt_file = None if run else config.prompt()
@@ -146,6 +148,16 @@ async def _run_here(
     probes = {"model": services.chat.probe, "tool": services.tools.probe}
     outages = Outages(probes, stop, config.max_downtime)
     graph = graph_of(config, services, acquired.prompt, saver)
-    rollout = Rollout(graph, saver, config, acquired.settings, acquired.threads, stop, outages.wait_for_recovery, waits)
+    rollout = Rollout(
+        graph,
+        saver,
+        config,
+        acquired.settings,
+        acquired.threads,
+        stop,
+        outages.wait_for_recovery,
+        lambda: services.chat.last_turn,
+        waits,
+    )
     with progress_bar(progress) as bar:
         await Runner(rollout, progress, config, stop).run(bar)

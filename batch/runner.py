@@ -29,7 +29,9 @@ class Runner:
     def __post_init__(self) -> None:
         self._writers = {kind: LineWriter(path) for kind, path in self.progress.files.outputs.items()}
         pending = self.progress.asked - self.progress.stats.counts.total()
-        self._complaints = Complaints(pending, self.config.concurrency)
+        self._complaints = Complaints(
+            pending, self.config.concurrency, self.rollout.last_turn, self.progress.failed_before
+        )
 
     async def run(self, bar: "tqdm[Any]") -> None:
         """Until none is left, or the run is to end."""

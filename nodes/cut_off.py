@@ -21,14 +21,15 @@ def is_context_full(cut_off: AIMessage, size: int | None) -> bool:
     return bool(usage and size and usage["input_tokens"] + usage["output_tokens"] >= size - _SLACK)
 
 
-def ended_early(reply: AIMessage, max_tokens: int) -> bool:
-    """Whether a reply was cut off before its `max_tokens` were used up: by the end of a context that the server has not
-    told.
+def ended_early(reply: AIMessage, max_tokens: int, size: int | None) -> bool:
+    """Whether a reply was cut off before its `max_tokens` were used up, by the end of the context: of `size` tokens, or
+    of one that the server has not told.
     """
     usage = reply.usage_metadata
     if not usage or reply.response_metadata.get("finish_reason") != "length":
         return False
-    return usage["output_tokens"] < max_tokens and usage["total_tokens"] > _SMALLEST_CONTEXT
+    early = usage["output_tokens"] < max_tokens
+    return early and (is_context_full(reply, size) if size else usage["total_tokens"] > _SMALLEST_CONTEXT)
 
 
 async def continued(

@@ -15,6 +15,9 @@ from nodes.context_budget import fit_context, prompt_was_cut
 from nodes.cut_off import continued, ended_early, is_context_full
 from nodes.prompts import prompt_messages
 
+_SMALLEST_BUDGET = 32
+"""Tokens that are asked for after however many timeouts."""
+
 
 async def reason(
     state: State, config: RunnableConfig, *, chat: Chat, system: str, limits: Limits, tool_role: ToolRole
@@ -22,10 +25,10 @@ async def reason(
     """Ask for the next turn, within the model's context. A question that the messages do not follow begins a new
     transcript.
 
-    `config` may name the `seed` of this sample, and how many `timeouts` there were: a reply that takes too long is
-    asked for with half the budget each time. A reply still waiting in the state was cut off: it is continued where the
-    server can, else asked again with twice its budget, if the context has room for more; one that a stop string ended
-    within a thought that spoke of it, without stop strings.
+    `config` may name the `seed` of this sample, and in a list `timeouts`, which is emptied here, how many there were at
+    this very step: a reply that takes too long is asked for with half the budget each time. A reply still waiting in
+    the state was cut off: it is continued where the server can, else asked again with twice its budget, if the context
+    has room for more; one that a stop string ended within a thought that spoke of it, without stop strings.
     """
     begun = _begun(state)
     now: Any = {**state, **begun, "messages": [] if "messages" in begun else state.get("messages", [])}
@@ -54,7 +57,8 @@ async def _ask(
     """A prompt that was `refused` as too long is asked once more, with what fits by a stricter count."""
     about, cut_off = config.get("configurable", {}), state.get("reply")
     seed = about.get("seed")
-    budget = _budget(cut_off, limits) >> about.get("timeouts", 0)
+    halved = about.get("timeouts") or []
+    budget = max(_budget(cut_off, limits) >> (halved.pop() if halved else 0), min(limits.max_tokens, _SMALLEST_BUDGET))
     messages = state.get("messages", [])
 
     def build(history: Sequence[AnyMessage]) -> list[dict[str, str]]:
@@ -69,7 +73,7 @@ async def _ask(
             had = cut_off.usage_metadata["output_tokens"] if cut_off and cut_off.usage_metadata else 0
             full = not shortened and cut_off is not None and is_context_full(cut_off, chat.max_model_len)
             if cut_off and (full or max_tokens <= had):  # no longer reply can be had
-                return {"reply": cut_off, "stop_reason": "context_overflow"}
+                return {"reply": cut_off, "stop_reason": "context_overflow" if max_tokens < budget else "truncated"}
             if max_tokens <= 0:
                 raise ContextOverflow("there is no room for a reply")
             prompt = build(_replaced(messages, shortened))
@@ -88,7 +92,7 @@ async def _ask(
         return await _ask(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     usage = reply.usage_metadata
     reply.response_metadata["prompt_tokens"] = usage["input_tokens"] if usage else None
-    cut_early = cut_off is not None and ended_early(reply, max_tokens)
+    cut_early = cut_off is not None and ended_early(reply, max_tokens, chat.max_model_len)
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)

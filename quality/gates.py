@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backends.config import QUERY_NAMES
 from backends.errors import UsageError
 from quality.citations import Citation, citations
 from quality.language import is_english
@@ -16,7 +17,6 @@ from serializers.evidence import output_failed, says_nothing
 from serializers.repetition import repeats_itself
 from serializers.reply import model_ended
 from serializers.segments import Segment, split_segments
-from serializers.tags import QUERY_NAMES
 
 DEFAULT_HARD_GATES = (
     "unclosed_answer", "no_answer", "answer_not_last", "truncated", "forged_tool_output", "unanswered_call",

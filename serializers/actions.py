@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from backends.config import QUERY_NAMES
 from serializers.respelling import known_name
-from serializers.tags import QUERY_NAMES, TAG, Call, read_attributes
+from serializers.tags import TAG, Call, read_attributes
 
 _QUOTES = frozenset("`'\"“”‘’")
 """In which something may stand that is only spoken of: they open it where a blank is before them."""

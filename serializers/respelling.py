@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from backends.completion import without_end_token
+from backends.config import QUERY_NAMES
 from serializers.escaping import NAMES, SPACE, SPELLINGS, escape_own
-from serializers.tags import QUERY_NAMES, Call, quoted, write_call
+from serializers.tags import Call, quoted, write_call
 
 _NAMED, _GIVEN = ("name", "tool", "tool_name", "function"), ("arguments", "parameters", "args", "input")
 _OPEN, _CLOSE, _QUOTES = "<＜〈‹⟨", ">＞〉›⟩", "“”„‟«»＂"
@@ -25,10 +27,6 @@ _CHANNEL = re.compile(
     r"(?P<end><\|(?:end|return|call)\|>|(?=<\|start\|>|<\|channel\|>)|\Z)",
     re.DOTALL,
 )
-_END_TOKENS = (
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|end_of_text|>",
-    "<|endofassistant|>", "</s>", "<end_of_turn>", "<｜end▁of▁sentence｜>",
-)  # fmt: skip
 _IN_QUOTES = r"""[^<>＜＞"']{0,60}?(?:"[^"<]{0,500}"|'[^'<]{0,500}')"""
 _TAG = re.compile(
     rf"[{_OPEN}]{SPACE}(?P<close>[/／]?){SPACE}(?P<name>{SPELLINGS})"
@@ -88,7 +86,7 @@ def respelled(text: str) -> tuple[str, list[str]]:
 
     if "<|channel|>" in text:
         change("thought_respelled", _CHANNEL, _from_channel)
-    if (ended := _without_end_tokens(text)) != text:
+    if (ended := without_end_token(text.rstrip())) != text:
         repairs.append("end_token_dropped")
         text = ended
     change("thought_respelled", _THOUGHT, lambda m: f"<{m['close'] or m['close2'] or m['close3'] or ''}think>")
@@ -187,13 +185,6 @@ def web_address(query: str) -> str:
     if text.startswith("//"):
         return f"https:{text}"
     return f"https://{text}" if _HOST.fullmatch(text) and not _NO_HOST.fullmatch(text) else text
-
-
-def _without_end_tokens(text: str) -> str:
-    text = text.rstrip()
-    while token := next(filter(text.endswith, _END_TOKENS), None):
-        text = text.removesuffix(token).rstrip()
-    return text
 
 
 def _letters(name: str) -> str:

@@ -8,15 +8,10 @@
 import re
 from dataclasses import dataclass, field
 
+from backends.config import QUERY_NAMES
 from serializers.escaping import NAMES
 
 STOP_STRINGS = ("</call_tool>", "<tool_output>")
-QUERY_NAMES = (
-    "query", "url", "q", "keywords", "search_query", "search_terms", "search_term", "search", "terms", "term",
-    "queries", "keyword", "link", "input", "text",
-)  # fmt: skip
-"""Names under which a call gives its query, in order of choice."""
-
 # Quoted values may hold "<" and ">", but no tag of ours; every repeat is bounded, which keeps reading linear.
 _INSIDE = rf"<(?!/?(?:{NAMES})\b)"
 _QUOTED = rf"""(?:"(?:[^"<]|{_INSIDE}){{0,500}}"|'(?:[^'<]|{_INSIDE}){{0,500}}')"""
