@@ -84,9 +84,9 @@ class ToolsConfig:
     """What a server that is not on this machine asks for."""
 
     def __post_init__(self) -> None:
-        check_address("--mcp-url", self.url)
+        check_word(self.url, "--mcp-url")
         for word in self.mcp:
-            check_word(word)
+            check_word(word, "--mcp")
         if self.tools_mode != "auto" and self.cassette is None:
             raise UsageError(f"--tools-mode {self.tools_mode}: name the file with --cassette")
         if not self.tools:

@@ -57,7 +57,7 @@ def _of_command(server: McpServer, error: BaseException) -> UsageError:
         return UsageError(f"--mcp {server.where}: {command} cannot be started ({first.strerror})")
     if isinstance(first, TimeoutError):
         return UsageError(f"--mcp {server.where}: {command} was started and did not answer as an MCP server in time")
-    said = Secrets(*server.secrets).hidden(" ".join(str(first).split()))[:200]
+    said = Secrets(*server.secrets).hidden(" ".join(str(first).split()))[:200] or type(first).__name__
     return UsageError(f"--mcp {server.where}: {command} was started and ended, or does not speak MCP ({said})")
 
 
@@ -67,6 +67,8 @@ def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str) -> 
     if elsewhere := redirection(status, answer.headers.get("location")):
         elsewhere = Secrets(*server.secrets).hidden(elsewhere)
         return UsageError(f"the tool server is not at {where}: {elsewhere}; change --mcp-url")
+    if kind == "text/html":
+        return UsageError(f"{where} answers with a web page ({status}), which is no MCP server: change the address")
     if status == 401:
         return UsageError(
             f"the tool server at {where} asks for a token: set MCP_TOKEN to the right one, or give its header with "
@@ -78,7 +80,7 @@ def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str) -> 
         )
     if status in (404, 410):
         url = without_secrets(server.url).rstrip("/")
-        path = "" if url.endswith("/mcp") else f"; did you mean {url}/mcp"
+        path = "" if url.endswith("/mcp") or server.transport == "sse" else f"; did you mean {url}/mcp"
         return UsageError(f"the server at {where} has nothing there ({status}): change the address{path}")
     if status == 405 and server.transport == "streamable_http":
         url = without_secrets(server.url)

@@ -54,19 +54,15 @@ def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpSer
     return [server for word in words for server in _servers(word, dict(headers))]
 
 
-def check_word(word: str) -> None:
+def check_word(word: str, flag: str = "--mcp") -> None:
     """Raises UsageError for a word that may hold a secret, as it would be stored and logged."""
-    if word.startswith(("http://", "https://")):
-        check_address("--mcp", word)
-    elif word.startswith("sse:"):
-        check_address("--mcp", word.removeprefix("sse:"))
-    elif word.startswith("stdio:"):
+    if word.startswith("stdio:"):
         if _KEY_IN_COMMAND.search(word):
             raise UsageError(
-                "--mcp stdio: no key in a command, it would be stored; give it in the environment or in mcp.json"
+                f"{flag} stdio: no key in a command, it would be stored: give it in the environment or mcp.json"
             )
-    elif "://" in word:
-        raise UsageError("--mcp: an address begins with http://, https:// or sse:http://")
+    elif "://" in word or flag != "--mcp":
+        check_address(flag, word.removeprefix("sse:"))
 
 
 def _servers(word: str, headers: dict[str, str]) -> Iterator[McpServer]:

@@ -64,6 +64,11 @@ class _BoundedTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await super().handle_async_request(request)
+        if (
+            300 <= response.status_code < 400 and response.status_code != 304
+        ):  # none is followed: our calls would not be
+            await response.aclose()
+            raise httpx.UnsupportedProtocol("the server sends requests elsewhere", request=request)
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
             raise httpx.DecodingError("the server packs its answers, though it was asked not to", request=request)

@@ -15,10 +15,13 @@ Messages = list[dict[str, str]]
 _LONGEST_PROBE = 60.0
 _FIRST_REPLY = 300
 """Tokens of the reply that is looked at."""
+_SHORTEST_ROOM = 512
 _OUTPUT, _OUTPUTS = 2500, 5
 """Tokens of a usual tool output, and how many a trajectory has."""
-_STOPS = [" ", "e", "a", "o"]
+_STOPS = ["e", "a", "o"]
 """One of these comes early in whatever a model says."""
+_REST_OF_A_WORD = 16
+"""Letters that some servers keep behind a stop string: those of the same token."""
 _THOUGHT = " ".join(f"First {n} I look at trial number {n} once more." for n in range(12))
 _SEED_PROMPT: Messages = [{"role": "user", "content": "Name five words at random."}]
 _SENTENCE: Messages = [{"role": "user", "content": "Write one sentence about the heart."}]
@@ -62,7 +65,7 @@ class ModelCheck:
         try:
             extras, first = await self._first()
         except ModelError as error:
-            yield Finding("missing", "completion", _with_hint(error))
+            yield Finding("missing", "completion", str(error))
             return
         yield Finding("ok", "completion", f"{first.tokens} tokens in {first.seconds:.1f} s")
         yield extras
@@ -96,7 +99,8 @@ class ModelCheck:
         found = [at for stop in _STOPS if (at := reply.text.find(stop)) >= 0]
         if not found and reply.finish_reason == "stop":
             return Finding("ok", "stop strings", "end a reply, cut from its end: the closing tag is written back")
-        if found and min(found) >= len(reply.text) - 1:
+        behind = len(reply.text) - 1 - min(found, default=0)
+        if found and reply.finish_reason == "stop" and behind <= _REST_OF_A_WORD:
             return Finding("ok", "stop strings", "end a reply, and stay at its end")
         if not found:
             return Finding("warning", "stop strings", f"not seen to end a reply ({reply.finish_reason})")
@@ -149,7 +153,7 @@ class ModelCheck:
 
     async def _seeds(self) -> Finding:
         def ask(seed: int) -> Any:
-            return self._ask(_SEED_PROMPT, 24, seed=seed, temperature=1.0, stop=[])
+            return self._ask(_SEED_PROMPT, 24, seed=seed, temperature=1.0, stop=None)
 
         one, again, other = await asyncio.gather(ask(11), ask(11), ask(12))
         if one.text != again.text:
@@ -193,12 +197,11 @@ class ModelCheck:
             return Finding("ok", "context", f"{told}: the prompt ({prompt_tokens:,}), outputs and a reply fit", flags)
         if self._max_tokens > size // 4:
             flags = (*flags, f"--max-tokens {max(size // 4, 64)}")
-        if size - prompt_tokens < _OUTPUT + 512:
-            said = f"{told}: too short for the prompt ({prompt_tokens:,}), one output and an answer"
-            return Finding("missing", "context", said, flags)
-        return Finding(
-            "warning", "context", f"{told}: {wanted:,} would hold all; older outputs will be shortened", flags
-        )
+        if size - prompt_tokens < _SHORTEST_ROOM:
+            said = f"{told}: too short for the prompt ({prompt_tokens:,}) and a reply; serve it with a longer one"
+            return Finding("missing", "context", said)
+        said = f"{told}: {wanted:,} would hold all; outputs will be shortened; serve it with a longer one if you can"
+        return Finding("warning", "context", said, flags)
 
     async def _counted(self, words: int) -> int | None:
         """Tokens that the server counts in so many words, one at least each; None where it counts nothing."""
@@ -244,10 +247,3 @@ def _thought(reply: _Reply) -> Finding:
         said = f"lost: {reply.tokens} tokens were counted and {len(reply.text)} characters sent; turn its parser off"
         return Finding("missing", "thought", said)
     return Finding("warning", "thought", "none seen in the first reply")
-
-
-def _with_hint(error: ModelError) -> str:
-    said = str(error)
-    if "template" in said.lower():
-        return f"{said}; serve the model with a chat template (vLLM: --chat-template FILE)"
-    return said

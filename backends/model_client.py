@@ -65,7 +65,7 @@ class ChatClient:
         turn = sum(message["role"] == "assistant" for message in messages)
         try:
             reply = await self._invoke(
-                messages, {"max_tokens": max_tokens, "stop": self._stop if stops else [], **_seeded(seed)}
+                messages, {"max_tokens": max_tokens, **({"stop": self._stop} if stops else {}), **_seeded(seed)}
             )
         except ModelError as error:
             error.turn = turn
@@ -86,6 +86,7 @@ class ChatClient:
     async def try_out(self, messages: list[dict[str, str]], max_tokens: int, **body: Any) -> dict[str, Any]:
         """The server's own answer to a request with these fields, as JSON. Raises a `ModelError`."""
         asked = {**self._model.request(messages, max_tokens=max_tokens, stop=self._stop), **body}
+        asked = {name: value for name, value in asked.items() if value is not None}  # some refuse an empty list
         try:
             answer = await self._model.completion(asked)
         except Exception as error:
@@ -151,6 +152,9 @@ class ChatClient:
                 if error.status_code in (429, 503):
                     self.in_flight.overloaded()
                 raise
+            except TimeoutError:  # perhaps it waited in the server's line
+                self.in_flight.overloaded()
+                raise
             seconds = time.monotonic() - started
         self.in_flight.answered(seconds)
         self._answered = time.monotonic()
@@ -202,7 +206,8 @@ class ChatClient:
         """What a request came to. A server that answers others meanwhile, and this one with 503, has too much to do."""
         failure = to_model_error(error)
         if isinstance(failure, Unauthorized) and getattr(error, "status_code", None) == 404:
-            return Unauthorized(f"{failure}{await self._served()}")
+            served = await self._served() or "; is --local-model-url the address of its API, http://HOST:PORT/v1?"
+            return Unauthorized(f"{failure}{served}")
         lately = time.monotonic() - self._answered < _LATELY + 2 * self.in_flight.reply_time
         if isinstance(failure, ServerOverloaded) and getattr(error, "status_code", None) == 503 and lately:
             failure.busy = failure.answered = failure.guessed = True

@@ -27,6 +27,9 @@ _OVERFLOW = (
     "context length", "context_length", "context size", "context_size", "context window", "is longer than",
     "maximum model length", "max_model_len", "max_new_tokens` must be <=", "`inputs` must have less than",
 )  # fmt: skip
+_NOT_IMPLEMENTED = 501
+_NO_TEMPLATE = ("chat template", "chat_template", "prompt cannot be empty")
+_TEMPLATE_HINT = "; serve the model with a chat template (vLLM: --chat-template FILE)"
 _CONTEXT_STATED = re.compile(
     r"(?:context|model) (?:length|size|window)(?: is| of)?(?: only)? \(?(\d{2,8})"
     r"|(?:n_ctx|max_model_len)\D{1,4}(\d{2,8})|max_new_tokens` must be <= (\d{2,8})"
@@ -78,7 +81,7 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
     if error.status_code in (400, 413, 422, 500) and overflow:
         stated = _CONTEXT_STATED.search(raw)
         return ContextOverflow(said, int(next(filter(None, stated.groups()))) if stated else None)
-    if error.status_code in (408, 409, 429) or error.status_code >= 500:
+    if error.status_code in (408, 409, 429) or (error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED):
         return ServerOverloaded(
             f"the model server answered {error.status_code}: {said}",
             seconds_to_wait(error.response.headers.get("retry-after")),
@@ -86,13 +89,16 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
         )
     if error.status_code in (401, 403, 404):
         return Unauthorized(f"the model server denies the key or the model ({error.status_code}): {said}")
-    return BadRequest(f"the model server refused the request ({error.status_code}): {said}")
+    hint = _TEMPLATE_HINT if any(words in raw.lower() for words in _NO_TEMPLATE) else ""
+    return BadRequest(f"the model server refused the request ({error.status_code}): {said}{hint}")
 
 
 def _said(error: openai.APIStatusError) -> str:
     """What the server said, with whatever it repeats."""
     body = error.body if isinstance(error.body, dict) else {}
     said = str(body.get("message") or error.response.text or error.message).strip()
+    if said.startswith("<"):
+        said = "with a web page: is --local-model-url the address of its API?"
     if "n_ctx" in body:
         said += f" (n_ctx: {body['n_ctx']})"
     return said

@@ -34,7 +34,7 @@ _NOT_ASKED_FOR = (
 @with_flags(RunConfig)
 def generate(
     config: RunConfig,
-    dry_run: Annotated[bool, option("Print what would run, and ask for nothing.", None, "--dry-run")] = False,
+    dry_run: Annotated[bool, option("Print what would run, and ask no model.", None, "--dry-run")] = False,
 ) -> None:
     """Generate a trajectory for every question. The same command again resumes an unfinished run."""
     if dry_run:

@@ -40,15 +40,15 @@ class Complaints:
     def hear(self, outcome: Outcome) -> None:
         """Raises UsageError when so many questions were refused in the same way, and none went on: each would be."""
         if outcome.kind == "failed":
-            self._count("failed", plain_reason(outcome.row))
+            self._count("failed", plain_reason(outcome.row), f"{outcome.row['error']}: {outcome.row['message']}")
             if outcome.turn is not None and outcome.row["sample_id"] not in self._retried:
                 self._refuse(outcome.row["message"], outcome.turn)
             return
         metadata = outcome.row["metadata"]
         if outcome.kind == "rejected":
             for reason in metadata["reject_reasons"]:
-                self._count("rejected", reason)
-            if metadata["stop_reason"] == "context_overflow" and not metadata["finish_reasons"]:
+                self._count("rejected", reason, reason)
+            if outcome.asked_nothing:
                 self._refuse("the prompt and the question alone are longer than the model's context", 0)
         for call in outcome.row["trajectory"]["tool_calls"]:
             self._hear_tool(call["tool_name"], call["result"])
@@ -64,7 +64,7 @@ class Complaints:
                 "the same command to resume (trajgraph doctor looks closer)"
             )
 
-    def _count(self, what: str, reason: str) -> None:
+    def _count(self, what: str, reason: str, shown: str) -> None:
         """Say it at the first time, the tenth, the hundredth, …"""
         key = f"{what} {reason}"
         if key not in self._reasons and len(self._reasons) >= _MOST_REASONS:
@@ -74,7 +74,7 @@ class Complaints:
         if count == 1 and reason == "prompt_cut":
             log.warning(_CUT_PROMPTS)
         elif str(count).strip("0") == "1":
-            log.info("%s, %s: %s", what, "the first" if count == 1 else f"{count} so far", reason)
+            log.info("%s, %s: %s", what, "the first" if count == 1 else f"{count} so far", shown[:_LONGEST])
 
     def _hear_tool(self, name: str, result: Any) -> None:
         said = result.get("error") if isinstance(result, Mapping) else None

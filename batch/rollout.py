@@ -52,6 +52,12 @@ class Outcome:
     turn: int | None = None
     """At which the model refused it."""
 
+    @property
+    def asked_nothing(self) -> bool:
+        """Whether its prompt was too long from the start."""
+        about = self.row.get("metadata", {})
+        return about.get("stop_reason") == "context_overflow" and not about["finish_reasons"]
+
 
 WaitForRecovery = Callable[[BackendError], Awaitable[bool]]
 """Pauses while the service that failed is down; True if it was. Raises Stopped when the run ends meanwhile."""

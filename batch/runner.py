@@ -28,6 +28,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._writers = {kind: LineWriter(path) for kind, path in self.progress.files.outputs.items()}
+        self._held: list[tuple[QuestionRow, str, Outcome]] = []
         pending = self.progress.asked - self.progress.stats.counts.total()
         self._complaints = Complaints(
             pending, self.config.concurrency, self.rollout.last_turn, self.progress.failed_before
@@ -40,7 +41,11 @@ class Runner:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self.config.concurrency):
                     tasks.create_task(self._work(rows, bar))
+            while self._held:
+                await self._write(*self._held.pop())
         except ExceptionGroup as failed:  # the first one ended the others
+            for row, name, _ in self._held:
+                await self.rollout.saver.adelete_thread(self.rollout.threads.of(name, row["question"]))
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]], bar: "tqdm[Any]") -> None:
@@ -60,12 +65,25 @@ class Runner:
             self.progress.finish_question(row_number)
 
     async def _write_outcome(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
-        """An outcome to its place in a file; only then are its checkpoints deleted."""
+        """An outcome to its place in a file; only then are its checkpoints deleted.
+
+        While no question has had a reply, those that are too long for the context are held back: should that be so of
+        all, none of them is finished.
+        """
+        if outcome.asked_nothing and self.rollout.last_turn() < 0:
+            self._held.append((row, name, outcome))
+            self._complaints.hear(outcome)
+            return
+        while self._held:
+            await self._write(*self._held.pop())
+        await self._write(row, name, outcome)
+        self._complaints.hear(outcome)
+
+    async def _write(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
         await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
         if outcome.kind != "failed" and not self.config.keep_checkpoints:
             await self.rollout.saver.adelete_thread(self.rollout.threads.of(name, row["question"]))
-        self._complaints.hear(outcome)
 
 
 @contextlib.contextmanager

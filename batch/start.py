@@ -7,7 +7,15 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from backends.errors import BackendError, ContextOverflow, InvalidResponse, NothingAnswers, Unauthorized, UsageError
+from backends.errors import (
+    BackendError,
+    BadRequest,
+    ContextOverflow,
+    InvalidResponse,
+    NothingAnswers,
+    Unauthorized,
+    UsageError,
+)
 from backends.services import Services, open_services
 from batch.config import RunConfig
 from batch.questions import QuestionsFile
@@ -90,7 +98,7 @@ async def try_first_request(services: Services, prompt: str, questions: Question
         raise UsageError(f"{error}{_and(services.model.unlisted)}; fix it and run the same command") from error
     except ContextOverflow as error:
         log.warning("the first prompt is longer than the model's context: %s", error)
-    except InvalidResponse as error:
+    except (InvalidResponse, BadRequest) as error:
         if services.model.unlisted:
             raise UsageError(f"{services.model.unlisted}, and {error}: change --local-model-url") from error
         log.warning("the first request failed: %s", error)

@@ -35,11 +35,13 @@ def ended_early(reply: AIMessage, max_tokens: int, size: int | None) -> bool:
 async def continued(
     chat: Chat, prompt: list[dict[str, str]], begun: AIMessage, budget: int, seed: int | None
 ) -> AIMessage | None:
-    """A cut-off reply with what follows it, from the very prompt that it started from; None where that cannot be, or
-    not in the room that the context leaves.
+    """A cut-off reply with what follows it, from the very prompt that it started from; None where that cannot be: not
+    in the room that the context leaves, or within a thought.
     """
-    room = remaining_tokens(chat, prompt, begun, budget)
     text = full_text(begun).rstrip()  # templates take white space off the end: it would stand in the record alone
+    if text.rfind("<think>") > text.rfind("</think>"):
+        return None  # Qwen's template would put an empty thought in front of one that is open
+    room = remaining_tokens(chat, prompt, begun, budget)
     parsed = bool(begun.additional_kwargs.get("reasoning_content"))
     rest = None
     for written in dict.fromkeys([as_rendered(text)] if parsed else [text, as_rendered(text)]):
@@ -60,12 +62,10 @@ def as_rendered(text: str) -> str:
 
 
 def _joined(begun: AIMessage, text: str, rest: AIMessage) -> AIMessage:
-    """A reply in two pieces as one. Its thought may end in the second; a server that parses thoughts may take the whole
-    second piece for one, though the first has closed it.
+    """A reply in two pieces as one. A server that parses thoughts may take the second for one, though the first has
+    closed it.
     """
     thought = rest.additional_kwargs.get("reasoning_content", "")
-    open_thought = text.rfind("<think>") > text.rfind("</think>")
-    between = "</think>\n" if open_thought and thought and rest.text else ""
     about: dict[str, Any] = {**rest.response_metadata, "continued": True}
     about["ran_on"] = bool(begun.response_metadata.get("in_thought"))
-    return AIMessage(text + thought + between + rest.text, response_metadata=about, usage_metadata=rest.usage_metadata)
+    return AIMessage(text + thought + rest.text, response_metadata=about, usage_metadata=rest.usage_metadata)

@@ -27,7 +27,7 @@ comes back, and citing it.
 # How to work
 1. Think first, inside <think>…</think>: what is asked, what is still missing, what to look up next.
 2. Make one call per reply, and end the reply with it. The tool's result comes in the next message.
-3. PubMed matches words: give it 3 to 6 keywords, no sentence. If little comes back, use fewer or other words.
+3. {search}
 4. You have at most {max_tool_calls} calls in all. When you know enough, or have used them, answer.
 5. Answer inside <answer>…</answer>. Put <cite id="PMID">what the paper shows</cite> behind each claim, with the id of a
    snippet you were shown. If the evidence is thin or missing, say so.
@@ -40,12 +40,16 @@ comes back, and citing it.
 
 # Example
 A reply that searches:
-<think>I need the primary outcome of DAPA-HF. The trial's name and drug should find it.</think>
-<call_tool name="pubmed_search" limit="5">DAPA-HF dapagliflozin heart failure</call_tool>
+{example}
 A reply that answers:
 <think>The first snippet gives the hazard ratio of the primary outcome.</think>
 <answer>Dapagliflozin lowered the risk of worsening heart failure or cardiovascular death (hazard ratio 0.74).
 <cite id="31535829">DAPA-HF: hazard ratio 0.74, 95% CI 0.65 to 0.85</cite></answer>"""
+
+_PUBMED = "PubMed matches words: give it 3 to 6 keywords, no sentence. If little comes back, use fewer or other words."
+_SEARCH = "Ask each tool for what it is made for. If little comes back, ask otherwise."
+_EXAMPLE = """<think>I need the primary outcome of DAPA-HF. The trial's name and drug should find it.</think>
+<call_tool name="pubmed_search" limit="5">DAPA-HF dapagliflozin heart failure</call_tool>"""
 
 NUDGE_FORMAT = (
     "Your reply had neither a tool call nor an answer. Make one call, written as the system prompt shows, or answer "
@@ -67,7 +71,12 @@ def system_prompt(
     described = "\n".join(
         _TOOLS.get(name) or others.get(name) or f'{name}:\n<call_tool name="{name}">query</call_tool>' for name in tools
     )
-    return _SYSTEM.format(tools=described, max_tool_calls=limits.max_tool_calls)
+    own = "pubmed_search" in tools
+    call = described.splitlines()[-1]
+    example = _EXAMPLE if own else f"<think>What is missing is what this tool can find.</think>\n{call}"
+    return _SYSTEM.format(
+        tools=described, max_tool_calls=limits.max_tool_calls, search=_PUBMED if own else _SEARCH, example=example
+    )
 
 
 def prompt_messages(

@@ -69,8 +69,11 @@ async def _ask(
     try:
         reply = await continued(chat, build(messages), cut_off, budget, seed) if cut_off else None
         if reply is None:
-            shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
-            had = cut_off.usage_metadata["output_tokens"] if cut_off and cut_off.usage_metadata else 0
+            had, exact = _room_of(cut_off, chat.max_model_len)
+            if exact < budget:
+                shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
+            if not shortened and exact:  # the server has counted this very prompt
+                max_tokens = min(budget, exact)
             full = not shortened and cut_off is not None and is_context_full(cut_off, chat.max_model_len)
             if cut_off and (full or max_tokens <= had):  # no longer reply can be had
                 return {"reply": cut_off, "stop_reason": "context_overflow" if max_tokens < budget else "truncated"}
@@ -92,13 +95,22 @@ async def _ask(
         return await _ask(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     usage = reply.usage_metadata
     reply.response_metadata["prompt_tokens"] = usage["input_tokens"] if usage else None
-    cut_early = cut_off is not None and ended_early(reply, max_tokens, chat.max_model_len)
+    by_context = max_tokens < budget and reply.response_metadata.get("finish_reason") == "length"
+    cut_early = cut_off is not None and (by_context or ended_early(reply, max_tokens, chat.max_model_len))
     if cut_off:
         reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
         reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.response_metadata |= {"attempt": 2 if cut_off else 1, "max_tokens": max_tokens, "budget": budget}
     update: dict[str, Any] = {"reply": reply, "messages": shortened} if shortened else {"reply": reply}
     return {**update, "stop_reason": "context_overflow"} if cut_early else update
+
+
+def _room_of(cut_off: AIMessage | None, size: int | None) -> tuple[int, int]:
+    """Tokens that a reply had before it was cut off, and that the context holds for it; 0 for what is not known."""
+    usage = cut_off.usage_metadata if cut_off else None
+    if not usage:
+        return 0, 0
+    return usage["output_tokens"], size - usage["input_tokens"] - 1 if size else 0
 
 
 def _budget(cut_off: AIMessage | None, limits: Limits) -> int:

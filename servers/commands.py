@@ -82,7 +82,8 @@ def serve_tools(
     if not stdio and not is_loopback(host) and not token:
         raise UsageError(f"--host {host} can be reached from other machines: set MCP_TOKEN (or --token) on both sides")
     sources, kind = _sources(offline, corpus_index, web, frozenset(allow_host or ()), ncbi_url, ncbi_email)
-    log_calls()
+    if not stdio:  # there, standard error is its client's
+        log_calls()
     if stdio:
         asyncio.run(serve_stdio(tool_server(sources, max_calls), sources))
         return

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from mcp.server.fastmcp import FastMCP
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from backends.config import ToolsConfig
-from backends.errors import ToolFailed, ToolUnreachable, UsageError
+from backends.errors import NothingAnswers, ToolFailed, ToolUnreachable, UsageError
 from backends.headers import header_values
 from backends.mcp_servers import McpServer, mcp_servers
 from backends.tool_routes import descriptions, map_tools
@@ -205,7 +205,7 @@ def answering(response: Response) -> Iterator[str]:
         (PlainTextResponse("Method Not Allowed", 405), "/events", "write --mcp sse:{base}/events"),
         (PlainTextResponse("Invalid Origin header", 403), "/mcp", "refuses us (403: Invalid Origin header)"),
         (PlainTextResponse("", 401), "/mcp", "asks for a token"),
-        (HTMLResponse("<html>Welcome</html>"), "/mcp", "answers with a page (text/html)"),
+        (HTMLResponse("<html>Welcome</html>"), "/mcp", "answers with a web page (200)"),
         (PlainTextResponse("no", 422), "/mcp", "refuses to begin (422: no)"),
         (PlainTextResponse("", 307, headers={"location": "http://else.where/mcp"}), "/mcp", "sends requests to http://else.where/mcp"),
     ],
@@ -329,3 +329,90 @@ def test_a_token_goes_in_the_usual_header_unless_another_is_given(monkeypatch: p
     monkeypatch.setenv("OTHER", "Basic x")
     assert ToolsConfig().servers()[0].headers == {"Authorization": "Bearer t0ken"}
     assert ToolsConfig(mcp_header=("authorization=OTHER",)).servers()[0].headers == {"authorization": "Basic x"}
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["stdio:npx mcp-remote https://h/mcp", "stdio:uvx mcp-proxy http://127.0.0.1:1/sse", "stdio:serve --max-tokens 5"],
+)
+def test_a_command_may_hold_an_address(word: str) -> None:
+    (server,) = mcp_servers([word], {})
+    assert server.command[0] == word.removeprefix("stdio:").split()[0]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["stdio:x --api-key abc", "stdio:x --token=abc", "stdio:x --header 'Authorization: Bearer abc'", "stdio:env PASSWORD=x y",
+     "stdio:x --auth abc", "stdio:x http://me:pw@host/"],
+)  # fmt: skip
+def test_a_command_with_a_key_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match="no key in a command"):
+        mcp_servers([word], {})
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"command": "x", "env": ["A"]}, {"url": "http://h", "headers": "A"}, {"command": "x", "args": "-m y"}, {"url": "localhost:80"},
+     {"command": "x", "args": ["${input:key}"]}, {"command": 5}, [], None, {"command": "x", "cwd": 5}],
+)  # fmt: skip
+def test_a_shared_file_that_is_written_oddly_is_a_clear_mistake(tmp_path: Path, about: Any) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps({"mcpServers": {"x": about}}))
+    with pytest.raises(UsageError):
+        mcp_servers([f"{tmp_path}/odd.json"], {})
+
+
+async def test_words_of_an_ordinary_environment_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("MONKEY", "heart")
+    async with tools_at(STDIO, concurrency=1) as client:
+        ready(client, "pubmed_search")
+        result, _ = await client.call("pubmed_search", "heart failure", {"limit": 1})
+    assert "***" not in json.dumps(result)
+
+
+async def test_arguments_under_names_of_ours_reach_the_tool() -> None:
+    server = FastMCP("names", log_level="CRITICAL", stateless_http=True)
+
+    @server.tool()
+    async def look(url: str, query: str, name: str | None = None, since: str | None = None) -> str:
+        return f"{url} {query} {name} {since}"
+
+    with served(server.streamable_http_app()) as base:
+        async with tools_at(f"{base}/mcp", concurrency=1) as client:
+            ready(client, "look")
+            about, example = client.descriptions["look"]
+            assert "`arg_name` (may be left out)" in about
+            main = client.routes["look"].query_argument
+            other = "url" if main == "query" else "query"
+            assert f'arg_{other}="…"' in example
+            given = {f"arg_{other}": "two", "arg_name": "three", "since": 2020}
+            said, _ = await client.call("look", "one", given)
+    assert set(said.split()) == {"one", "two", "three", "2020"}
+
+
+async def test_a_tool_that_two_servers_have_is_the_first_ones(tools_url: str) -> None:
+    other = FastMCP("other", log_level="CRITICAL", stateless_http=True)
+
+    @other.tool()
+    async def pubmed_search(query: str, extra: int = 0) -> str:
+        return "the other one"
+
+    with served(other.streamable_http_app()) as base:
+        async with tools_at(tools_url, f"{base}/mcp", concurrency=1) as client:
+            ready(client, "pubmed_search")
+            assert (await client.call("pubmed_search", "statins", {}))[0]["total"] > 0
+            assert sum(tool.name == "pubmed_search" for tool in client.served) == 1
+
+
+@pytest.mark.parametrize("kind", ["json", "error"])
+async def test_what_answers_and_is_no_mcp_server_is_not_waited_for(kind: str) -> None:
+    async def said(request: Request) -> Response:
+        asked = await request.json() if request.method == "POST" else {}
+        error = {"jsonrpc": "2.0", "id": asked.get("id"), "error": {"code": -1, "message": "no"}}
+        return JSONResponse(error if kind == "error" else {"error": "login"})
+
+    app = Starlette(routes=[Route("/mcp", said, methods=["GET", "POST", "DELETE"])])
+    with served(app) as base, pytest.raises(UsageError) as told:
+        async with tools_at(f"{base}/mcp", concurrency=1, opening=1):
+            pass
+    assert not isinstance(told.value, NothingAnswers)

@@ -181,3 +181,47 @@ async def test_a_server_that_is_still_loading_is_waited_for(
     with served(Starlette(routes=routes)) as base, caplog.at_level(logging.INFO, "trajgraph"):
         assert counts(await generate(folder, f"{base}/v1", tools_url)) == [6, 0, 0, 0]
     assert sum("it is not ready: waiting for it" in text for text in caplog.messages) == 1
+
+
+async def test_bad_questions_among_good_ones_that_take_their_time_end_no_run(
+    many: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    """Refusals come at once, trajectories in their time: what counts is that others were answered at that turn."""
+
+    def mixed(messages: Messages) -> Reply:
+        if int(messages[1]["content"].split()[2]) % 3:
+            return JSONResponse({"error": {"message": "content filter"}}, 400)
+        return two_turns(messages)
+
+    scripted_model.script = mixed
+    assert counts(await generate(many, scripted_model, tools_url, concurrency=40)) == [14, 0, 26, 0]
+    assert counts(await generate(many, scripted_model, tools_url, concurrency=40)) == [14, 0, 26, 0], "nor the next one"
+
+
+async def test_questions_that_no_context_held_are_asked_again_when_it_is_longer(
+    many: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = refusing(400, "This model's maximum context length is 512 tokens.")
+    with pytest.raises(UsageError, match="longer than the model's context"):
+        await generate(many, scripted_model, tools_url)
+    scripted_model.script = two_turns
+    assert counts(await generate(many, scripted_model, tools_url)) == [40, 0, 0, 0]
+
+
+async def test_a_question_that_alone_is_too_long_is_rejected_among_the_others(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    def script(messages: Messages) -> Reply:
+        if "Question 1 " in messages[1]["content"]:
+            return JSONResponse({"error": {"message": "This model's maximum context length is 512 tokens."}}, 400)
+        return two_turns(messages)
+
+    scripted_model.script = script
+    assert counts(await generate(folder, scripted_model, tools_url, concurrency=1)) == [5, 1, 0, 0]
+
+
+async def test_a_web_page_in_the_place_of_the_model_is_one_clear_mistake(folder: Path, tools_url: str) -> None:
+    page = Starlette(routes=[Route("/{path:path}", lambda _: HTMLResponse("<html>"), methods=["GET", "POST"])])
+    with served(page) as base, pytest.raises(UsageError, match=r"is no list of models, and .*: change --local-model"):
+        await generate(folder, f"{base}/v1", tools_url)
+    assert not list(folder.glob("*_run.json"))

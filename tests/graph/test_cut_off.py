@@ -108,3 +108,41 @@ async def test_a_reply_that_takes_too_long_is_asked_for_with_half_the_budget(tmp
     (row,) = read_jsonl(batch.files.rejected)
     assert row["metadata"]["reject_reasons"] == ["truncated", "no_answer"]
     assert "repetition" in row["metadata"]["gates"]
+
+
+async def test_a_cut_reply_after_a_timeout_is_asked_for_with_twice_what_it_had(tmp_path: Path, tools_url: str) -> None:
+    budgets: list[int] = []
+
+    async def slow(request: Request) -> Response:
+        budgets.append(budget := (await request.json())["max_tokens"])
+        if budget == 4096 and budgets.count(4096) == 1:
+            await asyncio.sleep(3)
+        whole = budget >= 4096 or budget == 1
+        return completion(WHOLE if whole else CUT, prompt_tokens=900, completion_tokens=min(budget, 2048))
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"data": [{"id": "Qwen3-8B", "max_model_len": 32_768}]})
+
+    write_questions(tmp_path / "questions.jsonl", ["Does it help?"])
+    routes = [Route("/v1/chat/completions", slow, methods=["POST"]), Route("/v1/models", models)]
+    with served(Starlette(routes=routes)) as base:
+        batch = await generate(tmp_path, f"{base}/v1", tools_url, model_timeout=0.5)
+    assert counts(batch) == [1, 0, 0, 0]
+    assert [budget for budget in budgets if budget > 1] == [4096, 2048, 4096]
+
+
+async def test_an_open_thought_is_asked_for_again_and_an_empty_list_of_stops_is_never_sent(tools_url: str) -> None:
+    """transformers serve answers 500 to an empty list; Qwen's template puts an empty thought before an open one."""
+    begun = {"reasoning": "\nI know", "content": None, "finish_reason": "length"}
+    with ScriptedModel(owned_by="vllm").served() as model:
+        state = await run(model, tools_url, [begun, WHOLE])
+    assert [request["max_tokens"] for request in model.requests] == [4096, 8192]
+    assert all(request.get("stop") != [] for request in model.requests)
+    assert state["final_answer"] == "It works."
+
+
+async def test_a_server_with_a_limit_of_its_own_is_no_full_context(tools_url: str) -> None:
+    with ScriptedModel(max_model_len=32_768).served() as model:
+        state = await run(model, tools_url, [completion(CUT, prompt_tokens=1000, completion_tokens=2000)] * 2)
+    assert [request["max_tokens"] for request in model.requests] == [4096, 8192]
+    assert state["stop_reason"] == "truncated"

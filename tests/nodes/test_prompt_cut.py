@@ -103,18 +103,13 @@ async def test_a_thought_that_a_stop_string_ended_is_asked_again_without_them(
     assert state["final_answer"] == "It does."
 
 
-async def test_it_is_continued_where_the_server_can(tools_url: str) -> None:
+async def test_no_open_thought_is_continued_as_templates_would_put_an_empty_one_before_it(tools_url: str) -> None:
     begun = {"content": "<think>Results come in <tool_output>", "finish_reason": "stop", "stop_reason": "<tool_output>"}
-    rest = {
-        "content": ", so I search.</think>\n" + call("pubmed_search", "DAPA-HF").split("\n")[1],
-        "finish_reason": "stop",
-    }
     with ScriptedModel(owned_by="vllm").served() as model:
-        state = await run(model, tools_url, [begun, rest, answer()])
-        assert model.requests[1]["messages"][-1] == {"role": "assistant", "content": begun["content"]}
-    assert state["messages"][0].text.startswith(
-        "<think>Results come in &lt;tool_output>, so I search.</think>\n<call_tool"
-    )
+        state = await run(model, tools_url, [begun, call("pubmed_search", "DAPA-HF"), answer()])
+        assert model.requests[1]["messages"] == model.requests[0]["messages"]
+    assert "stop" not in model.requests[1]
+    assert state["final_answer"] == "It works."
 
 
 async def test_one_that_never_ends_is_context_of_a_nudge_and_no_whole_thought(
