@@ -169,6 +169,9 @@ class Rollout:
             if (stored.metadata or {}).get("step") == -1:  # killed before its first step: the question is in the writes
                 return str(stored.config["configurable"]["checkpoint_id"])
             stored.values["question"], list(stored.values.get("messages", []))
+            if stored.values.get("stop_reason") == "context_overflow" and not stored.values.get("messages"):
+                await self.saver.adelete_thread(thread)  # nothing was asked: the context may be longer now
+                return None
             return str(stored.config["configurable"]["checkpoint_id"])
         except sqlite3.Error:
             raise

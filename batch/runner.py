@@ -44,8 +44,6 @@ class Runner:
             while self._held:
                 await self._write(*self._held.pop())
         except ExceptionGroup as failed:  # the first one ended the others
-            for row, name, _ in self._held:
-                await self.rollout.saver.adelete_thread(self.rollout.threads.of(name, row["question"]))
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]], bar: "tqdm[Any]") -> None:

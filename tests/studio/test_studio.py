@@ -90,7 +90,10 @@ async def test_studio_answers_a_second_question_drops_end_tokens_and_says_what_f
             async with api(port) as client:
                 thread = (await client.threads.create())["thread_id"]
                 for question in ("What did PARADIGM-HF show?", "What did DAPA-HF show?"):
-                    final = await client.runs.wait(thread, "trajectory", input={"question": question})
+                    given = {"question": question}
+                    async for _ in client.runs.stream(thread, "trajectory", input=given, stream_mode="messages-tuple"):
+                        pass
+                    final = (await client.threads.get_state(thread))["values"]
                     assert final["stop_reason"] == "answer"
                     assert [message["type"] for message in final["messages"]] == ["ai", "tool", "ai"]
                     assert final["messages"][-1]["content"].endswith("</answer>")
@@ -98,6 +101,7 @@ async def test_studio_answers_a_second_question_drops_end_tokens_and_says_what_f
                 failed = await client.runs.wait(thread, "trajectory", input={"question": "refused"}, raise_error=False)
     asked = [body["messages"][1]["content"] for body in model.requests if len(body["messages"]) > 2]
     assert asked == ["What did PARADIGM-HF show?", "What did DAPA-HF show?"]
+    assert all(body.get("stream") for body in model.requests if len(body["messages"]) > 2)
     assert "this model has no chat template" in str(failed)
 
 
