@@ -1,7 +1,6 @@
 """A chat completion as any server sends it, in the one shape that is read: odd fields do not cost a usable reply."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +13,10 @@ _WORDS = ("text", "thinking", "reasoning", "summary", "content", "value")
 _MOST_LEVELS = 20
 _ACTIONS = ("<call_tool", "<answer", "<tool_call")
 _MOST_TOKENS = 2**40
-_END_TOKENS = re.compile(
-    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|endofassistant|end|return)\|>|</s>|<end_of_turn>"
-    r"|<｜end▁of▁sentence｜>))+\s*\Z"
-)
+_END_TOKENS = (
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|end_of_text|>",
+    "<|endofassistant|>", "</s>", "<end_of_turn>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
 
 
 def plain_completion(response: Any) -> dict[str, Any]:
@@ -59,7 +58,10 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
 
 def without_end_token(text: str) -> str:
     """A text without the template's token behind it, with which the model ends its turn: some servers send it along."""
-    return _END_TOKENS.sub("", text)
+    ended = text.rstrip()
+    while token := next(filter(ended.endswith, _END_TOKENS), None):
+        text = ended = ended.removesuffix(token).rstrip()
+    return text
 
 
 def thought_of(message: Mapping[str, Any]) -> str:
