@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import add_usage
 
 from nodes.clients import Chat
 from nodes.context_budget import remaining_tokens
@@ -15,21 +16,44 @@ _SLACK = 16
 _CLOSED_THOUGHT = re.compile(r"<think>\n*(.*?)\n*</think>\n*", re.DOTALL)
 
 
-def is_context_full(cut_off: AIMessage, size: int | None) -> bool:
-    """Whether what cut a reply off was the end of the context, of `size` tokens, by the server's own count."""
-    usage = cut_off.usage_metadata
-    return bool(usage and size and usage["input_tokens"] + usage["output_tokens"] >= size - _SLACK)
+def counted_room(cut_off: AIMessage | None, size: int | None) -> int:
+    """Tokens that a context of `size` holds for another reply in the place of one, by the server's own count of this
+    very prompt; 0 where nothing is known.
+    """
+    usage = cut_off.usage_metadata if cut_off else None
+    return size - usage["input_tokens"] - 1 if usage and size else 0
 
 
-def ended_early(reply: AIMessage, max_tokens: int, size: int | None) -> bool:
-    """Whether a reply was cut off before its `max_tokens` were used up, by the end of the context: of `size` tokens, or
+def is_spent(cut_off: AIMessage, max_tokens: int, budget: int) -> bool:
+    """Whether `max_tokens`, of a `budget`, give no longer reply than the one that was cut off."""
+    had = cut_off.usage_metadata["output_tokens"] if cut_off.usage_metadata else 0
+    return max_tokens <= had + (_SLACK if max_tokens < budget else 0)
+
+
+def given_up(cut_off: AIMessage, context_full: bool) -> AIMessage:
+    """A cut-off reply that stays so, as no longer one can be had."""
+    about = {**cut_off.response_metadata, "attempt": 2, "context_full": context_full}
+    return cut_off.model_copy(update={"response_metadata": about})
+
+
+def second(reply: AIMessage, cut_off: AIMessage, size: int | None) -> None:
+    """Writes into a second reply what it cost together with the first, and whether the context's end cut it too."""
+    about = reply.response_metadata
+    at_length = about.get("finish_reason") == "length"
+    by_context = at_length and (about["max_tokens"] < about["budget"] or _ended_early(reply, about["max_tokens"], size))
+    about |= {"attempt": 2, "context_full": by_context}
+    about["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
+    reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
+
+
+def _ended_early(reply: AIMessage, max_tokens: int, size: int | None) -> bool:
+    """Whether a cut-off reply has fewer than its `max_tokens` and reaches the end of the context: of `size` tokens, or
     of one that the server has not told.
     """
     usage = reply.usage_metadata
-    if not usage or reply.response_metadata.get("finish_reason") != "length":
+    if not usage or usage["output_tokens"] >= max_tokens:
         return False
-    early = usage["output_tokens"] < max_tokens
-    return early and (is_context_full(reply, size) if size else usage["total_tokens"] > _SMALLEST_CONTEXT)
+    return usage["total_tokens"] >= (size - _SLACK if size else _SMALLEST_CONTEXT)
 
 
 async def continued(

@@ -36,9 +36,10 @@ async def parse_tool(
     about = raw.response_metadata
     stopped = model_ended(about.get("finish_reason"))
     reply = read_reply(full_text(raw), Reading(stopped, tools, examples, bool(about.get("ran_on"))))
-    cut_off = not stopped or "answer_closed" in reply.repairs
+    context_full = bool(about.get("context_full"))
+    cut_off = context_full or not stopped or "answer_closed" in reply.repairs
     turn = sum(isinstance(message, AIMessage) for message in messages) + 1
-    if state.get("stop_reason"):  # the prompt was cut, or the reply can be no longer: it is kept, and not acted on
+    if state.get("stop_reason"):  # the prompt was cut: the reply is kept, and not acted on
         return {"messages": [_kept(raw, reply, turn)], "reply": None}
     first = about.get("attempt", 1) == 1
     if reply.thought_open and stopped and first:  # what ended it was a stop string that it only spoke of, perhaps
@@ -47,7 +48,8 @@ async def parse_tool(
     if cut_off and reply.call is None:  # cut off is never an answer, and no call either; nor is one left open
         if first and not is_endless(reply.text):
             return {"reply": raw}
-        return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": "truncated"}
+        by = "context_overflow" if context_full else "truncated"
+        return {"messages": [_kept(raw, reply, turn)], "reply": None, "stop_reason": by}
     if reply.answer is not None:
         return {
             "messages": [_kept(raw, reply, turn)],

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage
-from langchain_core.messages.ai import add_usage
 from langchain_core.runnables import RunnableConfig
 
 from backends.errors import ContextOverflow
@@ -12,7 +11,7 @@ from graph.limits import Limits, ToolRole
 from graph.state import State
 from nodes.clients import Chat
 from nodes.context_budget import fit_context, prompt_was_cut
-from nodes.cut_off import continued, ended_early, is_context_full
+from nodes.cut_off import continued, counted_room, given_up, is_spent, second
 from nodes.prompts import prompt_messages
 
 _SMALLEST_BUDGET = 32
@@ -55,11 +54,9 @@ async def _ask(
     refused: bool = False,
 ) -> dict[str, Any]:
     """A prompt that was `refused` as too long is asked once more, with what fits by a stricter count."""
-    about, cut_off = config.get("configurable", {}), state.get("reply")
+    about, cut_off, messages = config.get("configurable", {}), state.get("reply"), state.get("messages", [])
     seed = about.get("seed")
-    halved = about.get("timeouts") or []
-    budget = max(_budget(cut_off, limits) >> (halved.pop() if halved else 0), min(limits.max_tokens, _SMALLEST_BUDGET))
-    messages = state.get("messages", [])
+    budget = _budget(cut_off, limits, about.get("timeouts") or [])
 
     def build(history: Sequence[AnyMessage]) -> list[dict[str, str]]:
         return prompt_messages(system, state["question"], history, tool_role)
@@ -69,14 +66,13 @@ async def _ask(
     try:
         reply = await continued(chat, build(messages), cut_off, budget, seed) if cut_off else None
         if reply is None:
-            had, exact = _room_of(cut_off, chat.max_model_len)
-            if exact < budget:
+            counted = counted_room(cut_off, chat.max_model_len)
+            if counted < budget:
                 shortened, max_tokens = await fit_context(chat, build, messages, budget, refused=refused)
-            if not shortened and exact:  # the server has counted this very prompt
-                max_tokens = min(budget, exact)
-            full = not shortened and cut_off is not None and is_context_full(cut_off, chat.max_model_len)
-            if cut_off and (full or max_tokens <= had):  # no longer reply can be had
-                return {"reply": cut_off, "stop_reason": "context_overflow" if max_tokens < budget else "truncated"}
+            if counted and not shortened:
+                max_tokens = min(budget, counted)
+            if cut_off and is_spent(cut_off, max_tokens, budget):
+                return {"reply": given_up(cut_off, max_tokens < budget)}
             if max_tokens <= 0:
                 raise ContextOverflow("there is no room for a reply")
             prompt = build(_replaced(messages, shortened))
@@ -87,38 +83,25 @@ async def _ask(
             elif not shortened and prompt_was_cut(prompt, messages, reply):
                 return {"reply": reply, "stop_reason": "prompt_cut"}
     except ContextOverflow as error:
-        if cut_off:  # there is no room for a longer reply: it stays cut off
-            return {"reply": cut_off, "stop_reason": "context_overflow"}
+        if cut_off:
+            return {"reply": given_up(cut_off, True)}
         chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
         if refused or chat.max_model_len is None:
             return {"reply": None, "stop_reason": "context_overflow"}
         return await _ask(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
     usage = reply.usage_metadata
-    reply.response_metadata["prompt_tokens"] = usage["input_tokens"] if usage else None
-    by_context = max_tokens < budget and reply.response_metadata.get("finish_reason") == "length"
-    cut_early = cut_off is not None and (by_context or ended_early(reply, max_tokens, chat.max_model_len))
+    told = {"prompt_tokens": usage["input_tokens"] if usage else None, "max_tokens": max_tokens, "budget": budget}
+    reply.response_metadata |= {**told, "attempt": 1}
     if cut_off:
-        reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
-        reply.response_metadata["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
-    reply.response_metadata |= {"attempt": 2 if cut_off else 1, "max_tokens": max_tokens, "budget": budget}
-    update: dict[str, Any] = {"reply": reply, "messages": shortened} if shortened else {"reply": reply}
-    return {**update, "stop_reason": "context_overflow"} if cut_early else update
+        second(reply, cut_off, chat.max_model_len)
+    return {"reply": reply, "messages": shortened} if shortened else {"reply": reply}
 
 
-def _room_of(cut_off: AIMessage | None, size: int | None) -> tuple[int, int]:
-    """Tokens that a reply had before it was cut off, and that the context holds for it; 0 for what is not known."""
-    usage = cut_off.usage_metadata if cut_off else None
-    if not usage:
-        return 0, 0
-    return usage["output_tokens"], size - usage["input_tokens"] - 1 if size else 0
-
-
-def _budget(cut_off: AIMessage | None, limits: Limits) -> int:
-    """Tokens for a reply; twice as many as it had for one that was cut off."""
-    if cut_off is None:
-        return limits.max_tokens
-    had = cut_off.response_metadata.get("budget")
-    return 2 * (had if isinstance(had, int) else limits.max_tokens)
+def _budget(cut_off: AIMessage | None, limits: Limits, timeouts: list[int]) -> int:
+    """Tokens for a reply: twice as many as it had for one that was cut off, half as many for each of the `timeouts`."""
+    had = cut_off.response_metadata.get("budget") if cut_off else None
+    budget = (had if isinstance(had, int) else limits.max_tokens) * (2 if cut_off else 1)
+    return max(budget >> (timeouts.pop() if timeouts else 0), min(limits.max_tokens, _SMALLEST_BUDGET))
 
 
 def _replaced(messages: Sequence[AnyMessage], changed: Sequence[AnyMessage]) -> list[AnyMessage]:

@@ -146,3 +146,15 @@ async def test_a_server_with_a_limit_of_its_own_is_no_full_context(tools_url: st
         state = await run(model, tools_url, [completion(CUT, prompt_tokens=1000, completion_tokens=2000)] * 2)
     assert [request["max_tokens"] for request in model.requests] == [4096, 8192]
     assert state["stop_reason"] == "truncated"
+
+
+async def test_a_call_that_is_whole_in_a_second_attempt_is_made_though_the_context_cut_what_follows_it(
+    tools_url: str,
+) -> None:
+    asked = {"content": '<think>I look.</think>\n<call_tool name="pubmed_search">a</call_tool>\n<think>I ex'}
+    cut = completion({**asked, "finish_reason": "length"}, prompt_tokens=900, completion_tokens=5080)
+    first = completion(CUT, prompt_tokens=900, completion_tokens=4096)
+    with ScriptedModel(max_model_len=6000).served() as model:
+        state = await run(model, tools_url, [first, cut, WHOLE])
+    assert [message.type for message in state["messages"]] == ["ai", "tool", "ai"]
+    assert (state["stop_reason"], state["final_answer"]) == ("answer", "It works.")
