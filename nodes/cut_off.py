@@ -60,19 +60,22 @@ async def continued(
     chat: Chat, prompt: list[dict[str, str]], begun: AIMessage, budget: int, seed: int | None
 ) -> AIMessage | None:
     """A cut-off reply with what follows it, from the very prompt that it started from; None where that cannot be: not
-    in the room that the context leaves, or within a thought.
+    in the room that the context leaves, not before its thought is closed, or where the server began anew.
     """
     text = full_text(begun).rstrip()  # templates take white space off the end: it would stand in the record alone
-    if text.rfind("<think>") > text.rfind("</think>"):
-        return None  # Qwen's template would put an empty thought in front of one that is open
+    closed = _CLOSED_THOUGHT.match(text)
+    if not closed or not text[closed.end() :]:
+        return None  # Qwen's template would put an empty thought in front of it
     room = remaining_tokens(chat, prompt, begun, budget)
     parsed = bool(begun.additional_kwargs.get("reasoning_content"))
-    rest = None
+    rest, written = None, text
     for written in dict.fromkeys([as_rendered(text)] if parsed else [text, as_rendered(text)]):
-        rest = rest or (await chat.continue_reply(prompt, written, room, seed) if room > 0 else None)
+        rest = await chat.continue_reply(prompt, written, room, seed) if room > 0 else None
+        if rest is not None:
+            break
     if rest is None or (room < budget and rest.response_metadata.get("finish_reason") == "length"):
         return None
-    return _joined(begun, text, rest)
+    return _joined(begun, text, rest, written)
 
 
 def as_rendered(text: str) -> str:
@@ -85,11 +88,15 @@ def as_rendered(text: str) -> str:
     return f"<think>\n{match[1]}\n</think>\n\n{text[match.end() :]}"
 
 
-def _joined(begun: AIMessage, text: str, rest: AIMessage) -> AIMessage:
-    """A reply in two pieces as one. A server that parses thoughts may take the second for one, though the first has
-    closed it.
+def _joined(begun: AIMessage, text: str, rest: AIMessage, sent: str) -> AIMessage | None:
+    """A reply in two pieces as one; None where the second is another reply. A server that parses thoughts may take the
+    second piece for one, though the first has closed it; some repeat what was `sent`.
     """
     thought = rest.additional_kwargs.get("reasoning_content", "")
+    more = (thought + rest.text).removeprefix(sent)
+    two_answers = "<answer>" in text and "<answer>" in more
+    if (thought and rest.text.strip()) or more.lstrip().startswith("<think>") or two_answers:
+        return None
     about: dict[str, Any] = {**rest.response_metadata, "continued": True}
     about["ran_on"] = bool(begun.response_metadata.get("in_thought"))
-    return AIMessage(text + thought + rest.text, response_metadata=about, usage_metadata=rest.usage_metadata)
+    return AIMessage(text + more, response_metadata=about, usage_metadata=rest.usage_metadata)

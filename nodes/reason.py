@@ -1,6 +1,7 @@
 """reason: the prompt goes to the model, its raw reply comes back."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -16,6 +17,7 @@ from nodes.prompts import prompt_messages
 
 _SMALLEST_BUDGET = 32
 """Tokens that are asked for after however many timeouts."""
+_TOO_LONG: dict[str, Any] = {"reply": None, "stop_reason": "context_overflow"}
 
 
 async def reason(
@@ -31,7 +33,17 @@ async def reason(
     """
     begun = _begun(state)
     now: Any = {**state, **begun, "messages": [] if "messages" in begun else state.get("messages", [])}
-    return {**begun, **await _ask(now, config, chat=chat, system=system, limits=limits, tool_role=tool_role)}
+    about = config.get("configurable", {})
+    budget = _budget(now.get("reply"), limits, about.get("timeouts") or [])
+    asked = partial(_ask, now, budget, about.get("seed"), chat=chat, system=system, tool_role=tool_role)
+    try:
+        return {**begun, **await asked()}
+    except ContextOverflow as error:
+        chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
+    try:
+        return {**begun, **(await asked(refused=True) if chat.max_model_len else _TOO_LONG)}
+    except ContextOverflow:
+        return {**begun, **_TOO_LONG}
 
 
 def _begun(state: State) -> dict[str, Any]:
@@ -44,19 +56,12 @@ def _begun(state: State) -> dict[str, Any]:
 
 
 async def _ask(
-    state: State,
-    config: RunnableConfig,
-    *,
-    chat: Chat,
-    system: str,
-    limits: Limits,
-    tool_role: ToolRole,
-    refused: bool = False,
+    state: State, budget: int, seed: int | None, *, chat: Chat, system: str, tool_role: ToolRole, refused: bool = False
 ) -> dict[str, Any]:
-    """A prompt that was `refused` as too long is asked once more, with what fits by a stricter count."""
-    about, cut_off, messages = config.get("configurable", {}), state.get("reply"), state.get("messages", [])
-    seed = about.get("seed")
-    budget = _budget(cut_off, limits, about.get("timeouts") or [])
+    """A reply of up to `budget` tokens. Raises ContextOverflow; a prompt that was `refused` so is asked once more, with
+    what fits by a stricter count.
+    """
+    cut_off, messages = state.get("reply"), state.get("messages", [])
 
     def build(history: Sequence[AnyMessage]) -> list[dict[str, str]]:
         return prompt_messages(system, state["question"], history, tool_role)
@@ -82,13 +87,10 @@ async def _ask(
                 reply.response_metadata["ran_on"] = True
             elif not shortened and prompt_was_cut(prompt, messages, reply):
                 return {"reply": reply, "stop_reason": "prompt_cut"}
-    except ContextOverflow as error:
-        if cut_off:
-            return {"reply": given_up(cut_off, True)}
-        chat.max_model_len = min(filter(None, (chat.max_model_len, error.max_model_len)), default=None)
-        if refused or chat.max_model_len is None:
-            return {"reply": None, "stop_reason": "context_overflow"}
-        return await _ask(state, config, chat=chat, system=system, limits=limits, tool_role=tool_role, refused=True)
+    except ContextOverflow:
+        if not cut_off:
+            raise
+        return {"reply": given_up(cut_off, True)}
     usage = reply.usage_metadata
     told = {"prompt_tokens": usage["input_tokens"] if usage else None, "max_tokens": max_tokens, "budget": budget}
     reply.response_metadata |= {**told, "attempt": 1}

@@ -158,3 +158,40 @@ async def test_a_call_that_is_whole_in_a_second_attempt_is_made_though_the_conte
         state = await run(model, tools_url, [first, cut, WHOLE])
     assert [message.type for message in state["messages"]] == ["ai", "tool", "ai"]
     assert (state["stop_reason"], state["final_answer"]) == ("answer", "It works.")
+
+
+@pytest.mark.parametrize("begun", ["<answer>It do", "Okay, the user asks", "<think>I know.</think>\n"])
+async def test_what_has_no_closed_thought_and_a_text_behind_it_is_asked_for_again(tools_url: str, begun: str) -> None:
+    """Qwen's template would put an empty thought in front of it, which no record holds."""
+    with ScriptedModel(owned_by="vllm").served() as model:
+        state = await run(model, tools_url, [{"content": begun, "finish_reason": "length"}, WHOLE])
+    assert not any("continue_final_message" in request for request in model.requests)
+    assert state["messages"][-1].text == WHOLE["content"]
+
+
+ANEW = ["<think>Good enough.</think>\n<answer>It works.</answer>", "<answer>It works.</answer>"]
+
+
+@pytest.mark.parametrize("rest", [*({"content": text} for text in ANEW), {"reasoning": "So.", "content": ANEW[1]}])
+async def test_a_server_that_begins_anew_instead_of_continuing_is_asked_again(
+    tools_url: str, rest: dict[str, str]
+) -> None:
+    with ScriptedModel(owned_by="vllm").served() as model:
+        state = await run(model, tools_url, [CUT, {**rest, "finish_reason": "stop"}, WHOLE])
+    assert len(model.requests) == 3
+    assert state["messages"][-1].text == WHOLE["content"]
+
+
+async def test_a_server_that_repeats_what_it_continues_has_said_it_once(tools_url: str) -> None:
+    with ScriptedModel(owned_by="vllm").served() as model:
+        whole = CUT["content"] + "ks.</answer>"
+        state = await run(model, tools_url, [CUT, {"content": whole, "finish_reason": "stop"}])
+    assert state["messages"][-1].text == whole
+
+
+async def test_a_reply_that_names_no_end_and_used_all_its_tokens_is_cut_off(
+    scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    call = {"content": '<think>I look.</think>\n<call_tool name="pubmed_search">adults with ob', "finish_reason": None}
+    state = await run(scripted_model, tools_url, [completion(call, prompt_tokens=900, completion_tokens=4096), WHOLE])
+    assert [message.type for message in state["messages"]] == ["ai"]

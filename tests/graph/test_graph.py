@@ -129,7 +129,7 @@ async def test_a_reply_cut_off_twice_is_never_an_answer(scripted_model: Scripted
 )
 async def test_a_continuation_that_breaks_off_is_no_end(tools_url: str, rest: dict[str, Any]) -> None:
     with ScriptedModel(owned_by="vllm").served() as model:
-        begun = {"content": "<answer>It do", "finish_reason": "length"}
+        begun = {"content": "<think>\nI know.\n</think>\n\n<answer>It do", "finish_reason": "length"}
         if rest["content"]:
             with pytest.raises(InvalidResponse):
                 await run(model, tools_url, [begun, rest])
@@ -138,7 +138,7 @@ async def test_a_continuation_that_breaks_off_is_no_end(tools_url: str, rest: di
             assert state["final_answer"] == "It does."
         continued = model.requests[1]
         assert continued["continue_final_message"] is True
-        assert continued["messages"][-1] == {"role": "assistant", "content": "<answer>It do"}
+        assert continued["messages"][-1] == {"role": "assistant", "content": begun["content"]}
 
 
 async def test_only_a_reply_that_the_model_ended_itself_is_completed(
