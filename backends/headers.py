@@ -15,7 +15,8 @@ def header_values(given: Sequence[str], flag: str) -> dict[str, str]:
     for one in given:
         match = _HEADER.fullmatch(one)
         if not match:
-            raise UsageError(f"{flag} {one.partition('=')[0]}: write NAME=ENV_VAR, the variable that holds its value")
+            name = re.split("[=:]", one)[0]  # behind it stands the value, perhaps
+            raise UsageError(f"{flag} {name}: write NAME=ENV_VAR, the variable that holds its value")
         value = os.environ.get(match[2])
         if not value:
             raise UsageError(f"{flag} {one}: the environment variable {match[2]} is not set")

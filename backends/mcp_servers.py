@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from backends.bounded import check_address
 from backends.errors import UsageError
-from backends.secrets import secret_values
+from backends.secrets import header_secrets, secret_values
 
 Transport = Literal["streamable_http", "sse", "stdio"]
 _SHARED = Path("mcp.json")
@@ -44,7 +44,10 @@ class McpServer:
     def secrets(self) -> list[str]:
         """What is hidden wherever a server repeats it."""
         given = dict(parse_qsl(urlsplit(self.url).query))
-        return [*secret_values({**given, **self.headers}), *secret_values(self.environment, by_looks=False)]
+        named = [*secret_values(given), *secret_values(self.environment, by_looks=False)]
+        pairs = zip(("", *self.command), self.command, strict=False)
+        words = [word for before, word in pairs if _KEY_IN_COMMAND.search(f"{before} {word}")]
+        return [*named, *header_secrets(self.headers), *(re.split(r"[=\s]", word)[-1] for word in words)]
 
 
 def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpServer]:

@@ -9,7 +9,8 @@ from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 _KEY_LIKE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z]).{12,}", re.DOTALL)
-"""What is also looked for in long texts, where anything else may be a word."""
+_IN_LONG = re.compile(r"\S{12,}")
+"""What is also looked for in long texts, where anything shorter may be a word."""
 _LONG = 8
 """Characters from which a key is looked for in all its forms."""
 _NO_SECRETS = frozenset(
@@ -18,8 +19,12 @@ _NO_SECRETS = frozenset(
 """Given as keys where a server wants none."""
 
 
-_SECRET_NAME = re.compile(r"(?:key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
-_SCHEME = re.compile(r"(?:Bearer|Basic|Token)\s+", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?:key|token|secret|password|passwd|pwd|_pat|authorization|cookie|credentials?)(?:_?\d+)?$", re.IGNORECASE
+)
+_SCHEME = re.compile(r"[A-Za-z]+\s+(?=\S+$)")
+_PLAIN_HEADER = re.compile(r"accept|content-|user-agent|host$|connection|x-stainless|x-request|date$", re.IGNORECASE)
+_IN_ADDRESS = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _SURELY = 20
 """Characters from which a value that looks like a key is one, whatever its name."""
 
@@ -29,12 +34,18 @@ def secret_values(named: Mapping[str, str], *, by_looks: bool = True) -> list[st
     and hiding it would falsify what a tool says.
     """
     values = {name: _SCHEME.sub("", value, count=1) for name, value in named.items()}
-    return [
+    found = [
         value
         for name, value in values.items()
         if (_SECRET_NAME.search(name) and len(value) >= _LONG)
         or (by_looks and len(value) >= _SURELY and _KEY_LIKE.fullmatch(value))
     ]
+    return [*found, *(password for value in named.values() for password in _IN_ADDRESS.findall(value))]
+
+
+def header_secrets(headers: Mapping[str, str]) -> list[str]:
+    """The values of headers: whatever their names, they are nobody else's business. Not those of every request."""
+    return [_SCHEME.sub("", value, count=1) for name, value in headers.items() if not _PLAIN_HEADER.match(name)]
 
 
 class Secrets:
@@ -42,7 +53,7 @@ class Secrets:
 
     def __init__(self, *keys: str | None) -> None:
         given = [key for key in keys if key and key.lower() not in _NO_SECRETS]
-        self._in_long = {form.encode() for key in given if _KEY_LIKE.fullmatch(key) for form in _forms(key)}
+        self._in_long = {form.encode() for key in given if _IN_LONG.fullmatch(key) for form in _forms(key)}
         long = [key for key in given if len(key) >= _LONG]
         loose = [r"\s?".join(rf"(?:{re.escape(letter)}|\\u{ord(letter):04x})" for letter in key) for key in long]
         exact = [rf"(?-i:(?<!\w){re.escape(key)}(?!\w))" for key in given if key not in long]  # else words would go

@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backends.errors import ToolFailed
-from backends.secrets import Secrets, secret_values
+from backends.mcp_servers import McpServer
+from backends.secrets import Secrets, header_secrets, secret_values
 from servers.tool_server.pubmed import NcbiAddress, NcbiPubMed
 from tests.support.runs import answer, call, generate_command, trajgraph, write_questions
 from tests.support.servers import ScriptedModel, completion, served
@@ -155,3 +156,21 @@ def test_a_long_key_is_hidden_under_any_name() -> None:
     assert "sk-" not in Secrets(*secret_values({"X-Any": "sk-abcdefghij0123456789"})).hidden(
         "is sk-abcdefghij0123456789"
     )
+
+
+@pytest.mark.parametrize(
+    "value", ["correct-horse-battery", "ApiKey correct-horse-battery", "Bearer correct-horse-battery"]
+)
+def test_the_value_of_any_header_of_ones_own_is_hidden_in_long_texts_too(value: str) -> None:
+    secrets = Secrets(*header_secrets({"X-Auth": value, "Content-Type": "application/json", "User-Agent": "a client"}))
+    told = secrets.hidden_in(b"it says correct-horse-battery, application/json, to a client")
+    assert told == b"it says ***, application/json, to a client"
+
+
+@pytest.mark.parametrize(
+    "command", [("serve", "--token", "correct-horse-battery"), ("serve", "--api-key=correct-horse-battery"),
+                ("serve", "--header", "Authorization: Bearer correct-horse-battery")],
+)  # fmt: skip
+def test_a_key_in_the_arguments_of_a_shared_file_is_a_secret(command: tuple[str, ...]) -> None:
+    server = McpServer("one", "stdio", command=command, environment={"DB": "postgres://u:correct-staple@db/x"})
+    assert Secrets(*server.secrets).hidden("correct-horse-battery, correct-staple") == "***, ***"
