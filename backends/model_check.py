@@ -10,14 +10,16 @@ from typing import Any, Literal
 from backends.completion import plain_completion, thought_fields
 from backends.errors import BadRequest, ContextOverflow, ModelError, ModelTimeout
 from backends.model_client import ChatClient
+from backends.model_info import ModelInfo
 
 Messages = list[dict[str, str]]
 _LONGEST_PROBE = 60.0
 _FIRST_REPLY = 300
 """Tokens of the reply that is looked at."""
 _SHORTEST_ROOM = 512
-_OUTPUT, _OUTPUTS = 2500, 5
-"""Tokens of a usual tool output, and how many a trajectory has."""
+"""Tokens beside prompt and reply, for the tool outputs: with less, none can be shown."""
+_OUTPUT = 2500
+"""Tokens of a usual tool output."""
 _STOPS = ["e", "a", "o"]
 """One of these comes early in whatever a model says."""
 _REST_OF_A_WORD = 16
@@ -54,11 +56,21 @@ class ModelCheck:
     """Asks with the run's own settings. `prompt` is the first prompt of a run."""
 
     def __init__(
-        self, chat: ChatClient, prompt: Messages, *, max_tokens: int, concurrency: int, tool_role: str
+        self,
+        chat: ChatClient,
+        prompt: Messages,
+        *,
+        served: ModelInfo,
+        max_tokens: int,
+        calls: int,
+        concurrency: int,
+        tool_role: str,
     ) -> None:
-        self._chat, self._prompt = chat, prompt
-        self._max_tokens, self._concurrency, self._tool_role = max_tokens, concurrency, tool_role
+        self._chat, self._prompt, self._served = chat, prompt, served
+        self._max_tokens, self._calls, self._concurrency, self._tool_role = max_tokens, calls, concurrency, tool_role
         self._extras: dict[str, Any] = dict(chat.EXTRAS)
+        self._counts = True
+        """Whether what the server says of a prompt's tokens can be a count."""
 
     async def findings(self) -> AsyncIterator[Finding]:
         """All that is found, each as soon as it is known. After a refusal of the first request there is no more."""
@@ -72,6 +84,7 @@ class ModelCheck:
         yield _thought(first)
         properties = await self._chat.server_properties()
         context = partial(self._context, first.prompt_tokens, properties)
+        self._counts = first.prompt_tokens > sum(len(said["content"].split()) for said in self._prompt) // 2
         checks: dict[str, Callable[[], Awaitable[Finding]]] = {
             "stop strings": self._stop_strings, "roles": self._roles, "continuing": self._continuing,
                   "seed": self._seeds, "context": context}  # fmt: skip
@@ -160,14 +173,18 @@ class ModelCheck:
             return Finding("warning", "seed", "the same seed gives other words: samples cannot be made again")
         if one.text == other.text:
             return Finding("warning", "seed", "another seed gives the same words: several samples may be one")
-        return Finding("ok", "seed", "the same seed gives the same words, another one others")
+        return Finding("ok", "seed", "the same seed gives the same words, another seed gives others")
 
     async def _context(self, prompt_tokens: int, properties: dict[str, Any]) -> Finding:
-        size, said = self._chat.max_model_len, "as it says"
-        about = properties.get("default_generation_settings")
-        if size is None and isinstance(about, dict) and isinstance(about.get("n_ctx"), int):
-            size = about["n_ctx"]
-        wanted = prompt_tokens + _OUTPUTS * _OUTPUT + self._max_tokens
+        about, told = properties.get("default_generation_settings"), self._served.max_model_len
+        if told is None and isinstance(about, dict) and isinstance(about.get("n_ctx"), int):
+            told = about["n_ctx"]
+        asked = self._chat.max_model_len if self._chat.max_model_len != told else None
+        size, said = asked or told, "as you say" if asked else "as it says"
+        wanted = prompt_tokens + self._calls * _OUTPUT + self._max_tokens
+        if asked and told and told < asked:
+            said = f"{told:,} tokens, as it says, and not the {asked:,} that you say"
+            return Finding("warning", "context", said, (f"--max-model-len {told}",))
         if size is None:
             try:
                 counted = await self._counted(wanted)
@@ -187,7 +204,7 @@ class ModelCheck:
                     )
                     return Finding("ok", "context", at_least)
                 said = f"{wanted:,} tokens sent, {counted:,} counted: the server cuts prompts in silence (num_ctx?)"
-                return Finding("missing", "context", said, (f"--max-model-len {counted}",))
+                return Finding("missing", "context", said, (f"--max-model-len {counted}", *self._shorter(counted)))
         return self._fit(size, said, prompt_tokens, wanted)
 
     def _fit(self, size: int, said: str, prompt_tokens: int, wanted: int) -> Finding:
@@ -195,13 +212,16 @@ class ModelCheck:
         flags = () if self._chat.max_model_len else (f"--max-model-len {size}",)
         if size >= wanted:
             return Finding("ok", "context", f"{told}: the prompt ({prompt_tokens:,}), outputs and a reply fit", flags)
-        if self._max_tokens > size // 4:
-            flags = (*flags, f"--max-tokens {max(size // 4, 64)}")
-        if size - prompt_tokens < _SHORTEST_ROOM:
-            said = f"{told}: too short for the prompt ({prompt_tokens:,}) and a reply; serve it with a longer one"
+        reply = min(self._max_tokens, size // 4)
+        if size - prompt_tokens - reply < _SHORTEST_ROOM:
+            said = f"{told}: too short for the prompt ({prompt_tokens:,}), a tool output and a reply; serve more"
             return Finding("missing", "context", said)
-        said = f"{told}: {wanted:,} would hold all; outputs will be shortened; serve it with a longer one if you can"
-        return Finding("warning", "context", said, flags)
+        said = f"{told}; a whole run takes {wanted:,}: outputs will be shortened; serve it with more if you can"
+        return Finding("warning", "context", said, (*flags, *self._shorter(size)))
+
+    def _shorter(self, size: int) -> tuple[str, ...]:
+        """A budget for replies that leaves room for the outputs, where the run's own does not."""
+        return (f"--max-tokens {max(size // 4, 64)}",) if self._max_tokens > size // 4 else ()
 
     async def _counted(self, words: int) -> int | None:
         """Tokens that the server counts in so many words, one at least each; None where it counts nothing."""
@@ -215,7 +235,7 @@ class ModelCheck:
     def _slots(self, slots: int) -> Finding:
         if slots >= self._concurrency:
             return Finding("ok", "slots", f"{slots}, enough for --concurrency {self._concurrency}")
-        said = f"{slots}: of --concurrency {self._concurrency} the others wait in its line"
+        said = f"{slots} for --concurrency {self._concurrency}: the other questions wait in its line"
         return Finding("warning", "slots", said, (f"--concurrency {slots}",))
 
     async def _ask(self, messages: Messages, max_tokens: int, **body: Any) -> _Reply:
@@ -229,7 +249,8 @@ class ModelCheck:
         fields = [name for message in said if isinstance(message, dict) for name in thought_fields(message)]
         return _Reply(
             thought + choice["message"]["content"], thought, next(iter(fields), None),
-            choice.get("finish_reason"), usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), seconds,
+            choice.get("finish_reason"), usage.get("prompt_tokens", 0) if self._counts else 0,
+            usage.get("completion_tokens", 0), seconds,
         )  # fmt: skip
 
 

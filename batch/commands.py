@@ -22,12 +22,6 @@ log = logging.getLogger("trajgraph")
 app = typer.Typer()
 ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
 Run = Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")]
-_NOT_ASKED_FOR = (
-    "workers", "limit", "shard", "incremental", "instance_id", "max_downtime", "skip_bad_rows", "hard_gates", "fresh",
-    "allow_changed_settings", "keep_checkpoints", "samples_per_question", "accept", "max_samples", "cassette",
-    "tools_mode", "max_turns",
-)  # fmt: skip
-"""Settings of a run that say nothing of its services."""
 
 
 @app.command()
@@ -61,7 +55,7 @@ def resume(
 
 
 @app.command()
-@with_flags(RunConfig, without=_NOT_ASKED_FOR, optional={"questions_file": Path()})
+@with_flags(RunConfig, optional={"questions_file": Path()})
 def doctor(config: RunConfig, as_json: Annotated[bool, option("Print it as JSON.", None, "--json")] = False) -> None:
     """Ask the model and call the tools, with the flags of `generate`, and say what to change. Exit code 1 when a run
     would fail.

@@ -1,7 +1,7 @@
 """What a run needs, tried before it: the model and the tools are asked, with the run's own settings."""
 
-import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -28,7 +28,8 @@ _LONGEST_REPLY = 60.0
 
 
 async def findings(config: RunConfig) -> AsyncIterator[Finding]:
-    """All findings, each as soon as it is known."""
+    """All findings, each as soon as it is known. Raises UsageError for settings that no run takes."""
+    config.check()
     yield Finding("ok", "python", sys.version.split()[0])
     yield _folder(config.output)
     own_prompt, question = config.prompt(), _first_question(config)
@@ -55,8 +56,8 @@ async def findings(config: RunConfig) -> AsyncIterator[Finding]:
         )
         prompt = prompt_messages(safe_prompt(config, descriptions, own_prompt), question, ())
         check = ModelCheck(
-            chat, prompt, max_tokens=config.limits.max_tokens, concurrency=config.concurrency,
-            tool_role=config.tool_role,
+            chat, prompt, served=info, concurrency=config.concurrency, tool_role=config.tool_role,
+            max_tokens=config.limits.max_tokens, calls=config.limits.max_tool_calls,
         )  # fmt: skip
         async for finding in check.findings():
             yield finding
@@ -71,9 +72,11 @@ def _first_question(config: RunConfig) -> str:
 
 def _folder(output: Path) -> Finding:
     folder = next(parent for parent in (output, *output.absolute().parents) if parent.exists())
-    if folder.is_dir() and os.access(folder, os.W_OK):
-        return Finding("ok", "output", str(output))
-    return Finding("missing", "output", f"{output}: {folder} cannot be written")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return Finding("ok", "output", str(output))
+    except OSError as error:
+        return Finding("missing", "output", f"{output} cannot be written ({error.strerror})")
 
 
 async def _tools(tools: ToolClient) -> AsyncIterator[Finding]:
@@ -90,7 +93,7 @@ async def _tools(tools: ToolClient) -> AsyncIterator[Finding]:
 async def _called(tools: ToolClient, name: str) -> Finding:
     query = _QUERIES.get(name)
     if query is None:
-        return Finding("ok", name, f"{tools.routes[name].server_name}, by its schema; not called")
+        return Finding("ok", name, "described by its schema; not called, as nobody knows what it does")
     others = ",".join(one for one in tools.routes if one != name)
     needed = name == "pubmed_search" or not others
     started = time.monotonic()

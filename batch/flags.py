@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -123,14 +123,14 @@ def check(config: Any) -> None:
 
 
 def with_flags(
-    kind: type[Config], *, without: Collection[str] = (), optional: Mapping[str, Any] | None = None
+    kind: type[Config], *, optional: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function whose first argument is a `kind`: a flag for each setting but those `without`; its
-    other arguments are flags of the command alone. A setting that is `optional` has this default here.
+    """Make a command of a function whose first argument is a `kind`: a flag for each setting; its other arguments are
+    flags of the command alone. A setting that is `optional` has this default here.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        settings = [one for one in flat(kind) if one[0].name not in without]
+        settings = list(flat(kind))
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
         def call(**given: Any) -> None:
