@@ -57,7 +57,8 @@ def check_address(flag: str, address: str) -> None:
     except ValueError as error:
         raise UsageError(f"{flag}: this is not a web address ({error})") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{flag} {without_secrets(address)}: an address begins with http://")
+        shown = without_secrets(address if "://" in address else f"http://{address}").removeprefix("http://")
+        raise UsageError(f"{flag} {shown}: an address begins with http://")
     if "@" in parts.netloc:
         raise UsageError(f"{flag}: no password in an address, it would be stored")
     given = [part for part in re.split("[&;]", parts.query) if part]

@@ -74,7 +74,11 @@ class BadRequest(ModelError):
 
 
 class Unauthorized(BadRequest):
-    """The model server knows neither this key nor this model: no request of the run can succeed."""
+    """The model server knows neither this key nor this model: no request of the run can succeed. `forbidden` (403) may
+    also be what a firewall says of one prompt.
+    """
+
+    forbidden = False
 
 
 class ContextOverflow(ModelError):

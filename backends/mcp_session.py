@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from typing import Any
 
@@ -10,7 +11,14 @@ import anyio
 import httpx
 from langchain_mcp_adapters.sessions import create_session
 from mcp import ClientSession, McpError
-from mcp.types import CallToolRequest, CallToolRequestParams, ClientRequest, PaginatedRequestParams, Tool
+from mcp.types import (
+    CallToolRequest,
+    CallToolRequestParams,
+    ClientRequest,
+    ListToolsRequest,
+    PaginatedRequestParams,
+    Tool,
+)
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backends.bounded import without_secrets
@@ -20,6 +28,7 @@ from backends.mcp_servers import McpServer
 from backends.mcp_transport import connection_to
 from backends.secrets import Secrets
 
+log = logging.getLogger("trajgraph")
 _RECONNECT_WAITS = (0.1, 0.2, 0.5, 1.0, 2.0)
 _PROBE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 5.0
@@ -206,10 +215,17 @@ async def _all_tools(session: ClientSession) -> list[Tool]:
     tools: list[Tool] = []
     cursor = None
     for _ in range(_MOST_PAGES):
-        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
-        tools += page.tools
-        cursor = page.nextCursor
-        if not cursor:
+        request = ListToolsRequest(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
+        page = (await session.send_request(ClientRequest(request), _AnyResult)).model_extra or {}
+        listed = page.get("tools")
+        for one in listed if isinstance(listed, list) else []:
+            try:
+                tools.append(Tool.model_validate(one))
+            except ValidationError:  # the others are served all the same
+                name = one.get("name") if isinstance(one, dict) else one
+                log.warning("a tool of the server is left out: %.80s is not described as MCP does", name)
+        cursor = page.get("nextCursor")
+        if not isinstance(cursor, str) or not cursor:
             break
     return tools
 

@@ -55,6 +55,8 @@ class ChatClient:
         """The latest turn of any question at which a reply has come; none yet."""
         self.max_model_len = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
+        self._counted = 0
+        """The most tokens of prompt and reply that the server has counted."""
 
     async def ask(
         self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None, *, stops: bool = True
@@ -69,11 +71,17 @@ class ChatClient:
             )
         except ModelError as error:
             error.turn = turn
+            if isinstance(error, ContextOverflow) and 2 * (error.max_model_len or 0) < self._counted:
+                error.max_model_len = None  # it has answered far more: that number is about something else
             raise
         self.last_turn = max(self.last_turn, turn)
+        usage = reply.usage_metadata
+        self._counted = max(self._counted, usage["total_tokens"] if usage else 0)
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
             raise InvalidResponse(_ABORTED)
+        if not finish_reason and usage and usage["output_tokens"] >= max_tokens:
+            finish_reason = reply.response_metadata["finish_reason"] = "length"
         silent = not reply.text.strip() and not reply.additional_kwargs.get("reasoning_content")
         if silent and finish_reason != "length":
             raise InvalidResponse(f"empty reply from the model server (finish_reason: {finish_reason})")
@@ -186,14 +194,12 @@ class ChatClient:
         return None
 
     async def probe(self) -> str | None:
-        """Why the model server is down: it refuses, resets, or answers 5xx to its list of models or to a request for
-        one token. None when it answers, be it with a refusal; and when it takes its time, for then it is at work.
+        """Why the model server is down: it refuses, resets, or answers 5xx to a request for one token. None when it
+        answers, be it with a refusal; and when it takes its time, for then it is at work.
         """
         said = [{"role": "user", "content": "Hello"}]
         body = {"model": self._model.model_name, "messages": said, "max_tokens": 1}
         try:
-            async with asyncio.timeout(_PROBE_TIMEOUT):
-                await self._model.get(str(self._base.join("models")))
             async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
                 await self._model.post(str(self._base.join("chat/completions")), body)
         except Exception as error:

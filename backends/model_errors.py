@@ -19,7 +19,7 @@ from backends.errors import (
     Unauthorized,
     seconds_to_wait,
 )
-from backends.secrets import Secrets, secret_values
+from backends.secrets import Secrets, header_secrets
 
 NO_KEY = "none"
 """Sent where no key is given: the client insists on one."""
@@ -27,8 +27,9 @@ _OVERFLOW = (
     "context length", "context_length", "context size", "context_size", "context window", "is longer than",
     "maximum model length", "max_model_len", "max_new_tokens` must be <=", "`inputs` must have less than",
 )  # fmt: skip
-_NOT_IMPLEMENTED = 501
+_NO_KEY_SENT, _FORBIDDEN, _NOT_IMPLEMENTED = 401, 403, 501
 _NO_TEMPLATE = ("chat template", "chat_template", "prompt cannot be empty")
+_ADDRESS_HINT = "is --local-model-url the address of its API?"
 _TEMPLATE_HINT = "; serve the model with a chat template (vLLM: --chat-template FILE)"
 _CONTEXT_STATED = re.compile(
     r"(?:context|model) (?:length|size|window)(?: is| of)?(?: only)? \(?(\d{2,8})"
@@ -55,7 +56,9 @@ def to_model_error(error: Exception) -> Exception:
     if isinstance(error, lost) or isinstance(cause, aiohttp.ClientError | OSError):
         return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
     if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError | RecursionError):
-        return InvalidResponse(f"the model server's reply is not a chat completion ({type(error).__name__})")
+        is_page = str(getattr(error, "doc", "")).lstrip().startswith("<")
+        what = f"a web page: {_ADDRESS_HINT}" if is_page else f"not a chat completion ({type(error).__name__})"
+        return InvalidResponse(f"the model server's reply is {what}")
     return error
 
 
@@ -88,7 +91,11 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
             busy=error.status_code == 429,
         )
     if error.status_code in (401, 403, 404):
-        return Unauthorized(f"the model server denies the key or the model ({error.status_code}): {said}")
+        keyless = error.status_code == _NO_KEY_SENT and _key(error) is None
+        hint = "; no key was sent (--api-key, OPENAI_API_KEY)" if keyless else ""
+        denied = Unauthorized(f"the model server denies the key or the model ({error.status_code}): {said}{hint}")
+        denied.forbidden = error.status_code == _FORBIDDEN
+        return denied
     hint = _TEMPLATE_HINT if any(words in raw.lower() for words in _NO_TEMPLATE) else ""
     return BadRequest(f"the model server refused the request ({error.status_code}): {said}{hint}")
 
@@ -96,17 +103,24 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
 def _said(error: openai.APIStatusError) -> str:
     """What the server said, with whatever it repeats."""
     body = error.body if isinstance(error.body, dict) else {}
-    said = str(body.get("message") or error.response.text or error.message).strip()
+    details = body.get("detail")  # FastAPI's, which repeats the request beside
+    messages = [one.get("msg") for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    told = "; ".join(filter(None, map(str, messages)))
+    said = str(body.get("message") or told or error.response.text or error.message).strip()
     if said.startswith("<"):
-        said = "with a web page: is --local-model-url the address of its API?"
+        said = f"with a web page: {_ADDRESS_HINT}"
     if "n_ctx" in body:
         said += f" (n_ctx: {body['n_ctx']})"
     return said
 
 
 def _hidden(error: openai.APIStatusError, said: str) -> str:
+    return Secrets(_key(error), *header_secrets(dict(error.request.headers))).hidden(said)
+
+
+def _key(error: openai.APIStatusError) -> str | None:
     key = error.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    return Secrets(key if key != NO_KEY else None, *secret_values(dict(error.request.headers))).hidden(said)
+    return key if key != NO_KEY else None
 
 
 def _first_cause(error: BaseException) -> BaseException:

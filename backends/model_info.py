@@ -10,7 +10,7 @@ from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
 from backends.errors import NothingAnswers, UsageError
 from backends.json_codec import load_json
 from backends.model_errors import NO_KEY
-from backends.secrets import Secrets, secret_values
+from backends.secrets import Secrets, header_secrets
 
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
@@ -51,7 +51,7 @@ async def resolve_model(
         raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong:
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
-    secrets = Secrets(api_key, *secret_values(more or {}))
+    secrets = Secrets(api_key, *header_secrets(more or {}))
     if unlisted := _refused(url, answer, secrets):
         return ModelInfo(model, unlisted=unlisted)
     served = _listed(secrets.hidden_in(content))
@@ -89,5 +89,5 @@ def _listed(content: bytes) -> dict[str, ModelInfo] | None:
 def _served(entry: dict[str, Any]) -> ModelInfo:
     about = entry.get("meta")  # llama.cpp's
     stated = entry.get("max_model_len") or (about.get("n_ctx") if isinstance(about, dict) else None)
-    length = stated if isinstance(stated, int) and stated > 0 else None
+    length = stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
     return ModelInfo(entry["id"], length, entry.get("owned_by") in _CONTINUING)

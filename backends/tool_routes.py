@@ -105,7 +105,7 @@ def descriptions(served: Sequence[Tool], routes: Mapping[str, ToolRoute]) -> dic
 
 def _description(name: str, tool: Tool, route: ToolRoute) -> tuple[str, str]:
     said = " ".join((tool.description or "").split())[:_LONGEST_DESCRIPTION]
-    required = tool.inputSchema.get("required") or []
+    required = _required(tool)
     beside = [argument for argument in _properties(tool) if argument != route.query_argument]
     about = [_about(tool, argument, argument in required) for argument in beside]
     given = "".join(f' {_label(argument)}="…"' for argument in beside if argument in required)
@@ -171,9 +171,10 @@ def _types(tool: Tool) -> dict[str, Any]:
 
 def _of_any(schema: Mapping[str, Any]) -> list[Any]:
     """The types of `X | None`."""
+    kinds = schema.get("anyOf")
     return [
         one["type"]
-        for one in schema.get("anyOf") or ()
+        for one in (kinds if isinstance(kinds, list) else ())
         if isinstance(one, Mapping) and isinstance(one.get("type"), str)
     ]
 
@@ -189,4 +190,9 @@ def _main_argument(tool: Tool) -> str:
 
 
 def _first_argument(tool: Tool) -> str:
-    return str(next(iter([*(tool.inputSchema.get("required") or ()), *_properties(tool), "query"])))
+    return next(iter([*_required(tool), *_properties(tool), "query"]))
+
+
+def _required(tool: Tool) -> list[str]:
+    named = tool.inputSchema.get("required")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []

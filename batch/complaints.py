@@ -61,7 +61,8 @@ class Complaints:
         if self._refused[key] >= self._most_refused:
             raise UsageError(
                 f"the first {self._refused[key]} questions were all refused in the same way: {said}; fix it and run "
-                "the same command to resume (trajgraph doctor looks closer)"
+                "the same command to resume, with --allow-changed-settings where a flag is the mend (trajgraph doctor "
+                "looks closer)"
             )
 
     def _count(self, what: str, reason: str, shown: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
 
-from backends.errors import BackendError, BadRequest, ModelTimeout, Unauthorized, UsageError
+from backends.errors import BackendError, BadRequest, InvalidResponse, ModelTimeout, Unauthorized, UsageError
 from batch.config import RunConfig, Settings
 from batch.run_files import ThreadIds
 from batch.stop import Stopped, StopSignal
@@ -92,7 +92,7 @@ class Rollout:
             error = failure.__cause__ or failure
             about = {"sample_id": sample_id, "question": row["question"], "error": type(error).__name__}
             failed: dict[str, Any] = {**about, "message": str(error), "attempts": failure.attempts}
-            return Outcome("failed", failed, error.turn if isinstance(error, BadRequest) else None)
+            return Outcome("failed", failed, error.turn if isinstance(error, BadRequest | InvalidResponse) else None)
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
@@ -112,6 +112,7 @@ class Rollout:
         checkpoint = await self._last_checkpoint_id(config, thread)
         while True:
             inputs: Any = {"question": question} if checkpoint is None else None
+            config["configurable"]["timeouts"] = [timeouts] if timeouts else []
             try:
                 async with self._by_turns(down if outages >= _SUSPECT else None):
                     ended = await self.graph.ainvoke(
@@ -123,6 +124,8 @@ class Rollout:
             except (Stopped, sqlite3.Error):
                 raise
             except Unauthorized as error:
+                if error.forbidden and self.last_turn() >= 0:  # the others are let in: it is this question's words
+                    raise RetriesExhausted(at_this_step + 1) from error
                 raise UsageError(f"{error}; fix it and run the same command to resume") from error
             except BackendError as error:
                 self.stop.check()
@@ -144,7 +147,6 @@ class Rollout:
                 failures, at_this_step = failures + 1, at_this_step + 1
                 if isinstance(error, ModelTimeout):  # perhaps an endless reply: with half the budget it ends in time
                     timeouts += 1
-                config["configurable"]["timeouts"] = [timeouts] if timeouts else []
                 if not error.retryable or at_this_step > len(self.waits):
                     raise RetriesExhausted(at_this_step) from error
                 await self.stop.sleep(max(self.waits[at_this_step - 1], error.retry_after or 0.0))

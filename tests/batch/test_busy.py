@@ -163,7 +163,8 @@ async def test_a_server_that_takes_its_time_is_at_work_and_one_that_refuses_is_d
     with served(model.app()) as base:
         async with open_chat_model(ModelConfig(f"{base}/v1", model_timeout=0.2), concurrency=1) as chat:
             assert await ChatClient(chat, []).probe() is None
-    failing = Starlette(routes=[Route("/v1/models", lambda _: Response("bad gateway", 502))])
+    chat_only = Route("/v1/chat/completions", lambda _: Response("bad gateway", 502), methods=["POST"])
+    failing = Starlette(routes=[chat_only])
     with served(failing) as base:
         async with open_chat_model(ModelConfig(f"{base}/v1"), concurrency=1) as chat:
             assert re.fullmatch(
