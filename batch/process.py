@@ -43,3 +43,4 @@ def log_to_stderr() -> None:
     log.handlers = [_OnStderr()]
     log.setLevel(logging.INFO)
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(lambda _: False)  # it logs on the root, too; other loggers' records pass
