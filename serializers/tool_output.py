@@ -85,8 +85,18 @@ def _page(page: Mapping[str, Any]) -> Rendered:
     whole = storable(_text(page["markdown"]))
     markdown = whole[:MAX_MARKDOWN]
     kept = {name: storable(page[name]) for name in ("url", "success") if name in page}
-    text = _output(f"<webpage>{escape_tags(markdown)}</webpage>")
-    return Rendered(text, _bounded({**kept, "markdown": markdown}), shortened=["output"] if markdown != whole else [])
+    cut = _cut_note(page, len(markdown), len(whole)) if markdown != whole else ""
+    text = _output(f"<webpage>{escape_tags(markdown)}</webpage>{cut}")
+    return Rendered(text, _bounded({**kept, "markdown": markdown}), shortened=["output"] if cut else [])
+
+
+def _cut_note(page: Mapping[str, Any], shown: int, there: int) -> str:
+    """What is said of a page that is longer than what is shown; a server that told where its text begins can go on."""
+    begun, total = page.get("offset"), page.get("total")
+    if type(begun) is not int or type(total) is not int:
+        return f"\n[cut here: {shown:,} of {there:,} characters are shown]"
+    end = begun + shown
+    return f'\n[cut here: characters {begun:,} to {end:,} of {total:,} are shown; offset="{end}" shows what follows]'
 
 
 def _json(result: Any, when_cut: str = "") -> Rendered:

@@ -13,7 +13,7 @@ from servers.tool_server.corpus_format import FORMAT, deserialize
 from servers.tool_server.corpus_query import read_query
 from servers.tool_server.pubmed_xml import Paper
 
-_RANK = "bm25(papers_fts, 4.0, 1.0, 2.0, 0.0, 0.0, 0.0)"
+_RANK = "bm25(papers_fts, 4.0, 1.0, 2.0, 4.0, 1.0, 2.0, 0.0)"
 _MAX_PAGE = 100
 _NCBI = r"(?i)^https?://(?:www\.)?"
 _ADDRESS = re.compile(_NCBI + r"(?:pubmed\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.gov/pubmed)/(\d+)/?(?:[?#].*)?$")
@@ -41,7 +41,9 @@ class Corpus:
             raise UsageError(f"{path} is no corpus index ({error}): make one with trajgraph corpus build") from error
         if found != FORMAT:
             corpus.close()
-            raise UsageError(f"{path} is not a corpus index of this version: make one with trajgraph corpus build")
+            raise UsageError(
+                f"{path} is not a corpus index of this version: build it again with trajgraph corpus build"
+            )
         return corpus
 
     @classmethod
@@ -101,23 +103,27 @@ class Corpus:
         """Whether the index can be read now."""
         try:
             with self._connection() as index:
-                return _matching(index, "facts : every", 1, 0)[0] > 0
+                return _matching(index, 'facts : "_every"', 1, 0)[0] > 0
         except sqlite3.Error:
             return False
 
     def search(self, query: str, limit: int = 10, offset: int = 0) -> dict[str, Any]:
-        """Papers that the query matches, best first, then by PMID: `{total, offset, next, data: [Paper…]}`.
+        """Papers that the query matches, best first, then by PMID: `{total, offset, next, data: [Paper…]}`, and
+        `notices` of what was not searched as it was written.
 
         Plain words that no paper holds all of are matched by any two of them.
         """
         limit, offset = max(0, min(limit, _MAX_PAGE)), max(0, offset)
         asked = read_query(query)
+        notices = list(asked.notices)
         with self._connection() as index:
             total, pmids = _matching(index, asked.match, limit, offset)
             if not total and asked.relaxed:
                 total, pmids = _matching(index, asked.relaxed, limit, offset)
+                notices.append("no paper has all of these words: these have two of them")
             data = [paper for pmid in pmids if (paper := _paper(index, pmid))]
-        return {"total": total, "offset": offset, "next": offset + len(data), "data": data}
+        found = {"total": total, "offset": offset, "next": offset + len(data), "data": data}
+        return {**found, "notices": notices} if notices else found
 
     def paper(self, pmid: int) -> Paper | None:
         """One paper."""
@@ -131,7 +137,7 @@ class Corpus:
         if not (pmc := pmc_of(url)):
             return None
         with self._connection() as index:
-            _, found = _matching(index, f'facts : "{pmc.lower()}"', 1, 0)
+            _, found = _matching(index, f'facts : "_{pmc.lower()}"', 1, 0)
             return _paper(index, found[0]) if found else None
 
 

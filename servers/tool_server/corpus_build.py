@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from backends.errors import UsageError
-from servers.tool_server.corpus_format import BUNDLED, FORMAT, SCHEMA, deserialize, indexed_text, serialize
+from servers.tool_server.corpus_format import BUNDLED, COLUMNS, FORMAT, SCHEMA, deserialize, indexed_text, serialize
 from servers.tool_server.pubmed_xml import Article, Deleted, Paper, paper_address, read_articles
 
 BATCH = 4000
 """Entries of a file that are written in one transaction; what a kill can cost."""
 _OFFICIAL = re.compile(r"pubmed(\d\d)n(\d{4,5})\.xml(\.gz)?$")
-_COLUMNS = "title, abstract, mesh, authors, journal, facts"
+_PLACES = ", ".join("?" * (COLUMNS.count(",") + 2))
 Entry = Article | Deleted
 
 
@@ -84,7 +84,7 @@ def _opened(index: Path) -> sqlite3.Connection:
             if not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
             elif version != FORMAT:
-                raise UsageError(f"{index} is not a corpus index of this version: give another name")
+                raise UsageError(f"{index} is not a corpus index of this version: delete it, or give another name")
         except sqlite3.DatabaseError as error:
             raise UsageError(f"{index} cannot be used as an index ({error})") from error
         connection.executescript(
@@ -143,14 +143,14 @@ def _replace(connection: sqlite3.Connection, pmid: int, origin: int, version: in
         return
     if old and old[2]:  # an index without text of its own is told what to forget
         connection.execute(
-            f"INSERT INTO papers_fts (papers_fts, rowid, {_COLUMNS}) VALUES ('delete', ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO papers_fts (papers_fts, rowid, {COLUMNS}) VALUES ('delete', {_PLACES})",  # noqa: S608
             (pmid, *indexed_text(deserialize(old[2]))),
         )
     data = serialize(article) if article else None
     connection.execute("INSERT OR REPLACE INTO papers VALUES (?, ?, ?, ?)", (pmid, origin, version, data))
     if article:
         connection.execute(
-            f"INSERT INTO papers_fts (rowid, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO papers_fts (rowid, {COLUMNS}) VALUES ({_PLACES})",  # noqa: S608
             (pmid, *indexed_text(article)),
         )
 

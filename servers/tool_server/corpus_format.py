@@ -1,51 +1,59 @@
 """How an index is laid out: its tables, how an article is stored, and the words under which it is found."""
 
 import json
-import re
 import zlib
 from pathlib import Path
 
-from servers.tool_server.corpus_query import fact_tokens
+from servers.tool_server.corpus_words import date_tokens, doi_token, journal_names, people, stems, whole, words
 from servers.tool_server.pubmed_xml import Article
 
-FORMAT = 2
+FORMAT = 3
 BETWEEN = " xqx "
-"""Stands between names, and between headings, so that no phrase reaches from one into the next."""
+"""Stands between headings, so that no phrase reaches from one into the next."""
 BUNDLED = Path(__file__).with_name("papers.jsonl")
+COLUMNS = "title, abstract, mesh, title_stems, abstract_stems, mesh_stems, facts"
 SCHEMA = f"""
 CREATE TABLE papers (pmid INTEGER PRIMARY KEY, origin INTEGER NOT NULL, version INTEGER NOT NULL, data BLOB);
 CREATE TABLE files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, articles INTEGER NOT NULL, done INTEGER NOT NULL);
-CREATE VIRTUAL TABLE papers_fts USING
-    fts5(title, abstract, mesh, authors, journal, facts, content='', tokenize='porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE papers_fts USING fts5({COLUMNS}, content='', tokenize="ascii tokenchars '_'");
 PRAGMA user_version = {FORMAT};
 """
-"""`data` is NULL for a deleted paper, which an older file must not bring back. The text index keeps no text itself."""
+"""`data` is NULL for a deleted paper, which an older file must not bring back. The text index keeps no text itself: the
+words as they stand serve prefixes, quotes and tags, their stems plain words.
+"""
 
 
 def serialize(article: Article) -> bytes:
     """An article as it is stored."""
-    return zlib.compress(json.dumps([article.paper, article.mesh], ensure_ascii=False).encode(), 1)
+    stored = [article.paper, article.mesh, article.journals]
+    return zlib.compress(json.dumps(stored, ensure_ascii=False).encode(), 1)
 
 
 def deserialize(data: bytes) -> Article:
     """A stored article."""
-    paper, mesh = json.loads(zlib.decompress(data))
-    return Article(paper, tuple(mesh))
+    paper, mesh, journals = json.loads(zlib.decompress(data))
+    return Article(paper, tuple(mesh), journals=tuple(journals))
 
 
 def indexed_text(article: Article) -> tuple[str, ...]:
-    """What the text index holds of an article, column by column; authors also with initials: `McMurray JJV`."""
+    """What the text index holds of an article, column by column."""
     paper = article.paper
-    names = [name for author in paper["authors"] for name in _spellings(str(author.get("name", "")))]
-    facts = fact_tokens(
-        paper["paperId"], paper["publicationDate"] or paper["year"], paper["externalIds"].get("PMC", "")
-    )
-    return (
-        paper["title"], paper["abstract"], BETWEEN.join(article.mesh), BETWEEN.join(names), paper["venue"] or "", facts
-    )  # fmt: skip
+    title, abstract = words(paper["title"]), words(paper["abstract"])
+    headings = [words(heading) for heading in article.mesh]
+    texts = (title, abstract)
+    plain = [" ".join(text) for text in texts] + [BETWEEN.join(map(" ".join, headings))]
+    stemmed = [" ".join(stems(text)) for text in texts] + [BETWEEN.join(" ".join(stems(text)) for text in headings)]
+    return (*plain, *stemmed, " ".join(_facts(article, headings)))
 
 
-def _spellings(name: str) -> tuple[str, ...]:
-    last, comma, first = name.partition(", ")
-    initials = "".join(part[0] for part in re.findall(r"\w+", first))
-    return (name, f"{last} {initials}") if comma and len(first) > len(initials) else (name,)
+def _facts(article: Article, headings: list[list[str]]) -> list[str]:
+    """One token for each thing that is searched as a whole."""
+    paper, ids = article.paper, article.paper["externalIds"]
+    date = paper["publicationDate"] or paper["year"]
+    return list(dict.fromkeys([
+        "_every", f"_p{paper['paperId']}", *(["_abstract"] if paper["abstract"] else []),
+        *([f"_{ids['PMC'].lower()}"] if ids.get("PMC") else []), *([doi_token(ids["DOI"])] if ids.get("DOI") else []),
+        *(date_tokens(date) if date else []), *(whole("h", heading) for heading in headings),
+        *people([str(author.get("name", "")) for author in paper["authors"]]),
+        *journal_names(filter(None, (paper["venue"], *article.journals))),
+    ]))  # fmt: skip

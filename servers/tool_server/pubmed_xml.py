@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from servers.tool_server.markup import Element, text_of
 
 _MONTHS = {name: place for place, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)}
+_FOR_LAY_READERS = "plain-language-summary"
 _YEAR = re.compile(r"\b(1[5-9]\d\d|20\d\d)\b")
 _HARDENED: dict[str, Any] = {"resolve_entities": False, "load_dtd": False, "no_network": True}
 
@@ -42,6 +43,8 @@ class Article:
     mesh: tuple[str, ...] = ()
     """MeSH headings, each also with each of its qualifiers: `Heart Failure`, `Heart Failure mortality`."""
     version: int = 1
+    journals: tuple[str, ...] = ()
+    """Abbreviations of the journal's title."""
 
 
 @dataclass(frozen=True)
@@ -108,19 +111,25 @@ def _read_journal_article(element: Element) -> Article | None:
     abstract = _abstract(article.find("Abstract")) or _other_abstract(citation)
     venue = text_of(article.find("Journal/Title")) or text_of(citation.find("MedlineJournalInfo/MedlineTA"))
     paper = _paper(
-        ids, _title(article), _authors(article.find("AuthorList")),
-        "\n".join(filter(None, [*_warnings(types, citation), abstract])),
-        year, venue, published,
+        ids, f"{_title(article)}{_marks(types, citation)}", _authors(article.find("AuthorList")), abstract, year, venue,
+        published,
     )  # fmt: skip
-    return Article(paper, _mesh(citation), int(pmid.get("Version") or 1))
+    abbreviations = (
+        text_of(article.find("Journal/ISOAbbreviation")),
+        text_of(citation.find("MedlineJournalInfo/MedlineTA")),
+    )
+    journals = tuple(dict.fromkeys(filter(None, abbreviations)))
+    return Article(paper, _mesh(citation), int(pmid.get("Version") or 1), journals)
 
 
-def _warnings(types: set[str], citation: Element) -> list[str]:
-    """What a reader must know of a paper before its abstract: it was retracted, or its editors doubt it."""
+def _marks(types: set[str], citation: Element) -> str:
+    """What a reader must know of a paper, behind its title: retracted, doubted by its editors, or corrected."""
     notes = {note.get("RefType") for note in citation.findall("CommentsCorrectionsList/CommentsCorrections")}
     retracted = "Retracted Publication" in types or not notes.isdisjoint(("RetractionIn", "PartialRetractionIn"))
     concern = "ExpressionOfConcernIn" in notes
-    return ["RETRACTED PUBLICATION"] * retracted + ["EXPRESSION OF CONCERN"] * concern
+    corrected = not notes.isdisjoint(("ErratumIn", "CorrectedandRepublishedIn", "UpdateIn"))
+    marks = {"RETRACTED PUBLICATION": retracted, "EXPRESSION OF CONCERN": concern, "ERRATUM PUBLISHED": corrected}
+    return "".join(f" [{mark}]" for mark, is_so in marks.items() if is_so)
 
 
 def _read_book(element: Element) -> Article | None:
@@ -180,9 +189,10 @@ def _abstract(element: Element | None) -> str:
 
 
 def _other_abstract(citation: Element) -> str:
-    others = citation.findall("OtherAbstract")
-    others.sort(key=lambda other: other.get("Language", "eng") != "eng")
-    return next(filter(None, map(_abstract, others)), "")
+    """An abstract from elsewhere; not one in another language, or for lay readers."""
+    others = citation.iterfind("OtherAbstract")
+    fit = [one for one in others if one.get("Language", "eng") == "eng" and one.get("Type") != _FOR_LAY_READERS]
+    return next(filter(None, map(_abstract, fit)), "")
 
 
 def _authors(element: Element | None) -> list[dict[str, str]]:

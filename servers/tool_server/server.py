@@ -57,25 +57,38 @@ def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:
             )
         return CallToolResult(content=[TextContent(type="text", text=json.dumps(value, ensure_ascii=False))])
 
-    async def read(url: str) -> dict[str, Any]:
-        """A page, or why there is none, which is an answer too: `{url, success, markdown}` or `{…, error}`."""
+    async def read(url: str, offset: int = 0) -> dict[str, Any]:
+        """A page from its character `offset` on, of `total`: `{url, success, markdown, offset, total}`; or why there is
+        none, which is an answer too: `{url, success, error}`.
+        """
         try:
-            if is_paper_address(url):
-                return {"url": url, "success": True, "markdown": await sources.pubmed.page(url)}
-            found, markdown = await sources.web.read(url)
+            found, page = url, await sources.pubmed.page(url) if is_paper_address(url) else None
+            if page is None:
+                found, page = await sources.web.read(url)
+            if not 0 <= offset < len(page):
+                raise ToolFailed(f"it has {len(page):,} characters, and none from offset {offset:,} on")
         except ToolFailed as error:
             return {"url": url, "success": False, "error": f"cannot open {url}: {error}"}
-        return {"url": found, "success": True, "markdown": markdown}
+        return {"url": found, "success": True, "markdown": page[offset:], "offset": offset, "total": len(page)}
+
+    async def search(query: str, limit: int, offset: int) -> dict[str, Any]:
+        """Papers; a year or a journal that is not known is left out, and shown as `N/A`."""
+        found = await sources.pubmed.search(query, limit, offset)
+        data = [
+            {name: value for name, value in paper.items() if value is not None or name not in ("year", "venue")}
+            for paper in found["data"]
+        ]
+        return {**found, "data": data}
 
     @server.tool(structured_output=False)
     async def pubmed_search(query: str, limit: int = 10, offset: int = 0) -> CallToolResult:
         """Search PubMed: words, "phrases", AND/OR/NOT, [tiab] [mesh] [au] [dp] [pmid]. `limit` papers from `offset`."""
-        return await logged("pubmed_search", query, lambda: sources.pubmed.search(query, limit, offset))
+        return await logged("pubmed_search", query, lambda: search(query, limit, offset))
 
     @server.tool(structured_output=False)
-    async def browse_webpage(url: str) -> CallToolResult:
-        """Read a web page or a PDF as Markdown."""
-        return await logged("browse_webpage", _loggable(url), lambda: read(url))
+    async def browse_webpage(url: str, offset: int = 0) -> CallToolResult:
+        """Read a web page or a PDF as Markdown, from its character `offset` on."""
+        return await logged("browse_webpage", _loggable(url), lambda: read(url, offset))
 
     @server.tool(structured_output=False)
     async def google_search(query: str, limit: int = 10) -> CallToolResult:

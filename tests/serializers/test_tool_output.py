@@ -30,7 +30,12 @@ RENDERED: list[tuple[str, Any, str]] = [
      '\nFound 1 results. Showing top 1:\n<snippet id="1">Title: T\nAuthors: A, B, C et al. | Year: None | Journal: V\n'
      "Abstract: P < 0.05</snippet>\n"),
     ("browse_webpage", {"success": True, "markdown": "# x" + "y" * 9000, "error": None},
-     "<webpage># x" + "y" * 7997 + "</webpage>"),
+     "<webpage># x" + "y" * 7997 + "</webpage>\n[cut here: 8,000 of 9,003 characters are shown]"),
+    ("browse_webpage", {"success": True, "markdown": "y" * 9000, "offset": 8000, "total": 17_000},
+     "<webpage>" + "y" * 8000 + "</webpage>\n[cut here: characters 8,000 to 16,000 of 17,000 are shown; "
+     'offset="16000" shows what follows]'),
+    ("browse_webpage", {"success": True, "markdown": "y" * 900, "offset": 16_100, "total": 17_000},
+     "<webpage>" + "y" * 900 + "</webpage>"),
     ("browse_webpage", {"success": True, "html": "z" * 3000}, ('{"success": true, "html": "' + "z" * 3000)[:2000]),
     ("browse_webpage", {"error": "None"}, "Error: None"),
     ("google_search", {"organic": [{"title": "T", "snippet": "S", "link": "http://l"}]},

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.types import CallToolResult, TextContent
 
 from backends.errors import ToolFailed, UsageError
+from serializers.tool_output import render
 from servers.tool_server.corpus import Corpus, paper_page
 from servers.tool_server.corpus_build import BATCH, Progress, build_corpus
-from servers.tool_server.sources import CorpusPubMed
+from servers.tool_server.server import tool_server
+from servers.tool_server.sources import CorpusPubMed, Sources
 from tests.support.papers import author, xml
 from tests.support.runs import ROOT, trajgraph
 
@@ -103,7 +106,7 @@ QUERIES = [
     ("AND OR NOT", []),
     ("(((aspirin", ["10001", "10003"]),
     ("aspirin))) stroke", ["10001"]),
-    ("(" * 500 + "aspirin", []),
+    ("(" * 500 + "aspirin", ["10001", "10003"]),
 ]
 
 
@@ -163,6 +166,15 @@ def test_papers_as_json_lines_are_read_too(tmp_path: Path) -> None:
             "2020",
             {"DOI": "10.1/x", "PubMed": "5"},
         )
+
+
+async def test_a_year_and_a_journal_that_nobody_knows_are_shown_as_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"paperId": 5, "title": "Mine"}) + "\n")
+    with built(tmp_path, path) as corpus:
+        said = await tool_server(Sources.offline(corpus)).call_tool("pubmed_search", {"query": "mine"})
+    assert isinstance(said, CallToolResult) and isinstance(said.content[0], TextContent)
+    assert "| Year: N/A | Journal: N/A" in render("pubmed_search", json.loads(said.content[0].text)).text
 
 
 def test_a_build_killed_in_the_middle_goes_on_and_the_index_is_as_if_it_had_not_been(tmp_path: Path) -> None:

@@ -37,10 +37,11 @@ def test_exponents_fractions_and_breaks_are_kept_and_all_other_markup_is_dropped
 
 
 @pytest.mark.parametrize(("note", "marks"), [
-    ("RetractionIn", ["RETRACTED PUBLICATION"]), ("PartialRetractionIn", ["RETRACTED PUBLICATION"]),
-    ("ExpressionOfConcernIn", ["EXPRESSION OF CONCERN"]), ("RetractionOf", []), ("ErratumIn", []),
+    ("RetractionIn", " [RETRACTED PUBLICATION]"), ("PartialRetractionIn", " [RETRACTED PUBLICATION]"),
+    ("ExpressionOfConcernIn", " [EXPRESSION OF CONCERN]"), ("RetractionOf", ""), ("ErratumIn", " [ERRATUM PUBLISHED]"),
+    ("ErratumFor", ""),
 ])  # fmt: skip
-def test_what_a_reader_must_know_of_a_paper_stands_before_its_abstract(note: str, marks: list[str]) -> None:
+def test_what_a_reader_must_know_of_a_paper_stands_behind_its_title(note: str, marks: str) -> None:
     source = (
         "<PubmedArticle><MedlineCitation><PMID>1</PMID><Article><ArticleTitle>T.</ArticleTitle><Abstract><AbstractText>Good."
         f"</AbstractText></Abstract></Article><CommentsCorrectionsList><CommentsCorrections RefType='{note}'/>"
@@ -48,4 +49,4 @@ def test_what_a_reader_must_know_of_a_paper_stands_before_its_abstract(note: str
     )
     article = read_article(parsed(source.encode()))
     assert article is not None
-    assert article.paper["abstract"] == "\n".join([*marks, "Good."])
+    assert (article.paper["title"], article.paper["abstract"]) == (f"T.{marks}", "Good.")

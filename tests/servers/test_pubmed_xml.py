@@ -49,10 +49,11 @@ ODDITIES: list[tuple[str, str, dict[str, Any]]] = [
     ("no abstract", xml(abstract=""), {"abstract": ""}),
     ("an abstract elsewhere only", xml(abstract="", in_citation=
         "<OtherAbstract Type='Publisher' Language='fre'><AbstractText>Oui.</AbstractText></OtherAbstract>"
-        "<OtherAbstract Type='plain-language-summary' Language='eng'><AbstractText>Yes.</AbstractText></OtherAbstract>"),
+        "<OtherAbstract Type='plain-language-summary' Language='eng'><AbstractText>So so.</AbstractText></OtherAbstract>"
+        "<OtherAbstract Type='Publisher' Language='eng'><AbstractText>Yes.</AbstractText></OtherAbstract>"),
      {"abstract": "Yes."}),
     ("a foreign abstract only", xml(abstract="", in_citation=
-        "<OtherAbstract Type='Publisher' Language='fre'><AbstractText>Oui.</AbstractText></OtherAbstract>"), {"abstract": "Oui."}),
+        "<OtherAbstract Type='Publisher' Language='fre'><AbstractText>Oui.</AbstractText></OtherAbstract>"), {"abstract": ""}),
     ("a collective author", xml(authors=author("<CollectiveName>DAPA-HF <i>Committees</i></CollectiveName>")),
      {"authors": [{"name": "DAPA-HF Committees"}]}),
     ("a person and a group", xml(authors=f"<AuthorList>{AUTHOR}<Author><CollectiveName>REDUCE-IT</CollectiveName></Author></AuthorList>"),
@@ -96,7 +97,7 @@ ODDITIES: list[tuple[str, str, dict[str, Any]]] = [
         "</ArticleIdList></Reference></ReferenceList>"), {}),
     ("a retraction", xml(in_article=
         "<PublicationTypeList><PublicationType UI='D016441'>Retracted Publication</PublicationType></PublicationTypeList>"),
-     {"abstract": "RETRACTED PUBLICATION\nIt worked."}),
+     {"title": "A trial. [RETRACTED PUBLICATION]"}),
     ("a book", BOOK.format(chapter=""), {
         "paperId": "20301295", "url": "https://pubmed.ncbi.nlm.nih.gov/20301295/", "externalIds": {"PubMed": "20301295"},
         "title": "GeneReviews®", "authors": [{"name": "Adam, Margaret P"}], "abstract": "", "year": "1993",

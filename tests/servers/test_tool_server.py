@@ -51,7 +51,12 @@ async def every_tool(session: ClientSession) -> None:
     ]
     assert pages[0] == pages[1]
     assert pages[0]["success"]
-    assert pages[0]["markdown"].startswith("# Dapagliflozin in Patients")
+    whole = pages[0]["markdown"]
+    assert whole.startswith("# Dapagliflozin in Patients")
+    rest = await said(session, "browse_webpage", url=PAPER, offset=100)
+    assert (rest["markdown"], rest["offset"], rest["total"]) == (whole[100:], 100, len(whole))
+    beyond = await said(session, "browse_webpage", url=PAPER, offset=len(whole))
+    assert "none from offset" in beyond["error"]
     links = [
         await said(session, "google_search", query="lecanemab", limit=1),
         await said(session, "serper_google_webpage_search", query="lecanemab", num_results=1),

@@ -1,0 +1,92 @@
+"""What PubMed's syntax finds in a corpus, and what is said of that which it does not know."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from servers.tool_server.corpus import Corpus
+from tests.servers.test_corpus import article, built, found, official
+from tests.support.papers import author, xml
+
+
+def paper(pmid: int, title: str, abstract: str = "", **parts: Any) -> str:
+    text = f"<Abstract><AbstractText>{abstract}</AbstractText></Abstract>" if abstract else ""
+    return article(pmid, title, abstract=text, **parts)
+
+
+def by(last: str, first: str) -> str:
+    return author(f"<LastName>{last}</LastName><ForeName>{first}</ForeName>")
+
+
+def headings(*names: str) -> str:
+    each = (f"<MeshHeading><DescriptorName>{name}</DescriptorName></MeshHeading>" for name in names)
+    return f"<MeshHeadingList>{''.join(each)}</MeshHeadingList>"
+
+
+DOI = "<ArticleId IdType='doi'>10.1016/S0140-6736(20)30183-5</ArticleId><ArticleId IdType='pmc'>PMC42</ArticleId>"
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
+    folder = tmp_path_factory.mktemp("shelf")
+    entries = [
+        paper(20001, "Mortality of adolescents.", "A randomised trial.", date="<Year>2018</Year>", authors=by("Smith", "Jane Ann")),
+        paper(20002, "Hearing aid use.", date="<Year>2019</Year>", authors=by("Smith", "Jane")),
+        paper(20003, "AIDS in adolescence.", date="<Year>2020</Year>", authors=by("Ørsted", "Søren")),
+        paper(20004, "SAR of kinase inhibitors.", "TNF-α was high.", authors=by("Weiß", "J")),
+        paper(20005, "SARS vaccines.", "TNF-alpha was low.", in_citation=headings("Heart Failure, Systolic")),
+        paper(20006, "The organ.", in_citation=headings("Heart Failure"), journal="<Title>The Lancet. Oncology</Title>"),
+        paper(20007, "An organization.", "β-blockers.", journal="<Title>Lancet (London, England)</Title>"),
+        xml(title="<ArticleTitle>Feet of runners, knees of walkers.</ArticleTitle>", pmid="<PMID>20008</PMID>", ids=DOI, abstract=""),
+    ]  # fmt: skip
+    entries[5] = entries[5].replace("N Engl J Med", "Lancet Oncol")
+    entries[6] = entries[6].replace("N Engl J Med", "Lancet")
+    with built(folder, official(folder, 1, entries)) as corpus:
+        yield corpus
+
+
+FINDS = {
+    "mortalit*": [20001], "adolescen*": [20001, 20003], "adolescen*[tiab]": [20001, 20003], "randomi*": [20001],
+    "vaccine*": [20005], "organization*": [20007], '"organ"': [20006], "AIDS[ti]": [20003], "SARS[ti]": [20005],
+    '"hearing aids"': [], "hearing aids": [20002],
+    "Smith JA[au]": [20001], "Smith J[au]": [20001, 20002], '"Smith J"[au]': [20002], "Smith Jane[au]": [20001, 20002],
+    "Smith JA": [20001], "Smith 2019": [20002], "smith[1au]": [20001, 20002], "smi*[au]": [20001, 20002],
+    "orsted[au]": [20003], "Ørsted S[lastau]": [20003], "weiss j[au]": [20004],
+    "Lancet[ta]": [20007], "Lancet Oncol[ta]": [20006], "the lancet oncology[ta]": [20006], "lancet*[ta]": [20006, 20007],
+    "N Engl J Med[ta] AND aids[ti]": [20003], '"New England journal of medicine"[ta] AND aids[ti]': [20003],
+    "heart failure[mesh]": [20006], "heart failure[mesh:noexp]": [20006], "heart failure*[mesh]": [20005, 20006],
+    "TNF-alpha": [20004, 20005], "TNF-α": [20004, 20005], '"TNF α"[tiab]': [20004, 20005], "beta-blocker": [20007],
+    "β-blockers[tiab]": [20007], "2019 hearing": [20002], "aids 2020": [20003], "hasabstract AND sars[ti]": [20005],
+    "smith NOT hasabstract[text]": [20002],
+    "10.1016/S0140-6736(20)30183-5": [20008], "(10.1016/s0140-6736(20)30183-5)": [20008],
+    "https://doi.org/10.1016/S0140-6736(20)30183-5": [20008], "10.1016/S0140-6736(20)30183-5[doi]": [20008],
+    "PMC42": [20008], "PMC42[pmcid]": [20008], '"feet walkers"[ti:~4]': [20008], '"walkers feet"[ti:~4]': [20008],
+    '"feet walkers"[ti:~3]': [], "hearing AND 2019-01-01:2019-12-31[dp]": [20002], "vitamin A": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "pmids"), FINDS.items())
+def test_a_query_is_read_as_pubmed_reads_it(shelf: Corpus, query: str, pmids: list[int]) -> None:
+    assert found(shelf, query) == [str(pmid) for pmid in pmids]
+    assert "notices" not in shelf.search(query)
+
+
+NAMED = {
+    "aids AND trial[pt]": "trial[pt] was left out: this corpus does not hold that field",
+    "aids[ti] AND x[foo]": "[foo] is no field that is known",
+    "heart failure[majr]": "[majr] was read as [mesh]",
+    "2019[edat]": "[edat] was read as [dp]",
+    "last year[dp]": "last year[dp] was left out: it is no date",
+    "colo*r": "colo*r was left out: * is known at the end of a word",
+    "title:aids": "title:aids was left out",
+    "aids | sars": "| was left out",
+    " OR ".join(f"word{n}" for n in range(70)): "only of a query 64 terms are read",
+    "x" * 5000: "only the first 4000 characters",
+    "hearing vaccine kinase": "no paper has all of these words",
+}
+
+
+@pytest.mark.parametrize(("query", "notice"), NAMED.items(), ids=[query[:20] for query in NAMED])
+def test_what_cannot_be_searched_as_it_is_written_is_named(shelf: Corpus, query: str, notice: str) -> None:
+    assert notice in "; ".join(shelf.search(query)["notices"])
