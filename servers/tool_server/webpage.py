@@ -2,14 +2,16 @@
 
 import asyncio
 import io
+import re
 import resource
+import unicodedata
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 import anyio.to_process
 
 from backends.errors import ToolFailed
+from servers.tool_server.encodings import decoded
 from servers.tool_server.fetch import Fetched, Fetcher
 
 MAX_CHARACTERS = 200_000
@@ -18,6 +20,9 @@ _MEMORY = 2_000_000_000
 _MAX_PAGES = 60
 _HTML = ("text/html", "application/xhtml+xml", "")
 _TEXT = ("application/json", "application/xml", "application/octet-stream")
+_LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
+_ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])")
+"""A Markdown escape beside a number: `p \\< 0.001` is one that nobody needs."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,17 @@ def _bounded_markdown(fetched: Fetched) -> str:
     """`as_markdown` within a bound of memory, any failure as one of the tool."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     try:
-        return as_markdown(fetched)[:MAX_CHARACTERS]
+        return _shortened(as_markdown(fetched))
     except ToolFailed:
         raise
     except Exception as error:
         raise ToolFailed(f"the page cannot be read ({type(error).__name__})") from None
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[:MAX_CHARACTERS]}\n\n[cut here: {MAX_CHARACTERS:,} of {len(text):,} characters were read]"
 
 
 def as_markdown(fetched: Fetched) -> str:
@@ -66,8 +77,8 @@ def as_markdown(fetched: Fetched) -> str:
         text = _pdf(fetched.body)
     elif kind in _HTML:
         text = _html(fetched)
-    elif kind.startswith("text/") or (kind in _TEXT and b"\0" not in fetched.body[:4096]):
-        text = _decoded(fetched)
+    elif kind.startswith("text/") or (_is_text(kind) and b"\0" not in fetched.body[:4096]):
+        text = decoded(fetched.body, fetched.charset)
     else:
         raise ToolFailed(f"a page of type {kind} cannot be read")
     if not text.strip():
@@ -75,15 +86,20 @@ def as_markdown(fetched: Fetched) -> str:
     return text
 
 
+def _is_text(kind: str) -> bool:
+    return kind in _TEXT or kind.endswith(("+xml", "+json"))
+
+
 def _html(fetched: Fetched) -> str:
     import trafilatura
 
-    source: Any = _decoded(fetched) if fetched.charset else fetched.body  # else the page itself says
+    source = decoded(fetched.body, fetched.charset, is_html=True)
     text = trafilatura.extract(
         source, url=fetched.url, output_format="markdown", include_comments=False, favor_recall=True
     )
     text = text or trafilatura.html2txt(source)
     about = trafilatura.extract_metadata(source, default_url=fetched.url)
+    text = _ESCAPED.sub(lambda match: match[1] or match[2], text or "")
     title = (about.title or "").strip() if about else ""
     return f"# {title}\n\n{text}" if title and text and title not in text[: len(title) + 10] else text
 
@@ -93,19 +109,17 @@ def _pdf(body: bytes) -> str:
     from pypdf.errors import PyPdfError
 
     pages: list[str] = []
+    count = 0
     try:
-        for page in PdfReader(io.BytesIO(body)).pages[:_MAX_PAGES]:
-            pages.append(page.extract_text())
+        reader = PdfReader(io.BytesIO(body))
+        count = len(reader.pages)
+        for page in reader.pages[:_MAX_PAGES]:
+            pages.append(page.extract_text().translate(_LIGATURES))
             if sum(map(len, pages)) > MAX_CHARACTERS:
                 break
     except (PyPdfError, ValueError, KeyError, TypeError, RecursionError) as error:
         if not pages:
             raise ToolFailed("this PDF cannot be read") from error
+    if count > len(pages):
+        pages.append(f"[cut here: {len(pages)} of {count} pages were read]")
     return "\n\n".join(pages)
-
-
-def _decoded(fetched: Fetched) -> str:
-    try:
-        return fetched.body.decode(fetched.charset or "utf-8", errors="replace")
-    except (LookupError, UnicodeError):
-        return fetched.body.decode("utf-8", errors="replace")

@@ -189,10 +189,10 @@ def test_the_charset_is_the_servers_or_the_pages_own(declared: str) -> None:
     assert "Ménière" in as_markdown(Fetched("http://x/", "text/html", charset, text.encode("latin-1")))
 
 
-def test_a_pdf_becomes_its_text() -> None:
+def pdf(pages: int = 1) -> bytes:
     text = "BT /F1 12 Tf 20 100 Td (Overall survival was 12.3 months) Tj ET"
     parts = [
-        "<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{'3 0 R ' * pages}] /Count {pages} >>",
         "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
         f"<< /Length {len(text)} >>\nstream\n{text}\nendstream", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]  # fmt: skip
@@ -206,9 +206,15 @@ def test_a_pdf_becomes_its_text() -> None:
     file.write(
         f"xref\n0 6\n0000000000 65535 f \n{table}trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n{start}\n%%EOF".encode()
     )
-    assert "Overall survival was 12.3 months" in as_markdown(
-        Fetched("http://x/", "application/pdf", None, file.getvalue())
-    )
+    return file.getvalue()
+
+
+def test_a_pdf_becomes_its_text_and_says_which_pages_were_left_out() -> None:
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf()))
+    assert text.strip() == "Overall survival was 12.3 months"
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf(61)))
+    assert text.count("Overall survival") == 60
+    assert text.endswith("[cut here: 60 of 61 pages were read]")
     with pytest.raises(ToolFailed, match="this PDF cannot be read"):
         as_markdown(Fetched("http://x/", "application/pdf", None, b"%PDF-1.4 nothing"))
 
@@ -252,3 +258,23 @@ async def test_a_page_that_takes_too_long_to_read_is_given_up_and_the_next_one_i
     await asyncio.sleep(0.1)
     assert await pages.markdown(plain) == "Just text.", "waiting in line costs it none of its time"
     assert [type(failure) for failure in await both] == [ToolFailed, ToolFailed]
+
+
+async def test_a_page_beyond_its_bound_says_so() -> None:
+    text = "A long text. " * 20_000
+    shown = await LivePages(Fetcher()).markdown(Fetched("http://x/", "text/plain", None, text.encode()))
+    assert shown == f"{text[:200_000]}\n\n[cut here: 200,000 of 260,000 characters were read]"
+
+
+@pytest.mark.parametrize("kind", ["application/rss+xml", "application/ld+json", "application/atom+xml"])
+def test_what_is_text_by_the_end_of_its_type_is_read(kind: str) -> None:
+    assert as_markdown(Fetched("http://x/", kind, None, b'{"name": "x"}')) == '{"name": "x"}'
+
+
+def test_numbers_are_not_escaped_as_markdown() -> None:
+    page = (
+        "<html><body><article><p>"
+        + "The difference was large in all groups. " * 9
+        + "p &lt; 0.001, 3*4</p></article></body></html>"
+    )
+    assert "p < 0.001" in as_markdown(Fetched("http://x/", "text/html", None, page.encode()))
