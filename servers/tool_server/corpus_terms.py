@@ -93,7 +93,8 @@ class Terms:
         if name in _DOIS:
             return _fact(doi_token(text.lower().partition("doi.org/")[2] or text))
         if name in _PMCS:
-            return _any(_fact(f"_pmc{number}") for number in re.findall(r"\d{1,12}", text))
+            found = re.findall(r"\d{1,12}", text)
+            return _any(_fact(f"_pmc{int(number)}") for number in found) or self._left_out(text, "it is no PMC number")
         if name in _PEOPLE:
             return _any(_people(text, _PEOPLE[name], quoted=quoted))
         if name in _HEADINGS:

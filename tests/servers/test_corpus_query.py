@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from servers.tool_server.corpus import Corpus
 from tests.servers.test_corpus import article, built, found, official
@@ -81,6 +83,7 @@ NAMED = {
     "colo*r": "colo*r was left out: * is known at the end of a word",
     "title:aids": "title:aids was left out",
     "aids | sars": "| was left out",
+    "abc[pmcid]": "abc was left out: it is no PMC number",
     " OR ".join(f"word{n}" for n in range(70)): "only of a query 64 terms are read",
     "x" * 5000: "only the first 4000 characters",
     "hearing vaccine kinase": "no paper has all of these words",
@@ -90,3 +93,13 @@ NAMED = {
 @pytest.mark.parametrize(("query", "notice"), NAMED.items(), ids=[query[:20] for query in NAMED])
 def test_what_cannot_be_searched_as_it_is_written_is_named(shelf: Corpus, query: str, notice: str) -> None:
     assert notice in "; ".join(shelf.search(query)["notices"])
+
+
+PIECES = ['"', "(", ")", "[ti]", "[1au]", "[ta]", "[mesh]", "[dp]", "[tiab:~3]", "[doi]", "[x", "AND", "OR", "NOT", "*", "a*",
+          "10.1056/(a", "PMC12", "2019:2020[dp]", "2020/13/45[dp]", "9999:1[dp]", "Smith", "JA", "_s_x", "α", "\x00", "\ud800",
+          "title:x", "NEAR(a b)", "facts : x", "{title} : x", "^a", "-", "٣٤", "½", "ﬁ", " ", ""]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join) | st.text(max_size=40))
+def test_any_text_is_a_query(shelf: Corpus, query: str) -> None:
+    assert shelf.search(query, 3)["total"] >= 0
