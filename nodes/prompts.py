@@ -12,7 +12,7 @@ from serializers.reply import join_reasoning
 _TOOLS = {
     "pubmed_search": """pubmed_search: search PubMed. `limit` is the number of papers to show, 10 at most.
 <call_tool name="pubmed_search" limit="5">semaglutide obesity weight loss trial</call_tool>""",
-    "browse_webpage": """browse_webpage: read one page, for example a paper's own; `offset` goes on where it was cut.
+    "browse_webpage": """browse_webpage: read one web page, for example a paper's own page.
 <call_tool name="browse_webpage">https://pubmed.ncbi.nlm.nih.gov/31535829/</call_tool>""",
     "google_search": """google_search: search the web, for what PubMed does not hold (guidelines, approvals, news).
 <call_tool name="google_search">FDA approval lecanemab label</call_tool>""",
