@@ -135,7 +135,10 @@ def _filled(where: str, text: str) -> str:
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
         if found is None:
-            raise UsageError(f"--mcp: {where} wants the environment variable {match[1]}, which is not set")
+            raise UsageError(
+                f"--mcp: {where} wants the environment variable {match[1]}, which is not set; set it, or name only the "
+                "servers that you need, as --mcp mcp.json#NAME"
+            )
         return found
 
     if unknown := re.search(r"\$\{[^}]*\}", _VARIABLE.sub("", text)):

@@ -1,8 +1,10 @@
 """What a model server says of the model that is asked for."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 
@@ -41,18 +43,18 @@ async def resolve_model(
     if api_key and not (api_key.isascii() and api_key.isprintable()):
         raise UsageError("--api-key (or OPENAI_API_KEY): it holds a character that cannot be sent")
     headers = {"Authorization": f"Bearer {api_key or NO_KEY}", **(more or {})}
+    base, beside = url.rstrip("/"), ""
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as http,
-            http.get(f"{url.rstrip('/')}/models", headers=headers, allow_redirects=False) as answer,
-        ):
-            content = await read_bounded(answer.content, MAX_REPLY)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout), headers=headers) as http:
+            answer, content = await _list(http, base)
+            if answer.status in (404, 405):
+                beside = await _beside(http, base)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong:
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
     secrets = Secrets(api_key, *header_secrets(more or {}))
-    if unlisted := _refused(url, answer, secrets):
+    if unlisted := _refused(url, answer, secrets, beside):
         return ModelInfo(model, unlisted=unlisted)
     served = _listed(secrets.hidden_in(content))
     if served is None:
@@ -65,7 +67,22 @@ async def resolve_model(
     raise UsageError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)[:1000]} (--model-name)")
 
 
-def _refused(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) -> str | None:
+async def _list(http: aiohttp.ClientSession, base: str) -> tuple[aiohttp.ClientResponse, bytes]:
+    async with http.get(f"{base}/models", allow_redirects=False) as answer:
+        return answer, await read_bounded(answer.content, MAX_REPLY)
+
+
+async def _beside(http: aiohttp.ClientSession, base: str) -> str:
+    """Where the same host does list models; empty when nowhere usual."""
+    for address in (f"{base}/v1", urljoin(base, "/v1")):
+        with contextlib.suppress(aiohttp.ClientError, OSError, TooLong):
+            answer, content = await _list(http, address)
+            if answer.status == 200 and _listed(content):
+                return address
+    return ""
+
+
+def _refused(url: str, answer: aiohttp.ClientResponse, secrets: Secrets, beside: str) -> str | None:
     """Why the list of models did not come; None when it did. Raises UsageError where no request can be meant."""
     if elsewhere := redirection(answer.status, answer.headers.get("location")):
         raise UsageError(f"the model server is not at {url}: {secrets.hidden(elsewhere)}; change --local-model-url")
@@ -73,8 +90,7 @@ def _refused(url: str, answer: aiohttp.ClientResponse, secrets: Secrets) -> str 
         raise NothingAnswers(f"the model server at {url} answers {answer.status}: it is not ready", there=True)
     if answer.status == 200:
         return None
-    hint = "" if url.rstrip("/").endswith("/v1") else f" (did you mean {url.rstrip('/')}/v1?)"
-    return f"{url}/models answers {answer.status}{hint if answer.status == 404 else ''}"
+    return f"{url}/models answers {answer.status}{f' (did you mean {beside}?)' if beside else ''}"
 
 
 def _listed(content: bytes) -> dict[str, ModelInfo] | None:

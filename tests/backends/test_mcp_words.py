@@ -35,7 +35,7 @@ def answering(response: Response) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("response", "path", "said"),
     [
-        (PlainTextResponse("Not Found", 404), "", "has nothing there (404): change the address; did you mean {base}/mcp"),
+        (PlainTextResponse("Not Found", 404), "", "has nothing there (404): change the address"),
         (PlainTextResponse("Not Found", 404), "/mcp", "has nothing there (404): change the address"),
         (PlainTextResponse("Method Not Allowed", 405), "/events", "write --mcp sse:{base}/events"),
         (PlainTextResponse("Invalid Origin header", 403), "/mcp", "refuses us (403: Invalid Origin header)"),
@@ -50,6 +50,14 @@ async def test_an_address_that_is_no_mcp_server_is_told_what_it_is(response: Res
         async with tools_at(f"{base}{path}", concurrency=1, opening=1):
             pass
     assert said.format(base=base) in str(told.value)
+
+
+@pytest.mark.parametrize("path", ["", "/other/mcp", "/v1"])
+async def test_an_address_beside_the_server_names_the_address_that_answers(tools_url: str, path: str) -> None:
+    base = tools_url.removesuffix("/mcp")
+    with pytest.raises(UsageError, match=f"has nothing there .404.: change the address; one answers at {tools_url}$"):
+        async with tools_at(f"{base}{path}", concurrency=1, opening=1):
+            pass
 
 
 async def test_http_and_event_streams_that_are_taken_for_each_other_are_told(tools_url: str) -> None:

@@ -171,7 +171,8 @@ async def test_a_model_is_found_under_the_servers_own_name_or_the_served_ones_ar
     assert await resolve_model(scripted_model.url, "Qwen3-8B") == ModelInfo("Qwen/Qwen3-8B")
     with pytest.raises(UsageError, match="it serves Qwen/Qwen3-8B"):
         await resolve_model(scripted_model.url, "Llama")
-    unlisted = await resolve_model(scripted_model.url.removesuffix("/v1"), "Qwen3-8B")
-    assert unlisted.unlisted and "did you mean" in unlisted.unlisted
+    for path in ("", "/other/v1", "/v1/chat/completions"):
+        unlisted = await resolve_model(scripted_model.url.removesuffix("/v1") + path, "Qwen3-8B")
+        assert unlisted.unlisted and f"did you mean {scripted_model.url}?" in unlisted.unlisted
     with pytest.raises(UsageError, match="no model server answers"):
         await resolve_model(f"http://127.0.0.1:{free_port()}/v1", "Qwen3-8B")
