@@ -1,41 +1,65 @@
 """A full text of PubMed Central as Markdown. Source: the JATS document type, as efetch answers with it for `db=pmc`."""
 
+import re
+
+from servers.tool_server.blocks import block_of, blocks_of, heading
 from servers.tool_server.markup import Element, text_of
 
-_LEFT_OUT = ("xref", "fig", "table-wrap", "disp-formula", "supplementary-material", "fn")
+_LEFT_OUT = ("xref", "fn", "contrib-group", "object-id")
+_PRINT_FIRST = ("ppub", "print", "collection", "epub-ppub", "epub", "electronic", "pub", "")
+"""Kinds of a date of publication, the one by which a paper is cited before the others."""
+_YEAR = re.compile(r"\b(1[5-9]\d\d|20\d\d)\b")
+_NO_BODY = "The full text is not open: read it at the publisher's."
 
 
 def article_page(root: Element) -> str | None:
-    """Title, authors, abstract and sections; None when there is no article. Without open full text, what there is."""
+    """Title, authors, abstracts and sections, with their tables and captions; None when there is no article. Without
+    open full text, what there is.
+    """
     article = root.find(".//article")
     if article is None:
         return None
-    meta = article.find("front/article-meta")
-    title = _text(meta.find("title-group/article-title")) if meta is not None else ""
-    names = article.iterfind("front/article-meta/contrib-group/contrib[@contrib-type='author']/name")
-    authors = ", ".join(" ".join(filter(None, [_text(n.find("given-names")), _text(n.find("surname"))])) for n in names)
-    venue, year = _text(article.find("front//journal-title")), _text(article.find("front/article-meta/pub-date/year"))
-    parts = [f"# {title or 'No title'}", authors, ", ".join(filter(None, [f"*{venue}*" if venue else "", year]))]
-    for abstract in article.iterfind("front/article-meta/abstract"):
-        parts += ["## Abstract", *_section(abstract, 3)]
-    body = article.find("body")
-    parts += _section(body, 2) if body is not None else ["The full text is not open: read it at the publisher's."]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _section(element: Element, level: int) -> list[str]:
     parts: list[str] = []
-    for child in element:
-        if child.tag == "title":
-            parts.append(f"{'#' * min(level - 1, 6)} {_text(child)}" if level > 2 and element.tag == "sec" else "")
-        elif child.tag == "sec":
-            parts += _section(child, level + 1)
-        elif child.tag == "p":
-            parts.append(_text(child))
-        elif child.tag == "list":
-            parts.append("\n".join(f"- {_text(item)}" for item in child.iterfind("list-item")))
-    return parts
+    meta = article.find("front/article-meta")
+    if meta is not None:
+        venue = text_of(article.find("front//journal-title"))
+        parts += [", ".join(_authors(meta)), ", ".join(filter(None, [f"*{venue}*" if venue else "", _year(meta)]))]
+        for abstract in meta.iterfind("abstract"):
+            kind = abstract.get("abstract-type", "").replace("-", " ")
+            parts += [f"## {heading(abstract) or 'Abstract' + (f' ({kind})' if kind else '')}", *blocks_of(abstract, 3)]
+    body = article.find("body")
+    text = blocks_of(body, 2) if body is not None else []
+    parts += ["## Full text" if text and not text[0].startswith("#") else "", *(text or [_NO_BODY])]
+    for more in (article.find("floats-group"), article.find("back")):
+        parts += block_of(more, 2) if more is not None else []
+    return "\n\n".join(filter(None, [f"# {_title(meta) or 'No title'}", *parts])) + "\n"
 
 
-def _text(element: Element | None) -> str:
-    return text_of(element, _LEFT_OUT)
+def _title(meta: Element | None) -> str:
+    titles = meta.iterfind("title-group/*") if meta is not None else ()
+    return ": ".join(text_of(title, _LEFT_OUT) for title in titles if title.tag in ("article-title", "subtitle"))
+
+
+def _authors(meta: Element) -> list[str]:
+    names = []
+    for contributor in meta.iterfind("contrib-group/contrib"):
+        if contributor.get("contrib-type", "author") == "author":
+            name = next(contributor.iter("name", "string-name", "collab", "anonymous"), None)
+            names.append(_author(name) if name is not None else "")
+    return list(filter(None, names))
+
+
+def _author(name: Element) -> str:
+    if name.tag == "name":
+        return " ".join(filter(None, (text_of(name.find(part)) for part in ("given-names", "surname", "suffix"))))
+    return text_of(name, _LEFT_OUT) or ("Anonymous" if name.tag == "anonymous" else "")
+
+
+def _year(meta: Element) -> str:
+    found: dict[str, str] = {}
+    for date in meta.iterfind("pub-date"):
+        kinds = (date.get("pub-type") or date.get("publication-format") or "", date.get("date-type", ""))
+        year = _YEAR.search(text_of(date.find("year")) or date.get("iso-8601-date") or text_of(date))
+        if year:
+            found.setdefault(next((kind for kind in kinds if kind in _PRINT_FIRST), "other"), year[1])
+    return next((found[kind] for kind in (*_PRINT_FIRST, "other") if kind in found), "")

@@ -1,7 +1,9 @@
 """The text in PubMed's and PMC's XML: its markup dropped, its numbers kept what they are."""
 
+import itertools
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from lxml import etree
 
@@ -15,56 +17,124 @@ _SYMBOL_BEFORE = re.compile(
 _MINUS = str.maketrans("−–‐‑", "----")
 _BREAKS = frozenset(("br", "break", "mspace", "mtr", "mtd", "p", "sec", "title", "list-item"))
 _FRACTION_BAR = re.compile(r"\s*[/⁄∕]")
+_FORMULAS = ("msup", "msubsup", "mfrac", "msqrt", "mroot", "munder", "munderover", "mfenced")
+_NOT_READ = ("annotation", "annotation-xml", "index-term", "object-id")
+_INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0x2061, 0x2062, 0x2063, 0x2064, 0xFEFF, 0xAD))
+_PREFERRED = ("table", "math", "tex-math", "textual-form", "preformat", "chem-struct", "graphic", "media")
+_MARKS = ("bibr", "fn", "table-fn", "aff", "corresp", "author-notes")
+_TEX_DOCUMENT = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.DOTALL)
+
+
+def name_of(element: Element) -> str:
+    """An element's name without its namespace; empty for a comment."""
+    return element.tag.rpartition("}")[2].rpartition(":")[2] if isinstance(element.tag, str) else ""
 
 
 def text_of(element: Element | None, left_out: Collection[str] = ()) -> str:
     """All text in an element, nothing put in the place of its tags: `OR<sub>Q4</sub>=2.78` is `ORQ4=2.78`. But an
-    exponent stays one (`10<sup>5</sup>` is `10^5`), a fraction a fraction (`3/4`), and a break is a space.
+    exponent stays one (`10<sup>5</sup>` is `10^5`), a fraction a fraction (`3/4`), a break is a space, and the mark of
+    a citation stands apart (`10<xref ref-type="bibr">5</xref>` is `10[5]`).
 
     What stands in elements named in `left_out` is left out.
     """
-    if element is None:
-        return ""
-    parts: list[str] = []
-    _add(element, parts, frozenset(left_out))
-    return _SPACE.sub(" ", "".join(parts)).strip()
+    return " ".join(str(piece) for piece in flow(element, (), left_out)) if element is not None else ""
 
 
-def _add(element: Element, parts: list[str], left_out: frozenset[str]) -> None:
-    parts.append(element.text or "")
-    for child in element:
-        name = etree.QName(child).localname if isinstance(child.tag, str) else ""
-        if name and name not in left_out:
-            _add_child(child, name, parts, left_out)
-        parts.append(child.tail or "")
+def flow(element: Element, blocks: Collection[str], left_out: Collection[str] = ()) -> list["str | Element"]:
+    """What stands in an element, in its order: stretches of text, as `text_of` reads them, and whole elements with a
+    name in `blocks`, however deep they stand in the text.
+    """
+    parts: list[str | Element] = []
+    _Reading(frozenset(blocks), frozenset(left_out)).add(element, parts)
+    pieces: list[str | Element] = []
+    for is_text, group in itertools.groupby(parts, lambda part: isinstance(part, str)):
+        if is_text:
+            text = _SPACE.sub(" ", "".join(map(str, group)).translate(_INVISIBLE)).strip()
+            pieces += [text] if text else []
+        else:
+            pieces += group
+    return pieces
 
 
-def _add_child(child: Element, name: str, parts: list[str], left_out: frozenset[str]) -> None:
-    if name == "sup":
-        parts.append(_superscript(_inner(child, left_out), "".join(parts[-8:]), child.tail or "", child.getnext()))
-    elif name in ("msup", "msubsup", "mfrac", "msqrt", "mroot") and len(child):
-        formula = _mathematics(child, name, left_out)
-        apart = " " if "".join(parts[-4:])[-1:].isdigit() and formula[:1].isdigit() else ""
-        parts.append(apart + formula)
-    else:
-        parts.append(" " if name in _BREAKS else "")
-        _add(child, parts, left_out)
-        parts.append(" " if name in _BREAKS and name not in ("br", "break", "mspace") else "")
+@dataclass(frozen=True)
+class _Reading:
+    """How an element's content becomes parts: which elements are left whole, and which are left out."""
+
+    blocks: frozenset[str]
+    left_out: frozenset[str]
+
+    def add(self, element: Element, parts: list["str | Element"]) -> None:
+        parts.append(element.text or "")
+        for child in element:
+            self._put(child, parts)
+            parts.append(child.tail or "")
+
+    def _put(self, child: Element, parts: list["str | Element"]) -> None:
+        name = name_of(child)
+        if name in self.blocks:
+            parts.append(child)
+        elif name and name not in self.left_out and name not in _NOT_READ:
+            self._add_child(child, name, parts)
+
+    def _add_child(self, child: Element, name: str, parts: list["str | Element"]) -> None:
+        before = _end(parts)
+        if name == "alternatives":
+            self._put(_best(child), parts)
+        elif name == "tex-math":
+            parts.append(_tex(child))
+        elif name == "xref" and child.get("ref-type", "bibr") in _MARKS:
+            parts.append(_mark(self._inner(child), apart=before[-1:].isalnum() or before[-1:] in (")", ".", "%")))
+        elif name == "sup" and any(each.get("ref-type", "bibr") in _MARKS for each in child.iter("xref")):
+            parts.append(_mark(self._inner(child), apart=True))
+        elif name == "sup":
+            parts.append(superscript(self._inner(child), before, child.tail or "", child.getnext()))
+        elif name in _FORMULAS and len(child):
+            formula = self._formula(child, name)
+            parts.append((" " if before[-1:].isdigit() and formula[:1].isdigit() else "") + formula)
+        else:
+            parts.append(" " if name in _BREAKS else "")
+            self.add(child, parts)
+            parts.append(" " if name in _BREAKS and name not in ("br", "break", "mspace") else "")
+
+    def _inner(self, element: Element) -> str:
+        return text_of(element, self.left_out)
+
+    def _formula(self, element: Element, name: str) -> str:
+        pieces = []
+        for child in element.iterchildren("*"):
+            parts: list[str | Element] = []
+            self._put(child, parts)
+            pieces.append(_SPACE.sub(" ", "".join(map(str, parts))).strip())
+        return _formula(element, name, pieces)
 
 
-def _inner(element: Element, left_out: frozenset[str]) -> str:
-    parts: list[str] = []
-    _add(element, parts, left_out)
-    return _SPACE.sub(" ", "".join(parts)).strip()
+def _end(parts: list["str | Element"]) -> str:
+    """The last characters of the text that is open."""
+    end = itertools.takewhile(lambda part: isinstance(part, str), reversed(parts[-8:]))
+    return "".join(map(str, reversed(list(end))))
 
 
-def _superscript(text: str, before: str, after: str, following: Element | None) -> str:
+def _best(alternatives: Element) -> Element:
+    """The one of several forms of the same thing that reads best."""
+    forms = [each for each in alternatives if isinstance(each.tag, str)]
+    ranks = {name: rank for rank, name in enumerate(_PREFERRED)}
+    return min(forms, key=lambda each: ranks.get(name_of(each), len(ranks) // 2), default=etree.Element("nothing"))
+
+
+def _tex(element: Element) -> str:
+    """A formula of a TeX document without the document around it."""
+    text = "".join(element.itertext())
+    inside = _TEX_DOCUMENT.search(text)
+    return (inside[1] if inside else text).strip().strip("$").strip()
+
+
+def _mark(text: str, apart: bool) -> str:
+    return f"[{text}]" if apart and text[:1].isalnum() else text
+
+
+def superscript(text: str, before: str, after: str, following: Element | None) -> str:
     """A superscript: an exponent behind a number or a unit, the numerator of a fraction, else as it is."""
-    numerator = (
-        _FRACTION_BAR.fullmatch(after) and following is not None and etree.QName(following).localname == "sub"
-        if isinstance(getattr(following, "tag", None), str)
-        else False
-    )
+    numerator = _FRACTION_BAR.fullmatch(after) and following is not None and name_of(following) == "sub"
     if numerator:
         return f" {text}" if before[-1:].isdigit() else text
     if not _SIGNED.fullmatch(text):
@@ -75,25 +145,26 @@ def _superscript(text: str, before: str, after: str, following: Element | None) 
     return text
 
 
-def _mathematics(element: Element, name: str, left_out: frozenset[str]) -> str:
-    pieces = [_inner(child, left_out) or _own(child) for child in element if isinstance(child.tag, str)]
-    if name == "mfrac" and len(pieces) == 2:
-        return f"{_grouped(pieces[0])}/{_grouped(pieces[1])}"
-    if name == "msup" and len(pieces) == 2:
-        return (
-            f"{_grouped(pieces[0])}^{_grouped(pieces[1].translate(_MINUS))}"
-            if _is_exponent(pieces[1])
-            else "".join(pieces)
-        )
-    if name == "msubsup" and len(pieces) == 3:
-        return f"{pieces[0]}{pieces[1]}" + (f"^{pieces[2]}" if _is_exponent(pieces[2]) else pieces[2])
-    if name == "mroot" and len(pieces) == 2:
-        return f"{_grouped(pieces[0])}^(1/{pieces[1]})"
-    return f"sqrt({''.join(pieces)})" if name == "msqrt" else "".join(pieces)
-
-
-def _own(element: Element) -> str:
-    return _SPACE.sub(" ", element.text or "").strip()
+def _formula(element: Element, name: str, pieces: list[str]) -> str:
+    match name, pieces:
+        case "mfrac", [above, below]:
+            return f"{_grouped(above)}/{_grouped(below)}"
+        case "msup", [base, power]:
+            return f"{_grouped(base)}^{_grouped(power.translate(_MINUS))}" if _is_exponent(power) else base + power
+        case "msubsup", [base, index, power]:
+            return f"{base}{index}" + (f"^{power}" if _is_exponent(power) else power)
+        case "munder", [base, under]:
+            return f"{base}_{_grouped(under)}"
+        case "munderover", [base, under, over]:
+            return f"{base}_{_grouped(under)}^{_grouped(over)}"
+        case "mroot", [base, degree]:
+            return f"{_grouped(base)}^(1/{degree})"
+        case "msqrt", _:
+            return f"sqrt({''.join(pieces)})"
+        case "mfenced", _:
+            separator = (element.get("separators", ",").strip() or " ")[:1].strip()
+            return element.get("open", "(") + separator.join(pieces) + element.get("close", ")")
+    return "".join(pieces)
 
 
 def _is_exponent(text: str) -> bool:

@@ -1,10 +1,7 @@
 """A web page's main content as Markdown: HTML by trafilatura, PDF by pypdf, plain text as it is."""
 
 import asyncio
-import io
-import re
 import resource
-import unicodedata
 from dataclasses import dataclass, field
 
 import anyio
@@ -13,16 +10,14 @@ import anyio.to_process
 from backends.errors import ToolFailed
 from servers.tool_server.encodings import decoded
 from servers.tool_server.fetch import Fetched, Fetcher
+from servers.tool_server.html_page import html_page
+from servers.tool_server.pdf_page import pdf_page
 
 MAX_CHARACTERS = 200_000
 _MEMORY = 2_000_000_000
 """Bytes of address space in which a page is read."""
-_MAX_PAGES = 60
 _HTML = ("text/html", "application/xhtml+xml", "")
 _TEXT = ("application/json", "application/xml", "application/octet-stream")
-_LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
-_ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])")
-"""A Markdown escape beside a number: `p \\< 0.001` is one that nobody needs."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,9 @@ def as_markdown(fetched: Fetched) -> str:
     """The content that a reader came for. Raises ToolFailed when there is none, or the kind is not known."""
     kind = fetched.content_type.lower()
     if fetched.body.startswith(b"%PDF-") or kind == "application/pdf":
-        text = _pdf(fetched.body)
+        text = pdf_page(fetched.body, MAX_CHARACTERS)
     elif kind in _HTML:
-        text = _html(fetched)
+        text = html_page(decoded(fetched.body, fetched.charset, is_html=True), fetched.url)
     elif kind.startswith("text/") or (_is_text(kind) and b"\0" not in fetched.body[:4096]):
         text = decoded(fetched.body, fetched.charset)
     else:
@@ -88,38 +83,3 @@ def as_markdown(fetched: Fetched) -> str:
 
 def _is_text(kind: str) -> bool:
     return kind in _TEXT or kind.endswith(("+xml", "+json"))
-
-
-def _html(fetched: Fetched) -> str:
-    import trafilatura
-
-    source = decoded(fetched.body, fetched.charset, is_html=True)
-    text = trafilatura.extract(
-        source, url=fetched.url, output_format="markdown", include_comments=False, favor_recall=True
-    )
-    text = text or trafilatura.html2txt(source)
-    about = trafilatura.extract_metadata(source, default_url=fetched.url)
-    text = _ESCAPED.sub(lambda match: match[1] or match[2], text or "")
-    title = (about.title or "").strip() if about else ""
-    return f"# {title}\n\n{text}" if title and text and title not in text[: len(title) + 10] else text
-
-
-def _pdf(body: bytes) -> str:
-    from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
-
-    pages: list[str] = []
-    count = 0
-    try:
-        reader = PdfReader(io.BytesIO(body))
-        count = len(reader.pages)
-        for page in reader.pages[:_MAX_PAGES]:
-            pages.append(page.extract_text().translate(_LIGATURES))
-            if sum(map(len, pages)) > MAX_CHARACTERS:
-                break
-    except (PyPdfError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if not pages:
-            raise ToolFailed("this PDF cannot be read") from error
-    if count > len(pages):
-        pages.append(f"[cut here: {len(pages)} of {count} pages were read]")
-    return "\n\n".join(pages)

@@ -1,7 +1,6 @@
 """Web pages: no request reaches an address that is not public, by whatever road; the honest ones are read."""
 
 import asyncio
-import io
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from starlette.routing import Route
 from backends.errors import ToolFailed
 from servers.tool_server.fetch import Fetched, Fetcher, is_public, look_up
 from servers.tool_server.webpage import LivePages, as_markdown
+from tests.support.pdfs import pdf_of
 from tests.support.servers import served
 
 PRIVATE = [
@@ -189,30 +189,13 @@ def test_the_charset_is_the_servers_or_the_pages_own(declared: str) -> None:
     assert "Ménière" in as_markdown(Fetched("http://x/", "text/html", charset, text.encode("latin-1")))
 
 
-def pdf(pages: int = 1) -> bytes:
-    text = "BT /F1 12 Tf 20 100 Td (Overall survival was 12.3 months) Tj ET"
-    parts = [
-        "<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{'3 0 R ' * pages}] /Count {pages} >>",
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
-        f"<< /Length {len(text)} >>\nstream\n{text}\nendstream", "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]  # fmt: skip
-    file, places = io.BytesIO(), []
-    file.write(b"%PDF-1.4\n")
-    for number, part in enumerate(parts, start=1):
-        places.append(file.tell())
-        file.write(f"{number} 0 obj\n{part}\nendobj\n".encode())
-    start = file.tell()
-    table = "".join(f"{place:010d} 00000 n \n" for place in places)
-    file.write(
-        f"xref\n0 6\n0000000000 65535 f \n{table}trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n{start}\n%%EOF".encode()
-    )
-    return file.getvalue()
+SURVIVAL = [(20, 100, "Overall survival was 12.3 months")]
 
 
 def test_a_pdf_becomes_its_text_and_says_which_pages_were_left_out() -> None:
-    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf()))
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(SURVIVAL)))
     assert text.strip() == "Overall survival was 12.3 months"
-    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf(61)))
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(SURVIVAL, 61)))
     assert text.count("Overall survival") == 60
     assert text.endswith("[cut here: 60 of 61 pages were read]")
     with pytest.raises(ToolFailed, match="this PDF cannot be read"):

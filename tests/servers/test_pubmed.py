@@ -141,7 +141,7 @@ async def test_a_pmc_address_is_read_as_its_full_text() -> None:
             await pubmed.page("https://pubmed.ncbi.nlm.nih.gov/2/")
     assert stand_in.asked[0]["id"] == "5442267"
     assert page.startswith("# Telomeres and TERT\n\nYing Bao\n\n*Gut*, 2017\n\n## Abstract")
-    assert "## Methods\n\nWe measured length.\n\n### Patients\n\n386 cases." in page
+    assert "## Methods\n\nWe measured[1] length.\n\n### Patients\n\n386 cases." in page
 
 
 async def test_google_is_asked_with_the_key_and_says_what_is_missing() -> None:

@@ -1,0 +1,132 @@
+"""A PDF's text by pypdf: read in the order in which it was written, and the tables in it by their columns.
+
+The order of writing keeps two columns of prose apart, and runs the cells of a table together: an empty one is lost.
+pypdf's layout mode keeps the places of words on the page. Both are read; where the layout shows a table, its lines
+stand in the place of the same characters.
+"""
+
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from backends.errors import ToolFailed
+
+if TYPE_CHECKING:
+    from pypdf import PageObject
+
+_MAX_PAGES = 60
+_MOST_LINES, _FEWEST_ROWS, _SHORT, _FEW = 400, 3, 30, 4
+"""Lines of a page that are looked at; rows that make a table; characters and words of a cell that is no prose."""
+_LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
+_LEADERS = re.compile(r"(?:\.\s?){4,}|(?:…\s?){2,}")
+_APART = re.compile(r"\s{2,}")
+
+
+def pdf_page(body: bytes, most: int) -> str:
+    """The text of a PDF's pages, up to `most` characters and a bound of pages. Raises ToolFailed when none is read."""
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    pages: list[str] = []
+    count = 0
+    try:
+        reader = PdfReader(io.BytesIO(body))
+        count = len(reader.pages)
+        for page in reader.pages[:_MAX_PAGES]:
+            plain = page.extract_text().translate(_LIGATURES)
+            pages.append(with_tables(plain, _laid_out(page).translate(_LIGATURES)))
+            if sum(map(len, pages)) > most:
+                break
+    except (PyPdfError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if not pages:
+            raise ToolFailed("this PDF cannot be read") from error
+    if count > len(pages):
+        pages.append(f"[cut here: {len(pages)} of {count} pages were read]")
+    return "\n\n".join(pages)
+
+
+def _laid_out(page: "PageObject") -> str:
+    """The page's lines with the gaps that they have on paper; empty where pypdf cannot place them."""
+    try:
+        return page.extract_text(extraction_mode="layout", layout_mode_space_vertically=False)
+    except Exception:  # it fails in many ways on odd fonts, and the page's text is there without it
+        return ""
+
+
+def with_tables(plain: str, laid_out: str) -> str:
+    """A page's text, with each table of its layout in the place of the same characters; behind it when there is no such
+    place.
+    """
+    plain = _LEADERS.sub("  ", plain)
+    for table in _tables(laid_out.splitlines()[:_MOST_LINES]):
+        shown = "\n\n```\n" + "\n".join(_narrow(table)) + "\n```\n\n"
+        for rows in _less_and_less(table):
+            if place := _place(plain, "".join(rows)):
+                plain = plain[: place[0]] + shown + plain[place[1] :]
+                break
+        else:
+            plain += f"\n\n[a table of this page again, by its columns]{shown}"
+    return plain
+
+
+def _tables(lines: list[str]) -> Iterator[list[str]]:
+    """Runs of lines that have cells. A line without any goes on with the table that stands around it."""
+    run: list[str] = []
+    between: list[str] = []
+    for line in [*map(str.rstrip, lines), *[""] * 3]:
+        line = _LEADERS.sub(lambda match: " " * len(match[0]), line)
+        if _is_row(line):
+            run += [*between, line]
+            between = []
+        elif run:
+            between += [line] * (3 if _APART.search(line.strip()) else 1)
+        if run and len(between) > 2:
+            if sum(map(_is_row, run)) >= _FEWEST_ROWS:
+                yield [row for row in run if row.strip()]
+            run, between = [], []
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line has cells, all but one of them short: not two or three columns of prose."""
+    cells = _APART.split(line.strip())
+    short = sum(len(cell) <= _SHORT and len(cell.split()) <= _FEW for cell in cells)
+    return len(cells) > 1 and short >= max(1, len(cells) - 1)
+
+
+def _less_and_less(table: list[str]) -> Iterator[list[str]]:
+    """The table, then without rows of its head, which are often written in another order."""
+    for rows in range(min(6, len(table) - _FEWEST_ROWS + 1)):
+        yield table[rows:]
+
+
+def _place(plain: str, rows: str) -> tuple[int, int] | None:
+    """Where a stretch of text has exactly the characters of `rows`, white space apart, in whatever order."""
+    wanted = Counter(character for character in rows if not character.isspace())
+    size = wanted.total()
+    places = [place for place, character in enumerate(plain) if not character.isspace()]
+    missing = wanted.copy()
+    wrong = len(wanted)
+    for at, place in enumerate(places):
+        for character, change in ((plain[place], -1), (plain[places[at - size]] if at >= size else "", 1)):
+            if character:
+                before = missing[character]
+                missing[character] = before + change
+                wrong += (before == 0) - (before + change == 0)
+        if wrong == 0:
+            return places[at - size + 1], place + 1
+    return None
+
+
+def _narrow(table: list[str]) -> list[str]:
+    """The lines without what is blank in all of them, but for two places between columns."""
+    width = max(map(len, table))
+    lines = [line.ljust(width) for line in table]
+    blank = [all(line[place] == " " for line in lines) for place in range(width)]
+    kept = [
+        place for place in range(width) if not (blank[place] and place > 1 and blank[place - 1] and blank[place - 2])
+    ]
+    kept = [place for place in kept if not all(blank[: place + 1])]
+    return ["".join(line[place] for place in kept).rstrip() for line in lines]

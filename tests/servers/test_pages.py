@@ -1,0 +1,100 @@
+"""A web page or a PDF keeps what a reader sees: cells under their heads, captions, formulas, numbers; nothing hidden."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from servers.tool_server.fetch import Fetched
+from servers.tool_server.pdf_page import with_tables
+from servers.tool_server.webpage import as_markdown
+from tests.support.pdfs import pdf_of
+
+PROSE = "<p>The trial compared two drugs in adults with heart failure, and followed all of them for four years.</p>" * 4
+
+
+def read(inside: str) -> str:
+    page = f"<html><head><title>T</title></head><body><article><h1>T</h1>{PROSE}{inside}{PROSE}</article></body></html>"
+    return as_markdown(Fetched("http://x/", "text/html", "utf-8", page.encode()))
+
+
+SEEN = [
+    ("<p>of 10<sup>9</sup> cells in H<sub>2</sub>O<sup><a href='#r'>1</a></sup></p>", "of 10^9 cells in H2O[1]"),
+    ("<p>is <math><mfrac><mn>1</mn><mn>2</mn></mfrac></math> of</p>", "is 1/2 of"),
+    ("<p>is <mml:math><mml:msqrt><mml:mn>2</mml:mn></mml:msqrt></mml:math> of</p>", "is sqrt(2) of"),
+    ("<p>is <script type='math/tex'>x^2</script> of</p>", "is x^2 of"), ("<p>age <img src='g.png' alt='≥'> 18</p>", "age ≥ 18"),
+    ("<figure><img alt='A curve'><figcaption>Figure 1. Survival was 81%.</figcaption></figure>", "[picture: A curve]\n\nFigure 1. Survival was 81%."),
+    ("<ol start='3'><li>three</li><li>four</li></ol>", "3. three\n4. four"), ("<ol type='a'><li>one</li><li>two</li></ol>", "a. one\nb. two"),
+    ("<ol reversed><li>two</li><li>one</li></ol>", "2. two\n1. one"), ("<ol><li>one</li><li value='7'>seven</li></ol>", "1. one\n7. seven"),
+    ("<aside class='key'><h2>Key Points</h2><p>The finding: it helps in all of the groups.</p></aside>", "The finding: it helps"),
+    ("<table><caption>Table 1</caption><tr><th>Event</th><th>Drug</th><th>Placebo</th></tr><tr><td>Death</td><td></td><td>329</td></tr></table>",
+     "Table 1\n\n| Event | Drug | Placebo |\n| --- | --- | --- |\n| Death |  | 329 |"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "seen"), SEEN)
+def test_what_a_reader_sees_is_read(written: str, seen: str) -> None:
+    assert seen in read(written)
+
+
+@pytest.mark.parametrize(("written", "seen"), SEEN)
+def test_a_page_without_a_main_content_is_read_all_the_same(written: str, seen: str) -> None:
+    page = f"<html><body><div>{written}</div></body></html>"
+    text = as_markdown(Fetched("http://x/", "text/html", "utf-8", page.encode()))
+    assert seen in text
+
+
+@pytest.mark.parametrize(
+    "hiding", ["hidden", 'style="display:none"', 'style="color:red; Display : None"', 'style="visibility:hidden"']
+)
+@pytest.mark.parametrize("tag", ["p", "div", "span", "section", "td"])
+def test_what_is_hidden_is_not_shown(hiding: str, tag: str) -> None:
+    element = f"<{tag} {hiding}>The secret words.</{tag}>"
+    if tag == "td":
+        element = f"<table><tr><td>Seen</td><td>1</td>{element}</tr><tr><td>Too</td><td>2</td></tr></table>"
+    text = read(f"{element}<p>The open words.</p>")
+    assert "open words" in text
+    assert "secret" not in text
+
+
+def test_a_page_that_shows_itself_only_by_a_script_is_read() -> None:
+    page = f'<html><body style="visibility:hidden"><div style="display:none"><article>{PROSE}</article></div></body></html>'
+    assert "two drugs" in as_markdown(Fetched("http://x/", "text/html", "utf-8", page.encode()))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=6), min_size=4, max_size=9), st.integers(4, 14), st.data())
+def test_a_value_of_a_pdfs_table_stays_in_its_column(filled: list[list[bool]], wide: int, data: st.DataObject) -> None:
+    columns = min(map(len, filled))
+    cells = [[f"{row}{column}" if row == 0 or full[column] or column == row % columns else "" for column in range(columns)]
+             for row, full in enumerate(filled)]  # fmt: skip
+    rows = [[f"Row {number}", *row] for number, row in enumerate(cells)]
+    laid_out = "\n".join("  ".join(cell.ljust(wide) for cell in row) for row in rows)
+    lines = [" ".join(filter(None, row)) for row in rows]
+    order = data.draw(st.permutations(lines)) if data.draw(st.booleans()) else lines
+    text = with_tables("Before it.\n" + "\n".join(order) + "\nAfter it.", f"Before it.\n{laid_out}\nAfter it.")
+    shown = text.split("```")[1].strip("\n").split("\n")
+    assert re.sub(r"\s", "", text) == f"Beforeit.```{''.join(laid_out.split())}```Afterit."
+    for column in range(columns):
+        places = {match.start() for line, row in zip(shown, rows, strict=True) if row[column + 1]
+                  for match in re.finditer(rf"\b{re.escape(row[column + 1])}\b", line)}  # fmt: skip
+        assert len(places) == 1
+
+
+def test_a_table_of_a_pdf_is_read_by_its_columns_and_two_columns_of_prose_one_after_the_other() -> None:
+    left = [f"The left column goes on here {n}" for n in range(6)]
+    right = [f"and here is the right one, too {n}" for n in range(6)]
+    words = [(40, 700 - 14 * n, line) for n, line in enumerate(left)] + [
+        (320, 700 - 14 * n, line) for n, line in enumerate(right)
+    ]
+    table = [("Outcome", "Drug", "Placebo"), ("Death", "", "329"), ("Flare", "12", "40"), ("Stroke", "3", "")]
+    words += [(40 + 150 * c, 500 - 14 * r, cell) for r, row in enumerate(table) for c, cell in enumerate(row) if cell]
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(words)))
+    assert "\n".join(left) in text
+    assert "\n".join(right) in text
+    death, flare, stroke = (
+        next(line for line in text.splitlines() if line.startswith(name)) for name in ("Death", "Flare", "Stroke")
+    )
+    assert death.index("329") == flare.index("40")
+    assert stroke.index("3") == flare.index("12")
