@@ -37,7 +37,7 @@ wheel:  ## built into dist/, installed into an empty environment, tried in an em
 	cd "$$(mktemp -d)" && $(CURDIR)/.venv-wheel/bin/trajgraph demo --output demo && $(CURDIR)/.venv-wheel/bin/trajgraph status demo
 
 crash: $(ENV)/dev  ## 200 questions, 30 random kills, one at every node boundary; 10,000 texts for the reader (minutes)
-	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/e2e/test_kill.py tests/serializers/test_tags.py
+	CRASH_QUESTIONS=200 CRASH_KILLS=30 TAG_TEXTS=10000 $(BIN)/python -m pytest tests/e2e/test_kill.py tests/servers/test_corrections.py tests/serializers/test_tags.py
 
 check: $(ENV)/dev  ## format, lint, types, imports, module size
 	$(BIN)/ruff format --check $(CODE)

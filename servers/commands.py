@@ -107,8 +107,11 @@ def corpus_build(
         state = "done" if progress.done else f"{rate:,.0f}/s"
         typer.echo(f"{progress.file.name}: {progress.entries:,} entries, {state}", err=True)
 
-    papers = build_corpus(index, files, report)
-    typer.echo(f"{index}: {papers:,} papers, {index.stat().st_size / 1e6:,.0f} MB")
+    built = build_corpus(index, files, report)
+    typer.echo(
+        f"{index}: {built.papers:,} papers, {index.stat().st_size / 1e6:,.0f} MB; of those given, {built.replaced:,} "
+        f"replaced a record, {built.deleted:,} were deleted, {built.older:,} were older than what is there"
+    )
     typer.echo(f"serve them: trajgraph serve-tools --corpus {index}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
-from servers.tool_server.corpus_format import FORMAT, deserialize
+from servers.tool_server.corpus_format import FORMAT, SHOWN_PAPERS, deserialize
 from servers.tool_server.corpus_query import read_query
 from servers.tool_server.pubmed_xml import Paper
 
@@ -18,6 +18,7 @@ _MAX_PAGE = 100
 _NCBI = r"(?i)^https?://(?:www\.)?"
 _ADDRESS = re.compile(_NCBI + r"(?:pubmed\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.gov/pubmed)/(\d+)/?(?:[?#].*)?$")
 _PMC_ADDRESS = re.compile(_NCBI + r"(?:pmc\.ncbi\.nlm\.nih\.gov|ncbi\.nlm\.nih\.gov/pmc)/articles/(PMC\d+)\b")
+_SHOWN = "SELECT data FROM papers WHERE pmid = ? AND data IS NOT NULL ORDER BY version DESC LIMIT 1"
 
 
 class Corpus:
@@ -97,7 +98,7 @@ class Corpus:
     def size(self) -> int:
         """How many papers it holds. Raises sqlite3.Error when the file is gone or broken."""
         with self._connection() as index:
-            return int(index.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
+            return int(index.execute(SHOWN_PAPERS).fetchone()[0])
 
     def answers(self) -> bool:
         """Whether the index can be read now."""
@@ -146,8 +147,8 @@ def _closed() -> sqlite3.Connection:
 
 
 def _paper(index: sqlite3.Connection, pmid: int) -> Paper | None:
-    row = index.execute("SELECT data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
-    return deserialize(row[0]).paper if row and row[0] else None
+    row = index.execute(_SHOWN, (pmid,)).fetchone()
+    return deserialize(row[0]).paper if row else None
 
 
 def _matching(index: sqlite3.Connection, match: str, limit: int, offset: int) -> tuple[int, list[int]]:

@@ -2,24 +2,50 @@
 
 import contextlib
 import gzip
-import json
+import hashlib
 import re
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from backends.errors import UsageError
 from servers.tool_server.corpus_format import BUNDLED, COLUMNS, FORMAT, SCHEMA, deserialize, indexed_text, serialize
-from servers.tool_server.pubmed_xml import Article, Deleted, Paper, paper_address, read_articles
+from servers.tool_server.corpus_rows import read_rows
+from servers.tool_server.pubmed_xml import Article, Deleted, read_articles
 
 BATCH = 4000
 """Entries of a file that are written in one transaction; what a kill can cost."""
 _OFFICIAL = re.compile(r"pubmed(\d\d)n(\d{4,5})\.xml(\.gz)?$")
 _PLACES = ", ".join("?" * (COLUMNS.count(",") + 2))
 Entry = Article | Deleted
+_FORGET = f"INSERT INTO papers_fts (papers_fts, rowid, {COLUMNS}) VALUES ('delete', {_PLACES})"  # noqa: S608
+_INDEX = f"INSERT INTO papers_fts (rowid, {COLUMNS}) VALUES ({_PLACES})"  # noqa: S608
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a file says of one version of a paper: 0, "" and 0 stand for what it does not say."""
+
+    version: int
+    revised: str
+    origin: int
+    """The number of PubMed's file."""
+    data: bytes | None
+    """The article as it is stored; None when it is deleted."""
+
+
+@dataclass
+class Built:
+    """What a build did: papers in the index now, and records of papers that it held or had deleted."""
+
+    papers: int = 0
+    replaced: int = 0
+    deleted: int = 0
+    older: int = 0
+    """Records and deletions that were not applied: what the index holds is later."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +58,16 @@ class Progress:
     done: bool
 
 
-def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Progress], None]) -> int:
-    """Add files to an index, which is made if it is not there; returns how many papers it holds.
+def build_corpus(index: Path, files: Sequence[Path], on_progress: Callable[[Progress], None]) -> Built:
+    """Add files to an index, which is made if it is not there.
 
-    PubMed's files are applied in the order of their numbers, whatever the order given: a later one revises and deletes.
-    A file that is in the index is skipped, one that was begun goes on where it stopped. Raises UsageError for a file
-    that cannot be read; the batches before it stay.
+    A paper that is given again is replaced by the later record: by version, then by the date of revision, then by the
+    order given, in which PubMed's files take their places by their numbers. A file that is in the index is skipped, one
+    that was begun goes on where it stopped. Raises UsageError for a file that cannot be read; what was read stays.
     """
-    ordered = sorted(files, key=lambda path: (origin_of(path), path.name))
+    numbered = iter(sorted(filter(origin_of, files), key=lambda path: (origin_of(path), path.name)))
+    ordered = [next(numbered) if origin_of(path) else path for path in files]
+    built = Built()
     missing = [path for path in ordered if not path.is_file()]
     if missing:
         raise UsageError(f"{missing[0]}: no such file")
@@ -48,7 +76,7 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
     with contextlib.closing(_opened(index)) as connection:
         try:
             for path in ordered:
-                _add_file(connection, path, on_progress)
+                _add_file(connection, path, built, on_progress)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             with contextlib.suppress(sqlite3.OperationalError):  # somebody is reading it
                 connection.execute("PRAGMA journal_mode = DELETE")  # one file, to be read from read-only storage too
@@ -56,7 +84,10 @@ def build_corpus(index: Path, files: Iterable[Path], on_progress: Callable[[Prog
             raise UsageError(
                 f"{index} cannot be written ({error}); fix it and run the same command to resume"
             ) from error
-        return int(connection.execute("SELECT count(*) FROM papers WHERE data IS NOT NULL").fetchone()[0])
+        built.papers = connection.execute("SELECT count(DISTINCT pmid) FROM papers WHERE data IS NOT NULL").fetchone()[
+            0
+        ]
+        return built
 
 
 def bundled_index() -> bytes:
@@ -64,8 +95,8 @@ def bundled_index() -> bytes:
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.executescript(SCHEMA)
         with BUNDLED.open("rb") as lines:
-            for entry in _from_jsonl(lines):
-                _apply(connection, entry, origin=0)
+            for entry in read_rows(lines):
+                _apply(connection, entry, 0, Built())
         return connection.serialize()
 
 
@@ -95,12 +126,15 @@ def _opened(index: Path) -> sqlite3.Connection:
     return connection
 
 
-def _add_file(connection: sqlite3.Connection, path: Path, on_progress: Callable[[Progress], None]) -> None:
-    size, origin = path.stat().st_size, origin_of(path)
+def _add_file(
+    connection: sqlite3.Connection, path: Path, built: Built, on_progress: Callable[[Progress], None]
+) -> None:
+    origin = origin_of(path)
     name = path.name if origin else str(path.resolve())  # PubMed's names say which file it is, others do not
-    known = connection.execute("SELECT size, articles, done FROM files WHERE name = ?", (name,)).fetchone()
-    if known and known[0] != size:
-        raise UsageError(f"{path} is not the {path.name} that was indexed before ({known[0]:,} bytes, now {size:,})")
+    content = _content(path)
+    known = connection.execute("SELECT content, articles, done FROM files WHERE name = ?", (name,)).fetchone()
+    if known and known[0] != content:
+        raise UsageError(f"{path} has changed since it was indexed: give what is new in a file of another name")
     skipped, done = (known[1], bool(known[2])) if known else (0, False)
     entries = skipped
     on_progress(Progress(path, entries, skipped, done))
@@ -110,107 +144,92 @@ def _add_file(connection: sqlite3.Connection, path: Path, on_progress: Callable[
         for _ in islice(stream, skipped):
             pass
         while not done:
-            batch = list(islice(stream, BATCH))
+            batch, counted = list(islice(stream, BATCH)), replace(built)
             connection.execute("BEGIN IMMEDIATE")
             try:
                 now = connection.execute("SELECT articles FROM files WHERE name = ?", (name,)).fetchone()
                 if (now[0] if now else 0) != entries:
                     raise UsageError("another build is writing the same index: let it finish")
                 for entry in batch:
-                    _apply(connection, entry, origin)
+                    _apply(connection, entry, origin, counted)
                 entries += len(batch)
                 done = len(batch) < BATCH
-                connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (name, size, entries, int(done)))
+                connection.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (name, content, entries, int(done))
+                )
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+            built.replaced, built.deleted, built.older = counted.replaced, counted.deleted, counted.older
             on_progress(Progress(path, entries, skipped, done))
 
 
-def _apply(connection: sqlite3.Connection, entry: Entry, origin: int) -> None:
-    """Put an article in, or take deleted ones out, unless what the index holds is newer."""
-    if isinstance(entry, Deleted):
-        for pmid in entry.pmids:
-            _replace(connection, int(pmid), origin, 0, None)
+def _content(path: Path) -> str:
+    """What tells a file's content from another's: its size where NLM vouches for it, else a digest too."""
+    size = str(path.stat().st_size)
+    if origin_of(path):
+        return size
+    with path.open("rb") as file:
+        return f"{size}:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _apply(connection: sqlite3.Connection, entry: Entry, origin: int, built: Built) -> None:
+    """Put an article in, or take deleted ones out, unless what the index holds is later."""
+    if isinstance(entry, Article):
+        pmid = int(entry.paper["paperId"])
+        before, after = _put(connection, pmid, Record(entry.version, entry.revised, origin, serialize(entry)))
+        built.older += before == after and before is not None
+        built.replaced += before != after and before is not None
         return
-    _replace(connection, int(entry.paper["paperId"]), origin, entry.version, entry)
+    for pmid, version in entry.citations:
+        before, after = _put(connection, pmid, Record(version, "", origin, None))
+        built.older += before == after and before is not None
+        built.deleted += before != after
 
 
-def _replace(connection: sqlite3.Connection, pmid: int, origin: int, version: int, article: Article | None) -> None:
-    old = connection.execute("SELECT origin, version, data FROM papers WHERE pmid = ?", (pmid,)).fetchone()
-    if old and _is_older(origin, version if article and old[2] else None, old):
-        return
-    if old and old[2]:  # an index without text of its own is told what to forget
-        connection.execute(
-            f"INSERT INTO papers_fts (papers_fts, rowid, {COLUMNS}) VALUES ('delete', {_PLACES})",  # noqa: S608
-            (pmid, *indexed_text(deserialize(old[2]))),
-        )
-    data = serialize(article) if article else None
-    connection.execute("INSERT OR REPLACE INTO papers VALUES (?, ?, ?, ?)", (pmid, origin, version, data))
-    if article:
-        connection.execute(
-            f"INSERT INTO papers_fts (rowid, {COLUMNS}) VALUES ({_PLACES})",  # noqa: S608
-            (pmid, *indexed_text(article)),
-        )
+def _put(connection: sqlite3.Connection, pmid: int, new: Record) -> tuple[bytes | None, bytes | None]:
+    """Keep a record of one version of a paper, if it is the later; what is shown is the highest version that is not
+    deleted. Returns what was shown and what is.
+    """
+    held = [Record(*row) for row in connection.execute(
+        "SELECT version, revised, origin, data FROM papers WHERE pmid = ? ORDER BY version DESC", (pmid,)
+    )]  # fmt: skip
+    meant = held[:1] if new.data else held  # by what does not say its version
+    versions = [new.version] if new.version or not held else [each.version for each in meant]
+    kept = {each.version or new.version: each for each in held}
+    for version in versions:
+        its = kept.get(version)
+        if its is None or _is_later(new, its):
+            kept[version] = replace(new, version=version, revised=new.revised or (its.revised if its else ""))
+    if held:
+        connection.execute("DELETE FROM papers WHERE pmid = ?", (pmid,))
+    rows = [(pmid, version, each.revised, each.origin, each.data) for version, each in kept.items()]
+    connection.executemany("INSERT INTO papers VALUES (?, ?, ?, ?, ?)", rows)
+    before, after = _shown(held), _shown([kept[version] for version in sorted(kept, reverse=True)])
+    if before != after:
+        if before:  # an index without text of its own is told what to forget
+            words = indexed_text(deserialize(before))
+            connection.execute(_FORGET, (pmid, *words))
+        if after:
+            connection.execute(_INDEX, (pmid, *indexed_text(deserialize(after))))
+    return before, after
 
 
-def _is_older(origin: int, version: int | None, old: tuple[int, int, Any]) -> bool:
-    """A higher version is newer, whatever file it stands in; a deletion has none, and goes by the file alone."""
-    return origin < old[0] if version is None else (version, origin) < (old[1], old[0])
+def _shown(records: list[Record]) -> bytes | None:
+    return next((each.data for each in records if each.data is not None), None)
+
+
+def _is_later(new: Record, held: Record) -> bool:
+    """What one of the two does not say decides nothing; of two that are alike, the one given now is the later."""
+    pairs: list[tuple[Any, Any]] = [(new.revised, held.revised), (new.origin, held.origin)]
+    return next((bool(mine > its) for mine, its in pairs if mine and its and mine != its), True)
 
 
 def _entries(path: Path) -> Generator[Entry]:
     jsonl = path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-            yield from _from_jsonl(stream) if jsonl else read_articles(stream)  # type: ignore[arg-type]
+            yield from read_rows(stream) if jsonl else read_articles(stream)  # type: ignore[arg-type]
     except (ValueError, EOFError, OSError) as error:
         raise UsageError(f"{path}: {error or 'it ends too early'}") from error
-
-
-def _from_jsonl(lines: IO[bytes] | Iterable[bytes]) -> Iterator[Article]:
-    """Papers in the result's shape, one a line, `mesh` and `doi` beside; only `paperId` and `title` must be there."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row: dict[str, Any] = json.loads(line)
-            identity, title = str(row["paperId"]), str(row["title"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"line {number}: not a paper with paperId and title") from error
-        if wrong := _misshapen(row):
-            raise ValueError(f"line {number}: {wrong}")
-        if not (identity.isascii() and identity.isdigit() and len(identity) < 10):
-            raise ValueError(f"line {number}: paperId {identity[:40]!r} is not a PMID")
-        ids = {**(row.get("externalIds") or {}), **({"DOI": row["doi"]} if row.get("doi") else {}), "PubMed": identity}
-        year = str(row["year"]) if row.get("year") else None
-        paper = Paper(
-            paperId=identity, url=paper_address(identity), externalIds=ids, title=title,
-            authors=row.get("authors") or [], abstract=row.get("abstract") or "", year=year, venue=row.get("venue"),
-            publicationDate=row.get("publicationDate"), citationCount=row.get("citationCount"),
-        )  # fmt: skip
-        yield Article(paper, tuple(row.get("mesh") or ()))
-
-
-_TEXT = (str, type(None))
-_SHAPES: dict[str, tuple[type, ...]] = {
-    "authors": (list, type(None)), "mesh": (list, type(None)), "externalIds": (dict, type(None)), "abstract": _TEXT,
-    "venue": _TEXT, "publicationDate": _TEXT, "doi": _TEXT, "year": (str, int, type(None)),
-    "citationCount": (int, type(None)),
-}  # fmt: skip
-_DATE = re.compile(r"\d{4}(-\d{2}){0,2}")
-
-
-def _misshapen(row: dict[str, Any]) -> str | None:
-    """What is not in the result's shape."""
-    for name, kinds in _SHAPES.items():
-        if not isinstance(row.get(name), kinds):
-            return f"{name} is not {kinds[0].__name__}"
-    if not all(isinstance(author, dict) and isinstance(author.get("name"), str) for author in row.get("authors") or []):
-        return 'authors are not [{"name": …}]'
-    if not all(isinstance(text, str) for text in [*(row.get("mesh") or []), *(row.get("externalIds") or {}).values()]):
-        return "mesh and externalIds hold other things than texts"
-    if row.get("publicationDate") and not _DATE.fullmatch(row["publicationDate"]):
-        return "publicationDate is not YYYY-MM-DD"
-    return None

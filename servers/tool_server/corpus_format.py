@@ -7,20 +7,23 @@ from pathlib import Path
 from servers.tool_server.corpus_words import date_tokens, doi_token, journal_names, people, stems, whole, words
 from servers.tool_server.pubmed_xml import Article
 
-FORMAT = 3
+FORMAT = 4
 BETWEEN = " xqx "
 """Stands between headings, so that no phrase reaches from one into the next."""
 BUNDLED = Path(__file__).with_name("papers.jsonl")
 COLUMNS = "title, abstract, mesh, title_stems, abstract_stems, mesh_stems, facts"
 SCHEMA = f"""
-CREATE TABLE papers (pmid INTEGER PRIMARY KEY, origin INTEGER NOT NULL, version INTEGER NOT NULL, data BLOB);
-CREATE TABLE files (name TEXT PRIMARY KEY, size INTEGER NOT NULL, articles INTEGER NOT NULL, done INTEGER NOT NULL);
+CREATE TABLE papers (pmid INTEGER NOT NULL, version INTEGER NOT NULL, revised TEXT NOT NULL, origin INTEGER NOT NULL,
+    data BLOB, PRIMARY KEY (pmid, version));
+CREATE TABLE files (name TEXT PRIMARY KEY, content TEXT NOT NULL, articles INTEGER NOT NULL, done INTEGER NOT NULL);
 CREATE VIRTUAL TABLE papers_fts USING fts5({COLUMNS}, content='', tokenize="ascii tokenchars '_'");
 PRAGMA user_version = {FORMAT};
 """
-"""`data` is NULL for a deleted paper, which an older file must not bring back. The text index keeps no text itself: the
-words as they stand serve prefixes, quotes and tags, their stems plain words.
+"""`data` is NULL for a deleted version, which an older file must not bring back; shown is the highest that is not
+deleted. The text index keeps no text itself: words as they stand serve prefixes, quotes and tags, stems plain words.
 """
+
+SHOWN_PAPERS = "SELECT count(DISTINCT pmid) FROM papers WHERE data IS NOT NULL"
 
 
 def serialize(article: Article) -> bytes:

@@ -6,7 +6,7 @@ expands no entity, loads no document type and opens no connection.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
 from lxml import etree
@@ -37,21 +37,24 @@ class Paper(TypedDict):
 
 @dataclass(frozen=True)
 class Article:
-    """A paper and what its search needs beside it. A later `version` of the same PMID replaces an earlier one."""
+    """A paper and what its search needs beside it."""
 
     paper: Paper
     mesh: tuple[str, ...] = ()
     """MeSH headings, each also with each of its qualifiers: `Heart Failure`, `Heart Failure mortality`."""
-    version: int = 1
+    version: int = 0
+    """Of a later one that stands under the same PMID; 0 when it is not said."""
+    revised: str = ""
+    """When the record was last revised, ISO 8601; empty when it is not said."""
     journals: tuple[str, ...] = ()
     """Abbreviations of the journal's title."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """PMIDs that an update file takes out."""
+    """PMIDs that an update file takes out, each with the version that it means; 0 for whichever there is."""
 
-    pmids: tuple[str, ...] = field(default=())
+    citations: tuple[tuple[int, int], ...] = ()
 
 
 def paper_address(pmid: str) -> str:
@@ -69,7 +72,7 @@ def read_articles(stream: IO[bytes]) -> Iterator[Article | Deleted]:
         for _, element in etree.iterparse(stream, events=("end",), tag=tags, **_HARDENED):
             _without_entities(element)
             if element.tag == "DeleteCitation":
-                yield Deleted(tuple(text_of(child) for child in element.findall("PMID")))
+                yield Deleted(tuple((int(text_of(pmid)), _version(pmid)) for pmid in element.findall("PMID")))
             elif article := read_article(element):
                 yield article
             element.clear(keep_tail=True)
@@ -119,7 +122,12 @@ def _read_journal_article(element: Element) -> Article | None:
         text_of(citation.find("MedlineJournalInfo/MedlineTA")),
     )
     journals = tuple(dict.fromkeys(filter(None, abbreviations)))
-    return Article(paper, _mesh(citation), int(pmid.get("Version") or 1), journals)
+    return Article(paper, _mesh(citation), _version(pmid), _date(citation.find("DateRevised"))[1] or "", journals)
+
+
+def _version(pmid: Element) -> int:
+    given = pmid.get("Version", "")
+    return int(given) if given.isdigit() else 0
 
 
 def _marks(types: set[str], citation: Element) -> str:
@@ -150,7 +158,7 @@ def _read_book(element: Element) -> Article | None:
         next(filter(None, map(_authors, lists)), []), _abstract(document.find("Abstract")), year,
         book_title if chapter else text_of(book.find("Publisher/PublisherName")), published,
     )  # fmt: skip
-    return Article(paper, (), int(pmid.get("Version") or 1))
+    return Article(paper, (), _version(pmid))
 
 
 def _without_entities(element: Element) -> Element:

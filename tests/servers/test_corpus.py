@@ -192,7 +192,7 @@ def test_a_build_killed_in_the_middle_goes_on_and_the_index_is_as_if_it_had_not_
     process.stderr.close()
     assert process.wait() == -signal.SIGKILL
     seen: list[Progress] = []
-    assert build_corpus(tmp_path / "index", files, seen.append) == 6 * BATCH
+    assert build_corpus(tmp_path / "index", files, seen.append).papers == 6 * BATCH
     assert seen[0].skipped >= 2 * BATCH
     with Corpus.open(tmp_path / "index") as corpus:
         assert corpus.search("paper 3[ti]")["total"] == 2 * len(range(3, 3 * BATCH, 7))

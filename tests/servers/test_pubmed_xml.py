@@ -144,7 +144,7 @@ def test_a_file_is_read_as_a_stream_of_articles_and_deletions_in_its_order() -> 
     assert isinstance(first, Article)
     assert isinstance(second, Article)
     assert (first.paper["paperId"], second.paper["paperId"], second.version) == ("1", "7", 2)
-    assert deleted == Deleted(("5", "6"))
+    assert deleted == Deleted(((5, 1), (6, 1)))
 
 
 @pytest.mark.parametrize("entity", ['"boom"', 'SYSTEM "file:///etc/passwd"'])
