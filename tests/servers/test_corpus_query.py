@@ -103,3 +103,9 @@ PIECES = ['"', "(", ")", "[ti]", "[1au]", "[ta]", "[mesh]", "[dp]", "[tiab:~3]",
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join) | st.text(max_size=40))
 def test_any_text_is_a_query(shelf: Corpus, query: str) -> None:
     assert shelf.search(query, 3)["total"] >= 0
+
+
+def test_a_bundled_paper_is_found_by_its_journals_abbreviation_and_not_by_a_part_of_it() -> None:
+    with Corpus.bundled() as corpus:
+        totals = {name: corpus.search(f"{name}[ta]")["total"] for name in ("N Engl J Med", "Lancet", "Lancet Neurol", "Engl J")}
+    assert totals == {"N Engl J Med": 36, "Lancet": 9, "Lancet Neurol": 1, "Engl J": 0}
