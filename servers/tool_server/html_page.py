@@ -3,7 +3,6 @@ formulas, exponents, captions, the texts of pictures, tables by their columns, n
 """
 
 import re
-from collections.abc import Iterator
 
 from lxml import etree, html
 
@@ -13,7 +12,7 @@ from servers.tool_server.markup import Element, name_of, superscript, text_of
 _HIDING = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
 _HOLDING = frozenset(("html", "body", "main", "article"))
 _READABLE = etree.XPath(".//text()[not(parent::script or parent::style)]")
-_DRAWN_TWICE = ("katex-html", "mjx-chtml", "MathJax_Preview", "MathJax_SVG")
+_DRAWN_TWICE = frozenset(("katex-html", "mjx-chtml", "MathJax_Preview", "MathJax_SVG"))
 _KEPT = re.compile(r"⟦(\d+):.*?:\1⟧", re.DOTALL)
 _LONGEST_CELL = 400
 """Characters of a cell of data; one with more is a table that lays out the page."""
@@ -42,17 +41,15 @@ def html_page(source: str, url: str) -> str:
 
 def _prepared(root: Element) -> list[str]:
     """Changes the tree so that text is all that it needs. Returns the Markdown that stands in the text as `⟦N:…:N⟧`."""
-    whole = _size(root)
-    for element in list(_hidden(root)):
-        if element.tag not in _HOLDING and 2 * _size(element) < whole:
-            _replace(element, "")
+    _drop_hidden(root)
     for element in [each for each in root.iter("*") if name_of(each) == "math"]:
         _replace(element, f" {text_of(element)} ")
     for element in list(root.iter("script")):
         if (element.get("type") or "").startswith("math/"):
             _replace(element, f" {element.text or ''} ")
+    around: dict[Element, str] = {}
     for element in list(root.iter("img")):
-        _tell_picture(element)
+        _tell_picture(element, around)
     for element in list(root.iter("sup", "sub")):
         if element.getparent() is not None:
             _replace(element, _raised(element) if element.tag == "sup" else text_of(element))
@@ -66,15 +63,23 @@ def _prepared(root: Element) -> list[str]:
     return kept
 
 
-def _hidden(root: Element) -> Iterator[Element]:
-    for element in root.iter("*"):
-        classes = (element.get("class") or "").split()
-        if (
-            element.get("hidden") not in (None, "until-found")
-            or _HIDING.search(element.get("style") or "")
-            or any(name in classes for name in _DRAWN_TWICE)
-        ):
-            yield element
+def _drop_hidden(root: Element) -> None:
+    """Takes out what is not shown, unless it holds half of the page: that is shown by a script."""
+    half, waiting = _size(root) / 2, [root]
+    while waiting:
+        for child in list(waiting.pop().iterchildren("*")):
+            if child.tag not in _HOLDING and _is_hidden(child) and _size(child) < half:
+                _replace(child, "")
+            else:
+                waiting.append(child)
+
+
+def _is_hidden(element: Element) -> bool:
+    return (
+        element.get("hidden") not in (None, "until-found")
+        or _HIDING.search(element.get("style") or "") is not None
+        or not _DRAWN_TWICE.isdisjoint((element.get("class") or "").split())
+    )
 
 
 def _size(element: Element) -> int:
@@ -99,16 +104,22 @@ def _replace(element: Element, text: str) -> None:
     parent.remove(element)
 
 
-def _tell_picture(picture: Element) -> None:
-    """Puts a picture's words in its place: as they are in the midst of a text, else as a paragraph of their own."""
+def _tell_picture(picture: Element, around: dict[Element, str]) -> None:
+    """Puts a picture's words in its place: as they are in the midst of a text, else as a paragraph of their own.
+    `around` keeps the text of the elements that pictures stand in.
+    """
     words = " ".join((picture.get("alt") or "").split())
-    parent = picture.getparent()
-    around = " ".join(_text(parent).split()) if parent is not None else ""
     figure = next(picture.iterancestors("figure"), None)
-    if parent is None or parent.tag == "a" or not words or (figure is not None and words in _text(figure)):
+    holder = figure if figure is not None else picture.getparent()
+    if holder is None:
+        return
+    if holder not in around:
+        around[holder] = " ".join(_text(holder).split())
+    text = around[holder]
+    if not words or holder.tag == "a" or (figure is not None and words in text):
         _replace(picture, "")
     elif figure is None:
-        _replace(picture, f" {words} " if around else "")
+        _replace(picture, f" {words} " if text else "")
     else:
         picture.tag, picture.text = "p", f"[picture: {words}]"
 

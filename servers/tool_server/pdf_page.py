@@ -60,16 +60,17 @@ def with_tables(plain: str, laid_out: str) -> str:
     """A page's text, with each table of its layout in the place of the same characters; behind it when there is no such
     place.
     """
-    plain = _LEADERS.sub("  ", plain)
+    pieces = [_LEADERS.sub("  ", plain)]
+    """Text as it was written, and at every second place a table."""
     for table in _tables(laid_out.splitlines()[:_MOST_LINES]):
         shown = "\n\n```\n" + "\n".join(_narrow(table)) + "\n```\n\n"
-        for rows in _less_and_less(table):
-            if place := _place(plain, "".join(rows)):
-                plain = plain[: place[0]] + shown + plain[place[1] :]
-                break
+        places = ((at, _place(pieces[at], rows)) for rows in _less_and_less(table) for at in range(0, len(pieces), 2))
+        if found := next(((at, place) for at, place in places if place), None):
+            at, (start, end) = found
+            pieces[at : at + 1] = [pieces[at][:start], shown, pieces[at][end:]]
         else:
-            plain += f"\n\n[a table of this page again, by its columns]{shown}"
-    return plain
+            pieces += [f"\n\n[a table of this page again, by its columns]{shown}", ""]
+    return "".join(pieces)
 
 
 def _tables(lines: list[str]) -> Iterator[list[str]]:
@@ -96,10 +97,10 @@ def _is_row(line: str) -> bool:
     return len(cells) > 1 and short >= max(1, len(cells) - 1)
 
 
-def _less_and_less(table: list[str]) -> Iterator[list[str]]:
+def _less_and_less(table: list[str]) -> Iterator[str]:
     """The table, then without rows of its head, which are often written in another order."""
     for rows in range(min(6, len(table) - _FEWEST_ROWS + 1)):
-        yield table[rows:]
+        yield "".join(table[rows:])
 
 
 def _place(plain: str, rows: str) -> tuple[int, int] | None:

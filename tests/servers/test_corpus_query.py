@@ -107,5 +107,8 @@ def test_any_text_is_a_query(shelf: Corpus, query: str) -> None:
 
 def test_a_bundled_paper_is_found_by_its_journals_abbreviation_and_not_by_a_part_of_it() -> None:
     with Corpus.bundled() as corpus:
-        totals = {name: corpus.search(f"{name}[ta]")["total"] for name in ("N Engl J Med", "Lancet", "Lancet Neurol", "Engl J")}
+        totals = {
+            name: corpus.search(f"{name}[ta]")["total"]
+            for name in ("N Engl J Med", "Lancet", "Lancet Neurol", "Engl J")
+        }
     assert totals == {"N Engl J Med": 36, "Lancet": 9, "Lancet Neurol": 1, "Engl J": 0}

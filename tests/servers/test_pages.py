@@ -82,6 +82,17 @@ def test_a_value_of_a_pdfs_table_stays_in_its_column(filled: list[list[bool]], w
         assert len(places) == 1
 
 
+def test_two_tables_alike_stay_two() -> None:
+    table = "Arm    n\nDrug   1\nNone   2"
+    page = f"First.\n{table}\nThen some words.\nAnd more of them.\nAnd more.\n{table}\nLast."
+    read = with_tables(page.replace("   ", " ").replace("  ", " "), page)
+    assert (
+        read.split()
+        == f"First. ``` {table} ``` Then some words. And more of them. And more. ``` {table} ``` Last.".split()
+    )
+    assert read.count("Drug  1") == 2
+
+
 def test_a_table_of_a_pdf_is_read_by_its_columns_and_two_columns_of_prose_one_after_the_other() -> None:
     left = [f"The left column goes on here {n}" for n in range(6)]
     right = [f"and here is the right one, too {n}" for n in range(6)]
