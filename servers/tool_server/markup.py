@@ -37,7 +37,11 @@ def text_of(element: Element | None, left_out: Collection[str] = ()) -> str:
 
     What stands in elements named in `left_out` is left out.
     """
-    return " ".join(str(piece) for piece in flow(element, (), left_out)) if element is not None else ""
+    if element is None:
+        return ""
+    if not len(element):
+        return " ".join((element.text or "").translate(_INVISIBLE).split())
+    return " ".join(str(piece) for piece in flow(element, (), left_out))
 
 
 def flow(element: Element, blocks: Collection[str], left_out: Collection[str] = ()) -> list["str | Element"]:
