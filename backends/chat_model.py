@@ -25,7 +25,7 @@ from backends.completion import plain_completion, thought_of, without_end_token
 from backends.config import ModelConfig
 from backends.json_codec import dump_json, load_json
 from backends.model_errors import NO_KEY, said_in
-from backends.secrets import Secrets, header_secrets
+from backends.secrets import Secrets, header_secrets, secret_values
 
 _CONNECT = 4.0
 """Seconds for a connection: a host that takes none is down, one that only answers late is at work."""
@@ -104,7 +104,8 @@ class LocalChatModel(BaseChatOpenAI):
     @cached_property
     def _secrets(self) -> Secrets:
         key = self.root_async_client.api_key
-        return Secrets(key if key != NO_KEY else None, *header_secrets(self.default_headers or {}))
+        headers = self.default_headers or {}
+        return Secrets(key if key != NO_KEY else None, *secret_values(headers), told=header_secrets(headers))
 
     @cached_property
     def _headers(self) -> dict[str, str]:

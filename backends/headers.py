@@ -16,11 +16,13 @@ def header_values(given: Sequence[str], flag: str) -> dict[str, str]:
         match = _HEADER.fullmatch(one)
         if not match:
             name = re.split("[=:]", one)[0]  # behind it stands the value, perhaps
-            raise UsageError(f"{flag} {name}: write NAME=ENV_VAR, the variable that holds its value")
+            shown = f" {name}" if name != one else ""
+            raise UsageError(f"{flag}{shown}: write NAME=ENV_VAR, the variable that holds its value")
         value = os.environ.get(match[2])
         if not value:
-            raise UsageError(f"{flag} {one}: the environment variable {match[2]} is not set")
+            variable = match[2] if match[2].isupper() else "what is behind ="  # which may be the value itself
+            raise UsageError(f"{flag} {match[1]}=…: {variable} is not set in the environment")
         if not value.isascii() or not value.isprintable():
-            raise UsageError(f"{flag} {one}: {match[2]} holds a character that cannot be sent")
+            raise UsageError(f"{flag} {match[1]}: {match[2]} holds a character that cannot be sent")
         found[match[1]] = value
     return found

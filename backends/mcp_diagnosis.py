@@ -10,7 +10,6 @@ from backends.bounded import TooLong, read_bounded, redirection, without_secrets
 from backends.errors import NothingAnswers, UsageError
 from backends.json_codec import dump_json
 from backends.mcp_servers import McpServer, Transport
-from backends.secrets import Secrets
 
 _MOST, _TIMEOUT = 20_000, 10.0
 _INITIALIZE = {
@@ -80,22 +79,24 @@ def _of_command(server: McpServer, error: BaseException) -> UsageError:
         return UsageError(f"--mcp {server.where}: {command} cannot be started ({first.strerror})")
     if isinstance(first, TimeoutError):
         return UsageError(f"--mcp {server.where}: {command} was started and did not answer as an MCP server in time")
-    said = Secrets(*server.secrets).hidden(" ".join(str(first).split()))[:200] or type(first).__name__
+    said = server.secrets.hidden(" ".join(str(first).split()))[:200] or type(first).__name__
     return UsageError(f"--mcp {server.where}: {command} was started and ended, or does not speak MCP ({said})")
 
 
 def _of_answer(server: McpServer, answer: aiohttp.ClientResponse, said: str, found: str) -> UsageError:
     where, status, kind = server.where, answer.status, answer.content_type
-    words = Secrets(*server.secrets).hidden(" ".join(said.split()))[:200]
+    words = server.secrets.hidden(" ".join(said.split()))[:200]
     if elsewhere := redirection(status, answer.headers.get("location")):
-        elsewhere = Secrets(*server.secrets).hidden(elsewhere)
+        elsewhere = server.secrets.hidden(elsewhere)
         return UsageError(f"the tool server is not at {where}: {elsewhere}; change the address")
     if kind == "text/html":
         return UsageError(f"{where} answers with a web page ({status}), which is no MCP server: change the address")
     if status == 401:
+        given = any(name.lower() == "authorization" for name in server.headers)
+        asks = "refuses the token that was given (401)" if given else "asks for a token"
         return UsageError(
-            f"the tool server at {where} asks for a token: set MCP_TOKEN to the right one, or give its header with "
-            "--mcp-header NAME=ENV_VAR"
+            f"the tool server at {where} {asks}: set MCP_TOKEN to the right one, or give its header with --mcp-header "
+            "NAME=ENV_VAR, or in mcp.json"
         )
     if status == 403:
         return UsageError(

@@ -12,13 +12,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from backends.bounded import check_address
 from backends.errors import UsageError
-from backends.secrets import header_secrets, secret_values
+from backends.secrets import Secrets, header_secrets, passwords_in, secret_values, without_scheme
 
 Transport = Literal["streamable_http", "sse", "stdio"]
 _SHARED = Path("mcp.json")
 _VARIABLE = re.compile(r"\$\{(?:env:)?(\w+)(?::-([^}]*))?\}")
 _KEY_IN_COMMAND = re.compile(
-    r"(?:(?:^|[\s_-])(?:api-?)?(?:key|token|secret|password|passwd|pass|auth)[= ]|authorization|bearer\s)\s*\S|://[^/\s]*@",
+    r"(?:(?:^|[\s_-])(?:api-?)?(?:key|token|secret|password|passwd|pass|auth)[= ]|authorization|cookie|bearer\s)\s*\S|://[^/\s]*@",
     re.IGNORECASE,
 )
 _NOT_ITS_OWN = ("OPENAI_API_KEY", "MCP_TOKEN")
@@ -41,13 +41,20 @@ class McpServer:
     folder: str | None = None
 
     @property
-    def secrets(self) -> list[str]:
+    def secrets(self) -> Secrets:
         """What is hidden wherever a server repeats it."""
         given = dict(parse_qsl(urlsplit(self.url).query))
-        named = [*secret_values(given), *secret_values(self.environment, by_looks=False)]
-        pairs = zip(("", *self.command), self.command, strict=False)
-        words = [word for before, word in pairs if _KEY_IN_COMMAND.search(f"{before} {word}")]
-        return [*named, *header_secrets(self.headers), *(re.split(r"[=\s]", word)[-1] for word in words)]
+        sure = [*secret_values(given), *secret_values(self.environment, by_looks=False), *secret_values(self.headers)]
+        return Secrets(*sure, *_keys_in(self.command), told=header_secrets(self.headers))
+
+
+def _keys_in(command: Sequence[str]) -> Iterator[str]:
+    """Keys among the words of a command: behind the flag that names them, or in an address."""
+    for before, word in zip(("", *command), command, strict=False):
+        yield from passwords_in(word)
+        for match in _KEY_IN_COMMAND.finditer(f"{before} {word}"):
+            if (value := f"{before} {word}"[match.end() - 1 :].lstrip(":= ")) and match.end() - 1 > len(before):
+                yield without_scheme(value)
 
 
 def mcp_servers(words: Sequence[str], headers: Mapping[str, str]) -> list[McpServer]:

@@ -45,7 +45,7 @@ class ReconnectingSession:
     def __init__(self, server: McpServer, *, concurrency: int, timeout: float) -> None:
         self.server = server
         self._timeout = timeout
-        self._secrets = Secrets(*server.secrets)
+        self._secrets = server.secrets
         self._pool = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency + 8), timeout=aiohttp.ClientTimeout(total=None)
         )

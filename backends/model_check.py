@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ _STOPS = ["e", "a", "o"]
 _REST_OF_A_WORD = 16
 """Letters that some servers keep behind a stop string: those of the same token."""
 _THOUGHT = " ".join(f"First {n} I look at trial number {n} once more." for n in range(12))
+_NO_LIMIT = "unknown, and no prompt was refused"
 _SEED_PROMPT: Messages = [{"role": "user", "content": "Name five words at random."}]
 _SENTENCE: Messages = [{"role": "user", "content": "Write one sentence about the heart."}]
 
@@ -187,7 +188,7 @@ class ModelCheck:
             return Finding("warning", "context", said, (f"--max-model-len {told}",))
         if size is None:
             try:
-                counted = await self._counted(wanted)
+                counted, is_cut = await self._cut_at(wanted)
             except ContextOverflow as error:
                 size, said = error.max_model_len, "as its refusal says"
                 if size is None:
@@ -198,13 +199,11 @@ class ModelCheck:
                 said = f"unknown: {wanted:,} tokens took more than {_LONGEST_PROBE:g} s to read; name it"
                 return Finding("warning", "context", said, ("--max-model-len N",))
             else:
-                if counted is None or counted >= wanted * 0.7:
-                    at_least = (
-                        "unknown, and no prompt was refused" if counted is None else f"{counted:,} tokens at least"
-                    )
-                    return Finding("ok", "context", at_least)
-                said = f"{wanted:,} tokens sent, {counted:,} counted: the server cuts prompts in silence (num_ctx?)"
-                return Finding("missing", "context", said, (f"--max-model-len {counted}", *self._shorter(counted)))
+                if not is_cut:
+                    return Finding("ok", "context", f"{counted:,} tokens at least" if counted else _NO_LIMIT)
+                said = "at which the server cuts prompts in silence (num_ctx?)"
+                fits = self._fit(counted, said, prompt_tokens, wanted)
+                return replace(fits, state="ok" if fits.state == "ok" else "missing")
         return self._fit(size, said, prompt_tokens, wanted)
 
     def _fit(self, size: int, said: str, prompt_tokens: int, wanted: int) -> Finding:
@@ -223,14 +222,20 @@ class ModelCheck:
         """A budget for replies that leaves room for the outputs, where the run's own does not."""
         return (f"--max-tokens {max(size // 4, 64)}",) if self._max_tokens > size // 4 else ()
 
-    async def _counted(self, words: int) -> int | None:
-        """Tokens that the server counts in so many words, one at least each; None where it counts nothing."""
-        long = [{"role": "user", "content": "heart " * words}]
+    async def _cut_at(self, words: int) -> tuple[int, bool]:
+        """Tokens that the server counts in so many words, and whether it left some out: by what it counts in one word
+        and in a quarter of them. 0 where it counts nothing.
+        """
         try:
             async with asyncio.timeout(_LONGEST_PROBE):
-                return (await self._ask(long, 1)).prompt_tokens or None
+                one, some, all_ = [(await self._words(count)).prompt_tokens for count in (1, words // 4, words)]
         except TimeoutError as error:
             raise ModelTimeout("too long") from error
+        expected = one + (some - one) * (words - 1) / (words // 4 - 1)
+        return (all_, all_ < 0.98 * expected or some <= one) if one and some and all_ else (0, False)
+
+    async def _words(self, count: int) -> _Reply:
+        return await self._ask([{"role": "user", "content": "heart " * count}], 1)
 
     def _slots(self, slots: int) -> Finding:
         if slots >= self._concurrency:
@@ -257,8 +262,11 @@ class ModelCheck:
 def _thought(reply: _Reply) -> Finding:
     """Where the thought is, by the first reply."""
     if reply.field:
-        inner = "white space around it kept" if reply.thought != reply.thought.strip() else "white space around it cut"
-        return Finding("ok", "thought", f"in `{reply.field}`, {inner}")
+        ends = (reply.thought[:1].isspace(), reply.thought[-1:].isspace())
+        if all(ends):
+            return Finding("ok", "thought", f"in `{reply.field}`, white space around it kept")
+        side = {(True, False): "behind", (False, True): "before"}.get(ends, "around")
+        return Finding("ok", "thought", f"in `{reply.field}`, white space {side} it cut, or there was none")
     if reply.thought:
         return Finding("ok", "thought", "in a part of the content")
     if "<think>" in reply.text or "</think>" in reply.text:

@@ -27,7 +27,7 @@ _OVERFLOW = (
     "context length", "context_length", "context size", "context_size", "context window", "is longer than",
     "maximum model length", "max_model_len", "max_new_tokens` must be <=", "`inputs` must have less than",
 )  # fmt: skip
-_NO_KEY_SENT, _FORBIDDEN, _NOT_IMPLEMENTED = 401, 403, 501
+_NO_KEY_SENT, _FORBIDDEN, _NOT_FOUND, _NOT_IMPLEMENTED = 401, 403, 404, 501
 _NO_TEMPLATE = ("chat template", "chat_template", "prompt cannot be empty")
 _ADDRESS_HINT = "is --local-model-url the address of its API?"
 _TEMPLATE_HINT = "; serve the model with a chat template (vLLM: --chat-template FILE)"
@@ -93,7 +93,12 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
     if error.status_code in (401, 403, 404):
         keyless = error.status_code == _NO_KEY_SENT and _key(error) is None
         hint = "; no key was sent (--api-key, OPENAI_API_KEY)" if keyless else ""
-        denied = Unauthorized(f"the model server denies the key or the model ({error.status_code}): {said}{hint}")
+        what = (
+            "has no such model, or nothing at this path"
+            if error.status_code == _NOT_FOUND
+            else "denies the key or the model"
+        )
+        denied = Unauthorized(f"the model server {what} ({error.status_code}): {said}{hint}")
         denied.forbidden = error.status_code == _FORBIDDEN
         return denied
     hint = _TEMPLATE_HINT if any(words in raw.lower() for words in _NO_TEMPLATE) else ""
@@ -104,8 +109,8 @@ def _said(error: openai.APIStatusError) -> str:
     """What the server said, with whatever it repeats."""
     body = error.body if isinstance(error.body, dict) else {}
     details = body.get("detail")  # FastAPI's, which repeats the request beside
-    messages = [one.get("msg") for one in details if isinstance(one, dict)] if isinstance(details, list) else []
-    told = "; ".join(filter(None, map(str, messages)))
+    entries = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    told = "; ".join(f"{_field(one)}{one['msg']}" for one in entries if one.get("msg"))
     said = str(body.get("message") or told or error.response.text or error.message).strip()
     if said.startswith("<"):
         said = f"with a web page: {_ADDRESS_HINT}"
@@ -114,8 +119,15 @@ def _said(error: openai.APIStatusError) -> str:
     return said
 
 
+def _field(entry: dict[str, Any]) -> str:
+    """The field of the request that a detail is about: `stop: `."""
+    place = entry.get("loc")
+    names = [str(name) for name in place if name != "body"] if isinstance(place, list) else []
+    return f"{'.'.join(names)}: " if names else ""
+
+
 def _hidden(error: openai.APIStatusError, said: str) -> str:
-    return Secrets(_key(error), *header_secrets(dict(error.request.headers))).hidden(said)
+    return Secrets(_key(error), told=header_secrets(dict(error.request.headers))).hidden(said)
 
 
 def _key(error: openai.APIStatusError) -> str | None:

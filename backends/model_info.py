@@ -12,7 +12,7 @@ from backends.bounded import MAX_REPLY, TooLong, read_bounded, redirection
 from backends.errors import NothingAnswers, UsageError
 from backends.json_codec import load_json
 from backends.model_errors import NO_KEY
-from backends.secrets import Secrets, header_secrets
+from backends.secrets import Secrets, secret_values
 
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
@@ -53,10 +53,10 @@ async def resolve_model(
         raise NothingAnswers(f"no model server answers at {url}: start it or change --local-model-url") from error
     except TooLong:
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
-    secrets = Secrets(api_key, *header_secrets(more or {}))
+    secrets = Secrets(api_key, *secret_values(more or {}))
     if unlisted := _refused(url, answer, secrets, beside):
         return ModelInfo(model, unlisted=unlisted)
-    served = _listed(secrets.hidden_in(content))
+    served = _listed(content)
     if served is None:
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
     if model in served or not served:
@@ -64,7 +64,8 @@ async def resolve_model(
     alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
     if len(alike) == 1:
         return served[alike[0]]
-    raise UsageError(f"the server at {url} has no model {model!r}; it serves {', '.join(served)[:1000]} (--model-name)")
+    others = secrets.hidden(", ".join(served))[:1000]
+    raise UsageError(f"the server at {url} has no model {model!r}; it serves {others} (--model-name)")
 
 
 async def _list(http: aiohttp.ClientSession, base: str) -> tuple[aiohttp.ClientResponse, bytes]:

@@ -25,6 +25,7 @@ _QUERIES = {
 }  # fmt: skip
 _QUESTION = "Does dapagliflozin help in heart failure?"
 _LONGEST_REPLY = 60.0
+_NOT_CALLED = "described by its schema; not called, as nobody knows what it does: whether it works is not known"
 
 
 async def findings(config: RunConfig) -> AsyncIterator[Finding]:
@@ -81,19 +82,19 @@ def _folder(output: Path) -> Finding:
 
 async def _tools(tools: ToolClient) -> AsyncIterator[Finding]:
     """A call of each tool that is known to do no harm; a run needs one that finds something."""
-    states = []
+    may_find = False
     for name in tools.routes:
         finding = await _called(tools, name)
-        states.append(finding.state)
+        may_find |= finding.state == "ok" or finding.said == _NOT_CALLED
         yield finding
-    if "ok" not in states:
+    if not may_find:
         yield Finding("missing", "tools", "none of them answers with something to read")
 
 
 async def _called(tools: ToolClient, name: str) -> Finding:
     query = _QUERIES.get(name)
     if query is None:
-        return Finding("ok", name, "described by its schema; not called, as nobody knows what it does")
+        return Finding("warning", name, _NOT_CALLED)
     others = ",".join(one for one in tools.routes if one != name)
     needed = name == "pubmed_search" or not others
     started = time.monotonic()

@@ -40,18 +40,18 @@ def second(reply: AIMessage, cut_off: AIMessage, size: int | None) -> None:
     """Writes into a second reply what it cost together with the first, and whether the context's end cut it too."""
     about = reply.response_metadata
     at_length = about.get("finish_reason") == "length"
-    by_context = at_length and (about["max_tokens"] < about["budget"] or _ended_early(reply, about["max_tokens"], size))
+    by_context = at_length and (about["max_tokens"] < about["budget"] or ended_early(reply, size))
     about |= {"attempt": 2, "context_full": by_context}
     about["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
 
 
-def _ended_early(reply: AIMessage, max_tokens: int, size: int | None) -> bool:
-    """Whether a cut-off reply has fewer than its `max_tokens` and reaches the end of the context: of `size` tokens, or
-    of one that the server has not told.
+def ended_early(cut_off: AIMessage, size: int | None) -> bool:
+    """Whether a cut-off reply has fewer tokens than it was given and reaches the end of the context, of `size` tokens
+    or of one that the server has not told: no other can be longer.
     """
-    usage = reply.usage_metadata
-    if not usage or usage["output_tokens"] >= max_tokens:
+    usage = cut_off.usage_metadata
+    if not usage or usage["output_tokens"] >= cut_off.response_metadata["max_tokens"]:
         return False
     return usage["total_tokens"] >= (size - _SLACK if size else _SMALLEST_CONTEXT)
 

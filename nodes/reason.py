@@ -12,7 +12,7 @@ from graph.limits import Limits, ToolRole
 from graph.state import State
 from nodes.clients import Chat
 from nodes.context_budget import fit_context, prompt_was_cut
-from nodes.cut_off import continued, counted_room, given_up, is_spent, second
+from nodes.cut_off import continued, counted_room, ended_early, given_up, is_spent, second
 from nodes.prompts import prompt_messages
 
 _SMALLEST_BUDGET = 32
@@ -62,6 +62,8 @@ async def _ask(
     what fits by a stricter count.
     """
     cut_off, messages = state.get("reply"), state.get("messages", [])
+    if cut_off and ended_early(cut_off, chat.max_model_len):
+        return {"reply": given_up(cut_off, True)}
 
     def build(history: Sequence[AnyMessage]) -> list[dict[str, str]]:
         return prompt_messages(system, state["question"], history, tool_role)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from backends.errors import ToolFailed
 from backends.mcp_servers import McpServer
-from backends.secrets import Secrets, header_secrets, secret_values
+from backends.secrets import Secrets, secret_values
 from servers.tool_server.pubmed import NcbiAddress, NcbiPubMed
 from tests.support.runs import answer, call, generate_command, trajgraph, write_questions
 from tests.support.servers import ScriptedModel, completion, served
@@ -161,16 +161,40 @@ def test_a_long_key_is_hidden_under_any_name() -> None:
 @pytest.mark.parametrize(
     "value", ["correct-horse-battery", "ApiKey correct-horse-battery", "Bearer correct-horse-battery"]
 )
-def test_the_value_of_any_header_of_ones_own_is_hidden_in_long_texts_too(value: str) -> None:
-    secrets = Secrets(*header_secrets({"X-Auth": value, "Content-Type": "application/json", "User-Agent": "a client"}))
+def test_a_key_of_a_header_is_hidden_in_long_texts_too(value: str) -> None:
+    secrets = Secrets(*secret_values({"X-Auth": value, "Content-Type": "application/json", "User-Agent": "a client"}))
     told = secrets.hidden_in(b"it says correct-horse-battery, application/json, to a client")
     assert told == b"it says ***, application/json, to a client"
 
 
+@pytest.mark.parametrize("value", ["cardiovascular", "Qwen/Qwen3-8B", "heart trial", "internal-research-group"])
+def test_the_value_of_any_header_is_in_no_message_and_no_word_of_a_reply_is_lost(value: str) -> None:
+    server = McpServer("one", "streamable_http", "http://x/mcp", {"X-Team": value})
+    assert value not in server.secrets.hidden(f"team {value} is unknown")
+    said = f'{{"text": "the {value} of trial Qwen3-8B in heart"}}'.encode()
+    assert server.secrets.hidden_in(said) == said
+
+
+@given(
+    st.sampled_from(["PWD", "OLDPWD", "HOME", "LESSKEY", "GOOGLE_APPLICATION_CREDENTIALS", "DB"]), st.text(max_size=20)
+)
+def test_where_a_run_stands_is_no_secret(name: str, text: str) -> None:
+    folder = "/workspace/project-one/keys"
+    server = McpServer("one", "stdio", command=("serve",), environment={name: folder})
+    said = f"the file is at {folder}/trial.txt {text}"
+    assert server.secrets.hidden(said) == said
+    assert server.secrets.hidden_in(said.encode("utf-8", "replace")) == said.encode("utf-8", "replace")
+
+
 @pytest.mark.parametrize(
-    "command", [("serve", "--token", "correct-horse-battery"), ("serve", "--api-key=correct-horse-battery"),
-                ("serve", "--header", "Authorization: Bearer correct-horse-battery")],
+    ("command", "key"), [(("serve", "--token", "correct-horse-battery"), "correct-horse-battery"),
+                         (("serve", "--api-key=correct-horse-battery"), "correct-horse-battery"),
+                         (("serve", "--header", "Authorization: Bearer correct-horse-battery"), "correct-horse-battery"),
+                         (("serve", "--header", "Cookie: sid=correct-horse"), "sid=correct-horse"),
+                         (("serve", "--token=c2VjcmV0LWtleQ==", "cardiovascular"), "c2VjcmV0LWtleQ=="),
+                         (("serve", "--dsn", "postgres://u:correct-horse-staple@db/x"), "correct-horse-staple")],
 )  # fmt: skip
-def test_a_key_in_the_arguments_of_a_shared_file_is_a_secret(command: tuple[str, ...]) -> None:
+def test_a_key_in_the_arguments_of_a_shared_file_is_a_secret(command: tuple[str, ...], key: str) -> None:
     server = McpServer("one", "stdio", command=command, environment={"DB": "postgres://u:correct-staple@db/x"})
-    assert Secrets(*server.secrets).hidden("correct-horse-battery, correct-staple") == "***, ***"
+    said = "a cardiovascular death, they serve, --token, --dsn"
+    assert server.secrets.hidden(f"{key}, correct-staple, {said}") == f"***, ***, {said}"

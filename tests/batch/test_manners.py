@@ -174,7 +174,7 @@ def test_settings_come_from_the_environment_and_a_file_of_it(
             monkeypatch.setenv(name, "")
             monkeypatch.delenv(name)
     assert done.returncode == 0, done.stderr
-    assert "NOT_SET is not set" in wrong.stderr
+    assert "NOT_SET is not set in the environment" in wrong.stderr
     assert "s3cret" not in "".join(
         path.read_text("utf-8", "replace") for path in Path("pubmed_training_data").glob("*.json*")
     )
