@@ -7,7 +7,7 @@
     │   ├── ModelTimeout        no reply in time                     retried
     │   ├── InvalidResponse     not JSON, no choices, empty, aborted retried
     │   ├── BadRequest          400, 413, 422, a redirect            not retried: the question fails
-    │   │   └── Unauthorized    401, 403, 404                        ends the run: no question can succeed
+    │   │   └── Unauthorized    401, 403, 404                        ends the run (403: when all get it)
     │   └── ContextOverflow     the prompt is too long               ends the trajectory
     └── ToolError
         ├── ToolUnreachable     no connection, or it broke           retried
@@ -65,6 +65,8 @@ class InvalidResponse(ModelError):
     """The model server replied, but not with a reply: no JSON, no choices, nothing in it, or aborted half-way."""
 
     answered = True
+    is_no_completion = False
+    """Whether what answers is no model at all: a web page, or JSON of another kind."""
 
 
 class BadRequest(ModelError):
@@ -75,7 +77,7 @@ class BadRequest(ModelError):
 
 class Unauthorized(BadRequest):
     """The model server knows neither this key nor this model: no request of the run can succeed. `forbidden` (403) may
-    also be what a firewall says of one prompt.
+    also be what a firewall says of one prompt: it ends a run when no other is answered meanwhile.
     """
 
     forbidden = False

@@ -1,6 +1,7 @@
 """What a model server does with a run's requests, found out by asking it."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -85,7 +86,8 @@ class ModelCheck:
         yield _thought(first)
         properties = await self._chat.server_properties()
         context = partial(self._context, first.prompt_tokens, properties)
-        self._counts = first.prompt_tokens > sum(len(said["content"].split()) for said in self._prompt) // 2
+        with contextlib.suppress(ModelError):
+            self._counts = (await self._words(1)).prompt_tokens < first.prompt_tokens
         checks: dict[str, Callable[[], Awaitable[Finding]]] = {
             "stop strings": self._stop_strings, "roles": self._roles, "continuing": self._continuing,
                   "seed": self._seeds, "context": context}  # fmt: skip
@@ -181,34 +183,32 @@ class ModelCheck:
         if told is None and isinstance(about, dict) and isinstance(about.get("n_ctx"), int):
             told = about["n_ctx"]
         asked = self._chat.max_model_len if self._chat.max_model_len != told else None
-        size, said = asked or told, "as you say" if asked else "as it says"
         wanted = prompt_tokens + self._calls * _OUTPUT + self._max_tokens
-        if asked and told and told < asked:
-            said = f"{told:,} tokens, as it says, and not the {asked:,} that you say"
-            return Finding("warning", "context", said, (f"--max-model-len {told}",))
-        if size is None:
-            try:
-                counted, is_cut = await self._cut_at(wanted)
-            except ContextOverflow as error:
-                size, said = error.max_model_len, "as its refusal says"
-                if size is None:
-                    return Finding(
-                        "warning", "context", f"shorter than {wanted:,} tokens: name it", ("--max-model-len N",)
-                    )
-            except ModelTimeout:
-                said = f"unknown: {wanted:,} tokens took more than {_LONGEST_PROBE:g} s to read; name it"
-                return Finding("warning", "context", said, ("--max-model-len N",))
-            else:
-                if not is_cut:
-                    return Finding("ok", "context", f"{counted:,} tokens at least" if counted else _NO_LIMIT)
-                said = "at which the server cuts prompts in silence (num_ctx?)"
-                fits = self._fit(counted, said, prompt_tokens, wanted)
-                return replace(fits, state="ok" if fits.state == "ok" else "missing")
-        return self._fit(size, said, prompt_tokens, wanted)
+        if told:
+            said = "as you say" if asked else "as it says"
+            if asked and asked > told:
+                said = f"as it says, and not the {asked:,} that you say"
+            return self._fit(min(told, asked or told), said, prompt_tokens, wanted)
+        try:
+            counted, is_cut = await self._cut_at(max(min(asked or wanted, wanted), 64))
+        except ContextOverflow as error:
+            if error.max_model_len is None:
+                return Finding("warning", "context", f"shorter than {wanted:,} tokens: name it", ("--max-model-len N",))
+            return self._fit(error.max_model_len, "as its refusal says", prompt_tokens, wanted)
+        except ModelTimeout:
+            said = f"unknown: {wanted:,} tokens took more than {_LONGEST_PROBE:g} s to read; name it"
+            return Finding("warning", "context", said, ("--max-model-len N",))
+        if is_cut:
+            said = "at which the server cuts prompts in silence (num_ctx?)"
+            fits = self._fit(counted, said, prompt_tokens, wanted)
+            return replace(fits, state="ok" if fits.state == "ok" else "missing")
+        if asked:
+            return self._fit(asked, "as you say", prompt_tokens, wanted)
+        return Finding("ok", "context", f"{counted:,} tokens at least" if counted else _NO_LIMIT)
 
     def _fit(self, size: int, said: str, prompt_tokens: int, wanted: int) -> Finding:
         told = f"{size:,} tokens, {said}"
-        flags = () if self._chat.max_model_len else (f"--max-model-len {size}",)
+        flags = () if self._chat.max_model_len == size else (f"--max-model-len {size}",)
         if size >= wanted:
             return Finding("ok", "context", f"{told}: the prompt ({prompt_tokens:,}), outputs and a reply fit", flags)
         reply = min(self._max_tokens, size // 4)
@@ -231,8 +231,10 @@ class ModelCheck:
                 one, some, all_ = [(await self._words(count)).prompt_tokens for count in (1, words // 4, words)]
         except TimeoutError as error:
             raise ModelTimeout("too long") from error
+        if not self._counts or not one < some:
+            return 0, False
         expected = one + (some - one) * (words - 1) / (words // 4 - 1)
-        return (all_, all_ < 0.98 * expected or some <= one) if one and some and all_ else (0, False)
+        return all_, all_ < 0.98 * expected
 
     async def _words(self, count: int) -> _Reply:
         return await self._ask([{"role": "user", "content": "heart " * count}], 1)

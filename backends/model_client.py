@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import aiohttp
@@ -29,6 +30,14 @@ _LATELY = 5.0
 _PROBE_REPLY_TIMEOUT = 20.0
 
 
+@dataclass(frozen=True)
+class Replies:
+    """Those that have come: how many, and at which turn of any question the latest; -1 when none has."""
+
+    count: int = 0
+    last_turn: int = -1
+
+
 class ChatClient:
     """Asks a chat model for one reply at a time, under fixed stop strings."""
 
@@ -51,9 +60,8 @@ class ChatClient:
         """Whether the server takes the extra fields; None until it has answered once."""
         self._tokenizes = True
         self._answered = float("-inf")
-        self.last_turn = -1
-        """The latest turn of any question at which a reply has come; none yet."""
-        self.max_model_len = max_model_len
+        self.replies = Replies()
+        self.max_model_len = self._told = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
         self._counted = 0
         """The most tokens of prompt and reply that the server has counted."""
@@ -74,9 +82,11 @@ class ChatClient:
             if isinstance(error, ContextOverflow) and 2 * (error.max_model_len or 0) < self._counted:
                 error.max_model_len = None  # it has answered far more: that number is about something else
             raise
-        self.last_turn = max(self.last_turn, turn)
+        self.replies = Replies(self.replies.count + 1, max(self.replies.last_turn, turn))
         usage = reply.usage_metadata
         self._counted = max(self._counted, usage["total_tokens"] if usage else 0)
+        if self.max_model_len and self.max_model_len < self._counted:
+            self.max_model_len = self._told  # what a refusal seemed to say of it is not so
         finish_reason = reply.response_metadata.get("finish_reason")
         if finish_reason == "abort":
             raise InvalidResponse(_ABORTED)

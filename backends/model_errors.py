@@ -58,7 +58,9 @@ def to_model_error(error: Exception) -> Exception:
     if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError | RecursionError):
         is_page = str(getattr(error, "doc", "")).lstrip().startswith("<")
         what = f"a web page: {_ADDRESS_HINT}" if is_page else f"not a chat completion ({type(error).__name__})"
-        return InvalidResponse(f"the model server's reply is {what}")
+        reply = InvalidResponse(f"the model server's reply is {what}")
+        reply.is_no_completion = True
+        return reply
     return error
 
 
@@ -91,7 +93,8 @@ def _typed_status(error: openai.APIStatusError) -> ModelError:
             busy=error.status_code == 429,
         )
     if error.status_code in (401, 403, 404):
-        keyless = error.status_code == _NO_KEY_SENT and _key(error) is None
+        own = {name: value for name, value in error.request.headers.items() if name.lower() != "authorization"}
+        keyless = error.status_code == _NO_KEY_SENT and _key(error) is None and not header_secrets(own)
         hint = "; no key was sent (--api-key, OPENAI_API_KEY)" if keyless else ""
         what = (
             "has no such model, or nothing at this path"

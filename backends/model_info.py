@@ -14,6 +14,7 @@ from backends.json_codec import load_json
 from backends.model_errors import NO_KEY
 from backends.secrets import Secrets, secret_values
 
+_NOT_READY = (502, 503, 504)
 _CONTINUING = ("vllm", "sglang", "trajgraph-demo")
 """Servers, by what they say owns their models, that know `continue_final_message`."""
 
@@ -47,6 +48,8 @@ async def resolve_model(
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout), headers=headers) as http:
             answer, content = await _list(http, base)
+            if answer.status in _NOT_READY and await _answers(http, base, model):
+                return ModelInfo(model, unlisted=f"{url}/models answers {answer.status}")
             if answer.status in (404, 405):
                 beside = await _beside(http, base)
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -73,6 +76,13 @@ async def _list(http: aiohttp.ClientSession, base: str) -> tuple[aiohttp.ClientR
         return answer, await read_bounded(answer.content, MAX_REPLY)
 
 
+async def _answers(http: aiohttp.ClientSession, base: str, model: str) -> bool:
+    """Whether a server without a list of models is at work all the same."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    async with http.post(f"{base}/chat/completions", json=body, allow_redirects=False) as answer:
+        return answer.status not in _NOT_READY
+
+
 async def _beside(http: aiohttp.ClientSession, base: str) -> str:
     """Where the same host does list models; empty when nowhere usual."""
     for address in (f"{base}/v1", urljoin(base, "/v1")):
@@ -87,7 +97,7 @@ def _refused(url: str, answer: aiohttp.ClientResponse, secrets: Secrets, beside:
     """Why the list of models did not come; None when it did. Raises UsageError where no request can be meant."""
     if elsewhere := redirection(answer.status, answer.headers.get("location")):
         raise UsageError(f"the model server is not at {url}: {secrets.hidden(elsewhere)}; change --local-model-url")
-    if answer.status in (502, 503, 504):
+    if answer.status in _NOT_READY:
         raise NothingAnswers(f"the model server at {url} answers {answer.status}: it is not ready", there=True)
     if answer.status == 200:
         return None

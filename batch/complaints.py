@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from backends.errors import UsageError
+from backends.model_client import Replies
 from batch.rollout import Outcome
 from batch.stats import plain_reason
 from serializers.evidence import failed
@@ -25,14 +26,16 @@ _NUMBER = re.compile(r"\d+")
 class Complaints:
     """Hears of every outcome of a run, which has so many samples `pending` and so many questions `in_flight`.
 
-    `last_turn` says at which turn a reply has come at the latest: a turn at which any question was answered is none at
-    which each would be refused.
+    `replies` are those that have come: a turn at which any question was answered is none at which each would be
+    refused. What is forbidden (403) is forbidden to all when no reply comes between so many.
     """
 
-    def __init__(self, pending: int, in_flight: int, last_turn: Callable[[], int], retried: Collection[str]) -> None:
+    def __init__(self, pending: int, in_flight: int, replies: Callable[[], Replies], retried: Collection[str]) -> None:
         self._most_refused = max(min(pending, in_flight), _LEAST_REFUSED)
-        self._last_turn, self._retried = last_turn, retried
+        self._replies, self._retried = replies, retried
         self._refused: Counter[str] = Counter()
+        self._forbidden, self._before = 0, 0
+        """How many were forbidden since a reply came, and how many replies there were then."""
         self._reasons: Counter[str] = Counter()
         self._tools: dict[str, Counter[str | None]] = {}
         """By tool how often it has answered with which error; None stands for a result."""
@@ -41,7 +44,9 @@ class Complaints:
         """Raises UsageError when so many questions were refused in the same way, and none went on: each would be."""
         if outcome.kind == "failed":
             self._count("failed", plain_reason(outcome.row), f"{outcome.row['error']}: {outcome.row['message']}")
-            if outcome.turn is not None and outcome.row["sample_id"] not in self._retried:
+            if outcome.forbidden:
+                self._forbid(outcome.row["message"])
+            elif outcome.turn is not None and outcome.row["sample_id"] not in self._retried:
                 self._refuse(outcome.row["message"], outcome.turn)
             return
         metadata = outcome.row["metadata"]
@@ -53,8 +58,18 @@ class Complaints:
         for call in outcome.row["trajectory"]["tool_calls"]:
             self._hear_tool(call["tool_name"], call["result"])
 
+    def _forbid(self, said: str) -> None:
+        if (replies := self._replies().count) != self._before:
+            self._forbidden, self._before = 0, replies
+        self._forbidden += 1
+        if self._forbidden >= self._most_refused:
+            raise UsageError(
+                f"{self._forbidden} questions in a row were forbidden, and no other was answered: {said}; fix it and "
+                "run the same command to resume"
+            )
+
     def _refuse(self, said: str, turn: int) -> None:
-        if self._last_turn() >= turn:
+        if self._replies().last_turn >= turn:
             self._refused.clear()
             return
         self._refused[key := _NUMBER.sub("#", said)] += 1

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from langgraph.errors import GraphDrained
 
 from backends.errors import BackendError, BadRequest, InvalidResponse, ModelTimeout, Unauthorized, UsageError
+from backends.model_client import Replies
 from batch.config import RunConfig, Settings
 from batch.run_files import ThreadIds
 from batch.stop import Stopped, StopSignal
@@ -51,12 +52,21 @@ class Outcome:
     row: Mapping[str, Any]
     turn: int | None = None
     """At which the model refused it."""
+    forbidden: bool = False
+    """Whether it was refused with 403."""
 
     @property
     def asked_nothing(self) -> bool:
         """Whether its prompt was too long from the start."""
         about = self.row.get("metadata", {})
         return about.get("stop_reason") == "context_overflow" and not about["finish_reasons"]
+
+
+def _refused_at(error: BaseException) -> int | None:
+    """The turn at which a request was refused that may be refused to all; None for any other failure."""
+    if isinstance(error, BadRequest):
+        return error.turn
+    return error.turn if isinstance(error, InvalidResponse) and error.is_no_completion else None
 
 
 WaitForRecovery = Callable[[BackendError], Awaitable[bool]]
@@ -74,8 +84,8 @@ class Rollout:
     threads: ThreadIds
     stop: StopSignal
     wait_for_recovery: WaitForRecovery
-    last_turn: Callable[[], int]
-    """The latest turn at which the model has answered any question."""
+    replies: Callable[[], Replies]
+    """What the model has answered so far, in all questions."""
     waits: tuple[float, ...] = RETRY_WAITS
     _reported: set[str] = field(default_factory=set)
     _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -92,7 +102,7 @@ class Rollout:
             error = failure.__cause__ or failure
             about = {"sample_id": sample_id, "question": row["question"], "error": type(error).__name__}
             failed: dict[str, Any] = {**about, "message": str(error), "attempts": failure.attempts}
-            return Outcome("failed", failed, error.turn if isinstance(error, BadRequest | InvalidResponse) else None)
+            return Outcome("failed", failed, _refused_at(error), isinstance(error, Unauthorized))
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
@@ -124,7 +134,7 @@ class Rollout:
             except (Stopped, sqlite3.Error):
                 raise
             except Unauthorized as error:
-                if error.forbidden and self.last_turn() >= 0:  # the others are let in: it is this question's words
+                if error.forbidden:  # perhaps for this question's words alone: whether for all is judged over many
                     raise RetriesExhausted(at_this_step + 1) from error
                 raise UsageError(f"{error}; fix it and run the same command to resume") from error
             except BackendError as error:

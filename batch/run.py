@@ -156,7 +156,7 @@ async def _run_here(
         acquired.threads,
         stop,
         outages.wait_for_recovery,
-        lambda: services.chat.last_turn,
+        lambda: services.chat.replies,
         waits,
     )
     with progress_bar(progress) as bar:

@@ -31,7 +31,7 @@ class Runner:
         self._held: list[tuple[QuestionRow, str, Outcome]] = []
         pending = self.progress.asked - self.progress.stats.counts.total()
         self._complaints = Complaints(
-            pending, self.config.concurrency, self.rollout.last_turn, self.progress.failed_before
+            pending, self.config.concurrency, self.rollout.replies, self.progress.failed_before
         )
 
     async def run(self, bar: "tqdm[Any]") -> None:
@@ -68,7 +68,7 @@ class Runner:
         While no question has had a reply, those that are too long for the context are held back: should that be so of
         all, none of them is finished.
         """
-        if outcome.asked_nothing and self.rollout.last_turn() < 0:
+        if outcome.asked_nothing and self.rollout.replies().last_turn < 0:
             self._held.append((row, name, outcome))
             self._complaints.hear(outcome)
             return

@@ -16,6 +16,7 @@ from backends.errors import (
     Unauthorized,
     UsageError,
 )
+from backends.model_client import ChatClient
 from backends.services import Services, open_services
 from batch.config import RunConfig
 from batch.questions import QuestionsFile
@@ -95,7 +96,10 @@ async def try_first_request(services: Services, prompt: str, questions: Question
     except TimeoutError:
         known.append("takes more than a second to answer")
     except Unauthorized as error:
-        raise UsageError(f"{error}{_and(services.model.unlisted)}; fix it and run the same command") from error
+        if error.forbidden and await _is_let_in(chat):
+            log.warning("the first question is forbidden, another prompt is not: %s", error)
+        else:
+            raise UsageError(f"{error}{_and(services.model.unlisted)}; fix it and run the same command") from error
     except ContextOverflow as error:
         log.warning("the first prompt is longer than the model's context: %s", error)
     except (InvalidResponse, BadRequest) as error:
@@ -108,6 +112,15 @@ async def try_first_request(services: Services, prompt: str, questions: Question
         log.warning("%s; %s is asked for all the same", services.model.unlisted, services.model.name)
     known.append(f"context {chat.max_model_len:,} tokens" if chat.max_model_len else "context unknown")
     return f"model {services.model.name}: {', '.join(known)}; tools: {', '.join(services.tools.routes)}"
+
+
+async def _is_let_in(chat: ChatClient) -> bool:
+    """Whether the server answers another prompt: then it is not the key that it forbids."""
+    try:
+        await chat.ask_for_a_token([{"role": "user", "content": "Hello"}])
+    except BackendError:
+        return False
+    return True
 
 
 def _and(more: str | None) -> str:

@@ -11,6 +11,8 @@ from nodes.context_budget import remaining_tokens
 from nodes.prompts import full_text
 
 _SMALLEST_CONTEXT = 1000
+_SAME_BEGINNING = 20
+"""Characters by which a reply that begins anew is known."""
 _SLACK = 16
 """Tokens by which a server may count otherwise than we."""
 _CLOSED_THOUGHT = re.compile(r"<think>\n*(.*?)\n*</think>\n*", re.DOTALL)
@@ -88,14 +90,27 @@ def as_rendered(text: str) -> str:
     return f"<think>\n{match[1]}\n</think>\n\n{text[match.end() :]}"
 
 
+def _begins_anew(text: str, more: str) -> bool:
+    """Whether `more` is another reply, and not what follows `text`: it thinks, begins with the same words, or opens an
+    answer or a call within one.
+    """
+    match, more = _CLOSED_THOUGHT.match(text), more.lstrip()
+    begun = text[match.end() :].lstrip() if match else text
+    if more.startswith("<think>") or (len(begun) > 2 and more.startswith(begun[:_SAME_BEGINNING])):
+        return True
+    if "<answer>" in begun and "<answer>" in more:
+        return True
+    in_call = begun.count("<call_tool") > begun.count("</call_tool>")
+    return in_call and "<call_tool" in more.partition("</call_tool>")[0]
+
+
 def _joined(begun: AIMessage, text: str, rest: AIMessage, sent: str) -> AIMessage | None:
     """A reply in two pieces as one; None where the second is another reply. A server that parses thoughts may take the
     second piece for one, though the first has closed it; some repeat what was `sent`.
     """
     thought = rest.additional_kwargs.get("reasoning_content", "")
     more = (thought + rest.text).removeprefix(sent)
-    two_answers = "<answer>" in text and "<answer>" in more
-    if (thought and rest.text.strip()) or more.lstrip().startswith("<think>") or two_answers:
+    if (thought and rest.text.strip()) or _begins_anew(text, more):
         return None
     about: dict[str, Any] = {**rest.response_metadata, "continued": True}
     about["ran_on"] = bool(begun.response_metadata.get("in_thought"))

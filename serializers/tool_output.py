@@ -93,7 +93,7 @@ def _page(page: Mapping[str, Any]) -> Rendered:
 def _cut_note(page: Mapping[str, Any], shown: int, there: int) -> str:
     """What is said of a page that is longer than what is shown; a server that told where its text begins can go on."""
     begun, total = page.get("offset"), page.get("total")
-    if type(begun) is not int or type(total) is not int:
+    if type(begun) is not int or type(total) is not int or total < begun + there:  # of something else than characters
         return f"\n[cut here: {shown:,} of {there:,} characters are shown]"
     end = begun + shown
     return f'\n[cut here: characters {begun:,} to {end:,} of {total:,} are shown; offset="{end}" shows what follows]'

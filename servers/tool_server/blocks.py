@@ -56,7 +56,8 @@ def _title(element: Element, level: int) -> Blocks:
     """A label or a title that its parent does not read itself."""
     parent = element.getparent()
     holder = name_of(parent) if parent is not None else ""
-    if holder != "list-item" and _READERS.get(holder) not in (_headed, _captioned, _listed, _defined, _formula):
+    reads_itself = (_headed, _captioned, _listed, _defined, _formula)
+    if holder not in ("list-item", "li") and _READERS.get(holder) not in reads_itself:
         yield text_of(element)
 
 
@@ -74,11 +75,12 @@ def _captioned(element: Element, level: int) -> Blocks:
     rest = [
         block
         for child in element.iterchildren("*")
-        if name_of(child) not in ("label", "title", "caption", "figcaption")
+        if name_of(child) not in ("label", "title", "caption", "figcaption", *_LEFT_OUT)
         for block in _READERS.get(name_of(child), _paragraph)(child, level)
+        if block
     ]
-    if name_of(element) == "table-wrap" and not any(block.startswith("| ") for block in rest):
-        rest.append("[this table is a picture, which cannot be read here]")
+    if name_of(element) == "table-wrap" and not rest:
+        yield "[this table is a picture, which cannot be read here]"
     yield from rest
 
 
@@ -101,7 +103,7 @@ def _listed(element: Element, level: int) -> Blocks:
             place += -1 if backwards else 1
             blocks = blocks_of(child, level)
             lines.append(f"{label} " + "\n".join(blocks).replace("\n", "\n  "))
-        elif name_of(child) in ("list", "ul", "ol"):
+        elif name_of(child) not in ("label", "title"):
             lines += block_of(child, level)
     yield "\n".join(filter(None, lines))
 
@@ -122,7 +124,7 @@ def _whole(text: str | None, otherwise: int) -> int:
 def _defined(element: Element, level: int) -> Blocks:
     """A list of terms, each with what it means."""
     lines, term = [heading(element)], ""
-    for child in element.iter("term", "def", "dt", "dd"):
+    for child in _terms(element):
         text = " ".join(blocks_of(child, level))
         if name_of(child) in ("term", "dt"):
             term = f"{term}, {text}" if term else text
@@ -132,6 +134,15 @@ def _defined(element: Element, level: int) -> Blocks:
     yield "\n".join(filter(None, [*lines, f"- {term}" if term else ""]))
 
 
+def _terms(element: Element) -> Iterator[Element]:
+    """Terms and meanings of this list, in their order; none of a list inside one."""
+    for child in element.iterchildren("*"):
+        if name_of(child) in ("term", "def", "dt", "dd"):
+            yield child
+        elif name_of(child) in ("def-item", "div"):
+            yield from _terms(child)
+
+
 def _quoted(element: Element, level: int) -> Blocks:
     for block in blocks_of(element, level):
         yield "> " + block.replace("\n", "\n> ")
@@ -139,7 +150,7 @@ def _quoted(element: Element, level: int) -> Blocks:
 
 def _formula(element: Element, level: int) -> Blocks:
     label = text_of(element.find("label"))
-    yield " ".join(filter(None, [text_of(element, (*_LEFT_OUT, "label")), label]))
+    yield " ".join(filter(None, [text_of(element, (*_LEFT_OUT, "label")) or "[a formula that is a picture]", label]))
 
 
 def _verbatim(element: Element, level: int) -> Blocks:

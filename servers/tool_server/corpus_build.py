@@ -18,7 +18,7 @@ from servers.tool_server.pubmed_xml import Article, Deleted, read_articles
 
 BATCH = 4000
 """Entries of a file that are written in one transaction; what a kill can cost."""
-_OFFICIAL = re.compile(r"pubmed(\d\d)n(\d{4,5})\.xml(\.gz)?$")
+_OFFICIAL = re.compile(r"pubmed(\d\d)n(\d{4,5})\.xml(\.gz)?")
 _PLACES = ", ".join("?" * (COLUMNS.count(",") + 2))
 Entry = Article | Deleted
 _FORGET = f"INSERT INTO papers_fts (papers_fts, rowid, {COLUMNS}) VALUES ('delete', {_PLACES})"  # noqa: S608
@@ -102,7 +102,7 @@ def bundled_index() -> bytes:
 
 def origin_of(path: Path) -> int:
     """The place of one of PubMed's files in their order (`pubmed26n0123.xml.gz` is 2600123); 0 for any other file."""
-    match = _OFFICIAL.search(path.name)
+    match = _OFFICIAL.fullmatch(path.name)
     return int(match[1]) * 100_000 + int(match[2]) if match else 0
 
 
@@ -150,8 +150,11 @@ def _add_file(
                 now = connection.execute("SELECT articles FROM files WHERE name = ?", (name,)).fetchone()
                 if (now[0] if now else 0) != entries:
                     raise UsageError("another build is writing the same index: let it finish")
-                for entry in batch:
-                    _apply(connection, entry, origin, counted)
+                for number, entry in enumerate(batch, start=entries + 1):
+                    try:
+                        _apply(connection, entry, origin, counted)
+                    except (ValueError, OverflowError) as error:
+                        raise UsageError(f"{path}, entry {number}: {error}") from error
                 entries += len(batch)
                 done = len(batch) < BATCH
                 connection.execute(
@@ -177,30 +180,44 @@ def _content(path: Path) -> str:
 def _apply(connection: sqlite3.Connection, entry: Entry, origin: int, built: Built) -> None:
     """Put an article in, or take deleted ones out, unless what the index holds is later."""
     if isinstance(entry, Article):
-        pmid = int(entry.paper["paperId"])
-        before, after = _put(connection, pmid, Record(entry.version, entry.revised, origin, serialize(entry)))
-        built.older += before == after and before is not None
-        built.replaced += before != after and before is not None
+        record = Record(entry.version, entry.revised, origin, serialize(entry))
+        change = _put(connection, int(entry.paper["paperId"]), record)
+        is_shown = change.after == record.data
+        built.replaced += change.known and is_shown
+        built.older += not is_shown
         return
     for pmid, version in entry.citations:
-        before, after = _put(connection, pmid, Record(version, "", origin, None))
-        built.older += before == after and before is not None
-        built.deleted += before != after
+        change = _put(connection, pmid, Record(version, "", origin, None))
+        built.deleted += change.before != change.after
+        built.older += not change.applied
 
 
-def _put(connection: sqlite3.Connection, pmid: int, new: Record) -> tuple[bytes | None, bytes | None]:
+@dataclass(frozen=True)
+class _Change:
+    """What became of a record: whether the paper was known and the record the later one, and what was shown and is."""
+
+    known: bool
+    applied: bool
+    before: bytes | None
+    after: bytes | None
+
+
+def _put(connection: sqlite3.Connection, pmid: int, new: Record) -> _Change:
     """Keep a record of one version of a paper, if it is the later; what is shown is the highest version that is not
-    deleted. Returns what was shown and what is.
+    deleted.
     """
     held = [Record(*row) for row in connection.execute(
         "SELECT version, revised, origin, data FROM papers WHERE pmid = ? ORDER BY version DESC", (pmid,)
     )]  # fmt: skip
-    meant = held[:1] if new.data else held  # by what does not say its version
+    latest = [each for each in held if each.data][:1] or held[:1]
+    meant = latest if new.data else held  # by what does not say its version
     versions = [new.version] if new.version or not held else [each.version for each in meant]
     kept = {each.version or new.version: each for each in held}
+    applied = False
     for version in versions:
         its = kept.get(version)
         if its is None or _is_later(new, its):
+            applied = True
             kept[version] = replace(new, version=version, revised=new.revised or (its.revised if its else ""))
     if held:
         connection.execute("DELETE FROM papers WHERE pmid = ?", (pmid,))
@@ -213,7 +230,7 @@ def _put(connection: sqlite3.Connection, pmid: int, new: Record) -> tuple[bytes 
             connection.execute(_FORGET, (pmid, *words))
         if after:
             connection.execute(_INDEX, (pmid, *indexed_text(deserialize(after))))
-    return before, after
+    return _Change(bool(held), applied, before, after)
 
 
 def _shown(records: list[Record]) -> bytes | None:
@@ -222,7 +239,8 @@ def _shown(records: list[Record]) -> bytes | None:
 
 def _is_later(new: Record, held: Record) -> bool:
     """What one of the two does not say decides nothing; of two that are alike, the one given now is the later."""
-    pairs: list[tuple[Any, Any]] = [(new.revised, held.revised), (new.origin, held.origin)]
+    precise = min(len(new.revised), len(held.revised))  # 2024 is not before 2024-05
+    pairs: list[tuple[Any, Any]] = [(new.revised[:precise], held.revised[:precise]), (new.origin, held.origin)]
     return next((bool(mine > its) for mine, its in pairs if mine and its and mine != its), True)
 
 
@@ -231,5 +249,5 @@ def _entries(path: Path) -> Generator[Entry]:
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
             yield from read_rows(stream) if jsonl else read_articles(stream)  # type: ignore[arg-type]
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, RecursionError) as error:
         raise UsageError(f"{path}: {error or 'it ends too early'}") from error

@@ -9,6 +9,7 @@ from servers.tool_server.pubmed_xml import Article, Paper, paper_address
 
 _TEXT = (str, type(None))
 _SHAPES: dict[str, tuple[type, ...]] = {
+    "title": (str,),
     "authors": (list, type(None)), "mesh": (list, type(None)), "journals": (list, type(None)),
     "externalIds": (dict, type(None)), "abstract": _TEXT,
     "venue": _TEXT, "publicationDate": _TEXT, "doi": _TEXT, "year": (str, int, type(None)),
@@ -27,8 +28,8 @@ def read_rows(lines: IO[bytes] | Iterable[bytes]) -> Iterator[Article]:
             continue
         try:
             row: dict[str, Any] = json.loads(line)
-            identity, title = str(row["paperId"]), str(row["title"])
-        except (ValueError, TypeError, KeyError) as error:
+            identity, title = str(row["paperId"]), row["title"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"line {number}: not a paper with paperId and title") from error
         if wrong := _misshapen(row):
             raise ValueError(f"line {number}: {wrong}")
@@ -50,8 +51,10 @@ def read_rows(lines: IO[bytes] | Iterable[bytes]) -> Iterator[Article]:
 def _misshapen(row: dict[str, Any]) -> str | None:
     """What is not in the result's shape."""
     for name, kinds in _SHAPES.items():
-        if not isinstance(row.get(name), kinds):
+        if not isinstance(row.get(name), kinds) or isinstance(row.get(name), bool):
             return f"{name} is not {kinds[0].__name__}"
+    if not 0 <= (row.get("version") or 0) < 1000:
+        return "version is not from 1 to 999"
     if not all(isinstance(author, dict) and isinstance(author.get("name"), str) for author in row.get("authors") or []):
         return 'authors are not [{"name": …}]'
     texts = [*(row.get("mesh") or []), *(row.get("journals") or []), *(row.get("externalIds") or {}).values()]

@@ -8,8 +8,14 @@ from charset_normalizer import from_bytes
 _BEGIN = 1024
 """Bytes in which a page names its encoding."""
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
-_COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
-_META = re.compile(rb"<meta\b[^>]*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)", re.IGNORECASE)
+_NO_MARKUP = re.compile(
+    rb"<!--.*?(?:-->|$)|<script\b.*?(?:</script|$)|<style\b.*?(?:</style|$)", re.DOTALL | re.IGNORECASE
+)
+_META = re.compile(
+    rb"<meta\b(?:[^>\"']|\"[^\"]*\"|'[^']*')*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)"
+    rb"|<meta\b(?=[^>]*\bhttp-equiv)[^>]*?\bcharset\s*=\s*[\"']?\s*([^\s\"'/>;]+)",
+    re.IGNORECASE,
+)
 _DECLARED = re.compile(rb"\A\s*<\?xml\b[^>]*?\bencoding\s*=\s*[\"']([^\"']+)", re.IGNORECASE)
 _CODECS = {"shift_jis": "cp932", "euc-kr": "cp949", "big5": "big5hkscs", "gbk": "gb18030", "windows-874": "cp874",
            "iso-8859-8-i": "iso-8859-8", "x-mac-cyrillic": "mac-cyrillic", "macintosh": "mac-roman",
@@ -40,14 +46,14 @@ def decoded(body: bytes, label: str | None, *, is_html: bool = False) -> str:
 
 def _said(body: bytes) -> str | None:
     """The encoding that a page names in its beginning; one in which it could not name it is UTF-8, by the standard."""
-    begin = _COMMENT.sub(b"", body[:_BEGIN])
+    begin = _NO_MARKUP.sub(b"", body[:_BEGIN])
     named = _codec_in(_META, begin) or _codec_in(_DECLARED, begin)
     return "utf-8" if named and named.startswith("utf-16") else named
 
 
 def _codec_in(pattern: re.Pattern[bytes], body: bytes) -> str | None:
     match = pattern.search(body[:_BEGIN])
-    return _codec(match[1].decode("ascii", "replace")) if match else None
+    return _codec((match[1] or match[match.re.groups]).decode("ascii", "replace")) if match else None
 
 
 def _codec(label: str | None) -> str | None:

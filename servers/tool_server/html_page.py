@@ -3,17 +3,24 @@ formulas, exponents, captions, the texts of pictures, tables by their columns, n
 """
 
 import re
+from dataclasses import dataclass, field
+from secrets import token_hex
 
 from lxml import etree, html
 
 from servers.tool_server.blocks import block_of, blocks_of
-from servers.tool_server.markup import Element, name_of, superscript, text_of
+from servers.tool_server.markup import Element, mark, name_of, superscript, text_of
 
 _HIDING = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
-_HOLDING = frozenset(("html", "body", "main", "article"))
+_NEVER_HIDDEN = frozenset(("html", "body", "main", "article"))
 _READABLE = etree.XPath(".//text()[not(parent::script or parent::style)]")
-_DRAWN_TWICE = frozenset(("katex-html", "mjx-chtml", "MathJax_Preview", "MathJax_SVG"))
-_KEPT = re.compile(r"⟦(\d+):.*?:\1⟧", re.DOTALL)
+_DRAWN_TWICE = frozenset("katex-html mjx-chtml MathJax_Preview MathJax_SVG mwe-math-mathml-a11y".split())
+_DISPLAYSTYLE = re.compile(r"\{\\(?:display|text)style (.*)\}")
+_WORDS = "x-words"
+"""A tag for what has become text, until all has."""
+_CELLS = ("td", "th", "li", "dd", "dt")
+_HOLDERS = (*_CELLS, "p", "div", "section", "article", "body", "blockquote")
+_BLOCKS = frozenset((*_HOLDERS, "h1", "h2", "h3", "h4", "h5", "h6", "pre", "table", "tr", "ul", "ol", "dl"))
 _LONGEST_CELL = 400
 """Characters of a cell of data; one with more is a table that lays out the page."""
 _ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])|\\([\[\]])")
@@ -31,55 +38,79 @@ def html_page(source: str, url: str) -> str:
     kept = _prepared(root)
     text = trafilatura.extract(root, url=url, output_format="markdown", include_comments=False, favor_recall=True)
     text = _ESCAPED.sub(lambda match: "".join(filter(None, match.groups())), text or "")
-    text = text or "\n\n".join(blocks_of(root, 1))
-    text = _GAPS.sub(" ", text)
-    text = _KEPT.sub(lambda match: kept[int(match[1])] if int(match[1]) < len(kept) else match[0], text)
-    text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    text = _GAPS.sub(" ", text or "\n\n".join(blocks_of(root, 1)))
+    text = re.sub(r"\n{3,}", "\n\n", kept.put_back(text)).strip()
     title = (about.title or "").strip() if about else ""
     return f"# {title}\n\n{text}" if title and text and title not in text[: len(title) + 10] else text
 
 
-def _prepared(root: Element) -> list[str]:
-    """Changes the tree so that text is all that it needs. Returns the Markdown that stands in the text as `⟦N:…:N⟧`."""
+@dataclass
+class _Kept:
+    """Markdown that trafilatura does not see: in its place stands the plain text, between marks that no page has."""
+
+    token: str = field(default_factory=lambda: token_hex(4))
+    blocks: list[str] = field(default_factory=list)
+
+    def keep(self, element: Element, root: Element) -> None:
+        """Leaves a paragraph in an element's place that trafilatura weighs by its words."""
+        parent = element.getparent()
+        if parent is None or not any(each is root for each in element.iterancestors()):
+            return  # it stands in one that is kept
+        number = f"{self.token}n{len(self.blocks)}"
+        paragraph = html.Element("p")
+        paragraph.text, paragraph.tail = f"⟦{number}:{text_of(element)}:{number}⟧", element.tail
+        self.blocks.append("\n\n".join(["", *block_of(element, 2), ""]))
+        parent.replace(element, paragraph)
+
+    def put_back(self, text: str) -> str:
+        """The text with what was kept."""
+        place = re.compile(rf"⟦{self.token}n(\d+):.*?:{self.token}n\1⟧", re.DOTALL)
+        return place.sub(lambda match: self.blocks[int(match[1])], text)
+
+
+def _prepared(root: Element) -> _Kept:
+    """Changes the tree so that text is all that it needs."""
     _drop_hidden(root)
     for element in [each for each in root.iter("*") if name_of(each) == "math"]:
-        _replace(element, f" {text_of(element)} ")
+        _become(element, f" {text_of(element)} ")
     for element in list(root.iter("script")):
         if (element.get("type") or "").startswith("math/"):
-            _replace(element, f" {element.text or ''} ")
+            _become(element, f" {element.text or ''} ")
     around: dict[Element, str] = {}
     for element in list(root.iter("img")):
         _tell_picture(element, around)
     for element in list(root.iter("sup", "sub")):
-        if element.getparent() is not None:
-            _replace(element, _raised(element) if element.tag == "sup" else text_of(element))
+        _become(element, _raised(element) if element.tag == "sup" else _lowered(element))
     for element in root.iter("figure", "figcaption", "aside"):
         if element.tag != "aside" or _is_of_the_text(element):
             element.tag = "p" if element.tag == "figcaption" else "div"
-    kept: list[str] = []
-    for element in list(root.iter("table", "ol")):
-        if _is_data(element) if element.tag == "table" else _is_numbered(element):
-            _keep(element, kept)
+    etree.strip_tags(root, _WORDS)
+    kept = _Kept()
+    for element in list(root.iter("table", "ol", "pre")):
+        if element.tag == "pre" or (_is_data(element) if element.tag == "table" else _is_numbered(element)):
+            kept.keep(element, root)
     return kept
 
 
 def _drop_hidden(root: Element) -> None:
     """Takes out what is not shown, unless it holds half of the page: that is shown by a script."""
     half, waiting = _size(root) / 2, [root]
+    has_source = any((script.get("type") or "").startswith("math/") for script in root.iter("script"))
     while waiting:
         for child in list(waiting.pop().iterchildren("*")):
-            if child.tag not in _HOLDING and _is_hidden(child) and _size(child) < half:
-                _replace(child, "")
+            classes = set((child.get("class") or "").split())
+            is_drawn = not classes.isdisjoint(_DRAWN_TWICE) or (has_source and "MathJax" in classes)
+            is_off = child.tag not in _NEVER_HIDDEN and _is_hidden(child) and _size(child) < half
+            if child.tag == "template" or is_drawn or is_off:
+                _become(child, "")
             else:
+                child.attrib.pop("aria-hidden", None)  # such text is seen all the same
                 waiting.append(child)
 
 
 def _is_hidden(element: Element) -> bool:
-    return (
-        element.get("hidden") not in (None, "until-found")
-        or _HIDING.search(element.get("style") or "") is not None
-        or not _DRAWN_TWICE.isdisjoint((element.get("class") or "").split())
-    )
+    is_off = element.get("hidden") not in (None, "until-found")
+    return is_off or _HIDING.search(element.get("style") or "") is not None
 
 
 def _size(element: Element) -> int:
@@ -91,37 +122,31 @@ def _text(element: Element) -> str:
     return "".join(map(str, element.itertext()))
 
 
-def _replace(element: Element, text: str) -> None:
+def _become(element: Element, text: str, tag: str = _WORDS) -> None:
     """Puts text in an element's place."""
-    parent, before = element.getparent(), element.getprevious()
-    if parent is None:
-        return
-    text += element.tail or ""
-    if before is not None:
-        before.tail = (before.tail or "") + text
-    else:
-        parent.text = (parent.text or "") + text
-    parent.remove(element)
+    tail = element.tail
+    element.clear()
+    element.tag, element.text, element.tail = tag, text, tail
 
 
 def _tell_picture(picture: Element, around: dict[Element, str]) -> None:
-    """Puts a picture's words in its place: as they are in the midst of a text, else as a paragraph of their own.
-    `around` keeps the text of the elements that pictures stand in.
+    """Puts a picture's words in its place: as they are in a text or a cell, else as a paragraph of their own. `around`
+    keeps the text of the blocks that pictures stand in.
     """
-    words = " ".join((picture.get("alt") or "").split())
+    words = _DISPLAYSTYLE.sub(r"\1", " ".join((picture.get("alt") or "").split()))
     figure = next(picture.iterancestors("figure"), None)
-    holder = figure if figure is not None else picture.getparent()
-    if holder is None:
+    block = figure if figure is not None else next(picture.iterancestors(*_HOLDERS), None)
+    if block is None or not words:
+        _become(picture, "")
         return
-    if holder not in around:
-        around[holder] = " ".join(_text(holder).split())
-    text = around[holder]
-    if not words or holder.tag == "a" or (figure is not None and words in text):
-        _replace(picture, "")
-    elif figure is None:
-        _replace(picture, f" {words} " if text else "")
+    if block not in around:
+        around[block] = " ".join(_text(block).split())
+    if figure is not None:
+        _become(picture, "" if words in around[block] else f"[picture: {words}]", "p")
+    elif next(picture.iterancestors("a"), None) is not None:
+        _become(picture, "")  # it leads elsewhere
     else:
-        picture.tag, picture.text = "p", f"[picture: {words}]"
+        _become(picture, f" {words} " if around[block] or block.tag in _CELLS else f"[picture: {words}]")
 
 
 def _is_of_the_text(aside: Element) -> bool:
@@ -131,17 +156,40 @@ def _is_of_the_text(aside: Element) -> bool:
 
 
 def _raised(element: Element) -> str:
-    text, before = text_of(element), element.getprevious()
-    if element.find(".//a") is not None:
-        return f"[{text}]" if text[:1].isalnum() else text
-    parent = element.getparent()
-    told = (parent.text if parent is not None else "") if before is None else _text(before) + (before.tail or "")
-    return superscript(text, (told or "")[-8:], element.tail or "", None)
+    text, before = text_of(element), _before(element)
+    link = next(element.iterancestors("a"), None)
+    if element.find(".//a") is not None or (link is not None and _text(link).strip() == _text(element).strip()):
+        return mark(text, before)
+    blank = " " if _text(element)[-1:].isspace() else ""
+    return superscript(text, before, element.tail or "", element.getnext()) + blank
+
+
+def _lowered(element: Element) -> str:
+    text = text_of(element)
+    return f"{text} " if text[-1:].isdigit() and (element.tail or "")[:1].isdigit() else text
+
+
+def _before(element: Element) -> str:
+    """The end of what stands before an element in its block."""
+    text, at = "", element
+    while len(text) < 40:
+        previous, parent = at.getprevious(), at.getparent()
+        if previous is not None:
+            text = (previous.tail or "") + text
+            if previous.tag in _BLOCKS:
+                return text
+            text, at = _text(previous)[-80:] + text, previous
+        elif parent is None:
+            return text
+        else:
+            text, at = (parent.text or "") + text, parent
+            if parent.tag in _BLOCKS:
+                return text
+    return text
 
 
 def _is_data(table: Element) -> bool:
-    cells = list(table.iter("td", "th"))
-    rows = list(table.iter("tr"))
+    cells, rows = list(table.iter("td", "th")), list(table.iter("tr"))
     return (
         len(rows) > 1
         and len(cells) > len(rows)
@@ -154,15 +202,3 @@ def _is_data(table: Element) -> bool:
 def _is_numbered(numbered: Element) -> bool:
     given = (numbered.get(name) for name in ("start", "reversed", "type"))
     return any(value is not None for value in given) or any(item.get("value") for item in numbered.iterchildren("li"))
-
-
-def _keep(element: Element, kept: list[str]) -> None:
-    """Leaves a paragraph in an element's place that trafilatura weighs by its words, and keeps its Markdown."""
-    parent = element.getparent()
-    if parent is None:
-        return
-    paragraph = html.Element("p")
-    paragraph.text = f"⟦{len(kept)}:{' '.join(_text(element).split())}:{len(kept)}⟧"
-    paragraph.tail = element.tail
-    kept.append("\n\n".join(["", *block_of(element, 2), ""]))
-    parent.replace(element, paragraph)

@@ -9,6 +9,13 @@ _LEFT_OUT = ("xref", "fn", "contrib-group", "object-id")
 _PRINT_FIRST = ("ppub", "print", "collection", "epub-ppub", "epub", "electronic", "pub", "")
 """Kinds of a date of publication, the one by which a paper is cited before the others."""
 _YEAR = re.compile(r"\b(1[5-9]\d\d|20\d\d)\b")
+_NO_AUTHOR = re.compile(r"editor|reviewer|translator|illustrator", re.IGNORECASE)
+_MARKS = {
+    "RETRACTED PUBLICATION": re.compile(r"retraction-forward|retracted-by"),
+    "EXPRESSION OF CONCERN": re.compile(r"concern.*forward|concern-by"),
+    "ERRATUM PUBLISHED": re.compile(r"(?:correction|corrigendum|erratum)-forward|corrected-by"),
+}
+"""What a reader must know of a paper, by the kinds of articles that it names as related."""
 _NO_BODY = "The full text is not open: read it at the publisher's."
 
 
@@ -32,18 +39,22 @@ def article_page(root: Element) -> str | None:
     parts += ["## Full text" if text and not text[0].startswith("#") else "", *(text or [_NO_BODY])]
     for more in (article.find("floats-group"), article.find("back")):
         parts += block_of(more, 2) if more is not None else []
-    return "\n\n".join(filter(None, [f"# {_title(meta) or 'No title'}", *parts])) + "\n"
+    return "\n\n".join(filter(None, [f"# {_title(meta)}", *parts])) + "\n"
 
 
 def _title(meta: Element | None) -> str:
     titles = meta.iterfind("title-group/*") if meta is not None else ()
-    return ": ".join(text_of(title, _LEFT_OUT) for title in titles if title.tag in ("article-title", "subtitle"))
+    title = ": ".join(text_of(one, _LEFT_OUT) for one in titles if one.tag in ("article-title", "subtitle"))
+    others = meta.iterfind("related-article") if meta is not None else ()
+    related = [other.get("related-article-type", "") for other in others]
+    marks = (f" [{mark}]" for mark, kind in _MARKS.items() if any(map(kind.search, related)))
+    return (title or "No title") + "".join(marks)
 
 
 def _authors(meta: Element) -> list[str]:
     names = []
     for contributor in meta.iterfind("contrib-group/contrib"):
-        if contributor.get("contrib-type", "author") == "author":
+        if not _NO_AUTHOR.search(contributor.get("contrib-type", "")):
             name = next(contributor.iter("name", "string-name", "collab", "anonymous"), None)
             names.append(_author(name) if name is not None else "")
     return list(filter(None, names))
@@ -51,7 +62,9 @@ def _authors(meta: Element) -> list[str]:
 
 def _author(name: Element) -> str:
     if name.tag == "name":
-        return " ".join(filter(None, (text_of(name.find(part)) for part in ("given-names", "surname", "suffix"))))
+        western, eastern = ("given-names", "surname", "suffix"), ("surname", "given-names")
+        order = eastern if name.get("name-style") == "eastern" else western
+        return " ".join(filter(None, (text_of(name.find(part)) for part in order)))
     return text_of(name, _LEFT_OUT) or ("Anonymous" if name.tag == "anonymous" else "")
 
 

@@ -15,10 +15,23 @@ _SYMBOL_BEFORE = re.compile(
     r"(?<![\w])(?:[A-Za-zα-ωΑ-Ω]|[munkcdµμ]?m|[mµμun]?s|min|hr?|day|[mkµμ]?g|[mµμd]?[Ll]|mol|cell|Gy|Pa|log|ft|in|yr)\)?$"
 )
 _MINUS = str.maketrans("−–‐‑", "----")
-_BREAKS = frozenset(("br", "break", "mspace", "mtr", "mtd", "p", "sec", "title", "list-item"))
+_BREAKS = frozenset(
+    "br break hr mspace mtr mtd p sec title list list-item def-list def-item def term disp-quote disp-formula fig "
+    "caption boxed-text table-wrap preformat div li ul ol dl dt dd h1 h2 h3 h4 h5 h6 table tr td th section blockquote "
+    "pre".split()
+)
+_NAMES = ("given-names", "surname", "institution", "suffix")
+_NEGATIVE = re.compile(r"[-−–‐‑]\s?[\w(αβγΔ]")
+_SUM = re.compile(r"\([^()]*[-+−–×*/=][^()]*\)$")
+_WORD_POWER = re.compile(r"(?!st$|nd$|rd$|th$)[A-Za-zΔ]{2,}[\w()/ ]*")
+_POWER_OF_TEN = re.compile(r"[A-Za-z]|\d+\s?[-−–]\s?\d+")
+_RANGE = re.compile(r"\d+(?:\s?[-−–,;]\s?\d+)+")
+_CLOSING = (")", "]", "}", "|")
+_NEAR = 80
+"""Characters that are looked at before a superscript or a mark."""
 _FRACTION_BAR = re.compile(r"\s*[/⁄∕]")
-_FORMULAS = ("msup", "msubsup", "mfrac", "msqrt", "mroot", "munder", "munderover", "mfenced")
-_NOT_READ = ("annotation", "annotation-xml", "index-term", "object-id")
+_FORMULAS = ("msup", "msubsup", "mfrac", "msqrt", "mroot", "munder", "munderover", "mfenced", "msub")
+_NOT_READ = ("annotation", "annotation-xml", "index-term", "object-id", "mphantom")
 _INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0x2061, 0x2062, 0x2063, 0x2064, 0xFEFF, 0xAD))
 _PREFERRED = ("table", "math", "tex-math", "textual-form", "preformat", "chem-struct", "graphic", "media")
 _MARKS = ("bibr", "fn", "table-fn", "aff", "corresp", "author-notes")
@@ -86,19 +99,21 @@ class _Reading:
             self._put(_best(child), parts)
         elif name == "tex-math":
             parts.append(_tex(child))
-        elif name == "xref" and child.get("ref-type", "bibr") in _MARKS:
-            parts.append(_mark(self._inner(child), apart=before[-1:].isalnum() or before[-1:] in (")", ".", "%")))
-        elif name == "sup" and any(each.get("ref-type", "bibr") in _MARKS for each in child.iter("xref")):
-            parts.append(_mark(self._inner(child), apart=True))
+        elif (name == "xref" and child.get("ref-type", "bibr") in _MARKS) or (name == "sup" and _holds_mark(child)):
+            parts.append(mark(" ".join("".join(map(str, child.itertext())).split()), before))
         elif name == "sup":
             parts.append(superscript(self._inner(child), before, child.tail or "", child.getnext()))
+            parts.append(" " if _ends_blank(child) else "")
         elif name in _FORMULAS and len(child):
             formula = self._formula(child, name)
             parts.append((" " if before[-1:].isdigit() and formula[:1].isdigit() else "") + formula)
+            parts.append(" " if formula[-1:].isdigit() and _follows(child)[:1].isdigit() else "")
         else:
-            parts.append(" " if name in _BREAKS else "")
+            parts.append(" " if name in _BREAKS or name in _NAMES else "")
             self.add(child, parts)
-            parts.append(" " if name in _BREAKS and name not in ("br", "break", "mspace") else "")
+            parts.append(" " if name in _BREAKS and name not in ("br", "break", "mspace", "hr") else "")
+            if name == "sub" and (child.tail or "")[:1].isdigit() and _end(parts)[-1:].isdigit():
+                parts.append(" ")
 
     def _inner(self, element: Element) -> str:
         return text_of(element, self.left_out)
@@ -115,7 +130,23 @@ class _Reading:
 def _end(parts: list["str | Element"]) -> str:
     """The last characters of the text that is open."""
     end = itertools.takewhile(lambda part: isinstance(part, str), reversed(parts[-8:]))
-    return "".join(map(str, reversed(list(end))))
+    return "".join(str(part)[-_NEAR:] for part in reversed(list(end)))[-_NEAR:]
+
+
+def _holds_mark(element: Element) -> bool:
+    return any(each.get("ref-type", "bibr") in _MARKS for each in element.iter("xref"))
+
+
+def _ends_blank(element: Element) -> bool:
+    last = element[-1].tail if len(element) else element.text
+    return (last or "")[-1:].isspace()
+
+
+def _follows(element: Element) -> str:
+    """What stands directly behind an element of a formula."""
+    following = element.getnext()
+    behind = (element.tail or "").strip()
+    return behind or ("".join(map(str, following.itertext())).strip() if following is not None else "")
 
 
 def _best(alternatives: Element) -> Element:
@@ -132,21 +163,34 @@ def _tex(element: Element) -> str:
     return (inside[1] if inside else text).strip().strip("$").strip()
 
 
-def _mark(text: str, apart: bool) -> str:
-    return f"[{text}]" if apart and text[:1].isalnum() else text
+def mark(text: str, before: str) -> str:
+    """The mark of a citation or a note, behind what stands before it: apart from a word or a number, `65[12]`."""
+    text = text.strip(" ,;") if text.strip(" ,;") else text
+    in_brackets = max(before.rfind("["), before.rfind("(")) > max(before.rfind("]"), before.rfind(")"))
+    touches = bool(before) and not before[-1:].isspace() and not in_brackets
+    return f"[{text}]" if touches and text[:1].isalnum() else text
 
 
 def superscript(text: str, before: str, after: str, following: Element | None) -> str:
-    """A superscript: an exponent behind a number or a unit, the numerator of a fraction, else as it is."""
-    numerator = _FRACTION_BAR.fullmatch(after) and following is not None and name_of(following) == "sub"
-    if numerator:
+    """A superscript: an exponent behind a number, a unit or a bracket, the numerator of a fraction, a note behind a
+    number as a mark, else as it is.
+    """
+    if _FRACTION_BAR.fullmatch(after) and following is not None and name_of(following) == "sub":
         return f" {text}" if before[-1:].isdigit() else text
-    if not _SIGNED.fullmatch(text):
-        return text
-    signed = not text[0].isdigit()
-    if _NUMBER_BEFORE.search(before) or (_SYMBOL_BEFORE.search(before) and (signed or text in ("2", "3", "4"))):
-        return f"^{text.translate(_MINUS).replace(' ', '')}"
-    return text
+    number = _NUMBER_BEFORE.search(before)
+    exponent = f"^{text.translate(_MINUS).replace(' ', '')}"
+    if _NEGATIVE.match(text):
+        return exponent if before[-1:].isalnum() or before[-1:] in (")", "]") else text
+    if _SIGNED.fullmatch(text):
+        signed = not text[0].isdigit()
+        if number and not signed and text not in ("2", "3") and number[0].strip() not in ("10", "2"):
+            return f"[{text}]"  # nobody raises 65 to the power of 12
+        if number or (_SYMBOL_BEFORE.search(before) and (signed or text in ("2", "3", "4"))):
+            return exponent
+        return exponent if before[-1:] == ")" and _SUM.search(before) else text
+    if number and (_WORD_POWER.fullmatch(text) or (number[0].strip() == "10" and _POWER_OF_TEN.fullmatch(text))):
+        return exponent
+    return f"[{text}]" if before[-1:].isdigit() and _RANGE.fullmatch(text) else text
 
 
 def _formula(element: Element, name: str, pieces: list[str]) -> str:
@@ -154,7 +198,9 @@ def _formula(element: Element, name: str, pieces: list[str]) -> str:
         case "mfrac", [above, below]:
             return f"{_grouped(above)}/{_grouped(below)}"
         case "msup", [base, power]:
-            return f"{_grouped(base)}^{_grouped(power.translate(_MINUS))}" if _is_exponent(power) else base + power
+            if not _is_exponent(power):
+                return base + power
+            return f"{base if base in _CLOSING else _grouped(base)}^{_grouped(power.translate(_MINUS))}"
         case "msubsup", [base, index, power]:
             return f"{base}{index}" + (f"^{power}" if _is_exponent(power) else power)
         case "munder", [base, under]:
@@ -177,4 +223,5 @@ def _is_exponent(text: str) -> bool:
 
 def _grouped(text: str) -> str:
     """A text that stands as one beside `/` or `^`."""
-    return text if re.fullmatch(r"[-+]?\w+(?:[.,·]\w+)*%?", text) else f"({text})"
+    is_one = re.fullmatch(r"[-+]?\w+(?:[.,·]\w+)*%?|\([^()]*\)|\[[^\[\]]*\]", text)
+    return text if is_one else f"({text})"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MAX_PAGES = 60
 _MOST_LINES, _FEWEST_ROWS, _SHORT, _FEW = 400, 3, 30, 4
 """Lines of a page that are looked at; rows that make a table; characters and words of a cell that is no prose."""
+_SIDEWAYS = "\n\n[some of this page stands sideways, or could not be laid out: which column a value is in is not known]"
 _LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
 _LEADERS = re.compile(r"(?:\.\s?){4,}|(?:…\s?){2,}")
 _APART = re.compile(r"\s{2,}")
@@ -28,7 +29,6 @@ _APART = re.compile(r"\s{2,}")
 def pdf_page(body: bytes, most: int) -> str:
     """The text of a PDF's pages, up to `most` characters and a bound of pages. Raises ToolFailed when none is read."""
     from pypdf import PdfReader
-    from pypdf.errors import PyPdfError
 
     pages: list[str] = []
     count = 0
@@ -37,15 +37,21 @@ def pdf_page(body: bytes, most: int) -> str:
         count = len(reader.pages)
         for page in reader.pages[:_MAX_PAGES]:
             plain = page.extract_text().translate(_LIGATURES)
-            pages.append(with_tables(plain, _laid_out(page).translate(_LIGATURES)))
+            laid_out = _laid_out(page).translate(_LIGATURES)
+            is_whole = _characters(laid_out) > 0.7 * _characters(plain)
+            pages.append(with_tables(plain, laid_out) + ("" if is_whole or not plain.strip() else _SIDEWAYS))
             if sum(map(len, pages)) > most:
                 break
-    except (PyPdfError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except Exception as error:  # a broken file fails in many ways, and what was read of it stays
         if not pages:
             raise ToolFailed("this PDF cannot be read") from error
     if count > len(pages):
         pages.append(f"[cut here: {len(pages)} of {count} pages were read]")
     return "\n\n".join(pages)
+
+
+def _characters(text: str) -> int:
+    return sum(map(len, text.split()))
 
 
 def _laid_out(page: "PageObject") -> str:
@@ -85,16 +91,22 @@ def _tables(lines: list[str]) -> Iterator[list[str]]:
         elif run:
             between += [line] * (3 if _APART.search(line.strip()) else 1)
         if run and len(between) > 2:
-            if sum(map(_is_row, run)) >= _FEWEST_ROWS:
+            if sum(map(_is_row, run)) >= _FEWEST_ROWS and not _is_prose(run):
                 yield [row for row in run if row.strip()]
             run, between = [], []
 
 
 def _is_row(line: str) -> bool:
-    """Whether a line has cells, all but one of them short: not two or three columns of prose."""
-    cells = _APART.split(line.strip())
-    short = sum(len(cell) <= _SHORT and len(cell.split()) <= _FEW for cell in cells)
-    return len(cells) > 1 and short >= max(1, len(cells) - 1)
+    """Whether a line has cells: a label of any length, and values that are short."""
+    _, *values = _APART.split(line.strip())
+    return bool(values) and all(len(value) <= _SHORT and len(value.split()) <= _FEW for value in values)
+
+
+def _is_prose(table: list[str]) -> bool:
+    """Whether the lines are columns of text: values of several words, and hardly a number."""
+    values = [value for line in table for value in _APART.split(line.strip())[1:]]
+    with_digits = sum(any(map(str.isdigit, value)) for value in values)
+    return with_digits < 0.3 * len(values) and sum(len(value.split()) for value in values) > 2 * len(values)
 
 
 def _less_and_less(table: list[str]) -> Iterator[str]:

@@ -133,9 +133,11 @@ def _version(pmid: Element) -> int:
 def _marks(types: set[str], citation: Element) -> str:
     """What a reader must know of a paper, behind its title: retracted, doubted by its editors, or corrected."""
     notes = {note.get("RefType") for note in citation.findall("CommentsCorrectionsList/CommentsCorrections")}
-    retracted = "Retracted Publication" in types or not notes.isdisjoint(("RetractionIn", "PartialRetractionIn"))
+    retracted = "Retracted Publication" in types or not notes.isdisjoint(
+        ("RetractionIn", "PartialRetractionIn", "RetractedandRepublishedIn")
+    )
     concern = "ExpressionOfConcernIn" in notes
-    corrected = not notes.isdisjoint(("ErratumIn", "CorrectedandRepublishedIn", "UpdateIn"))
+    corrected = not notes.isdisjoint(("ErratumIn", "CorrectedandRepublishedIn"))
     marks = {"RETRACTED PUBLICATION": retracted, "EXPRESSION OF CONCERN": concern, "ERRATUM PUBLISHED": corrected}
     return "".join(f" [{mark}]" for mark, is_so in marks.items() if is_so)
 
@@ -158,7 +160,7 @@ def _read_book(element: Element) -> Article | None:
         next(filter(None, map(_authors, lists)), []), _abstract(document.find("Abstract")), year,
         book_title if chapter else text_of(book.find("Publisher/PublisherName")), published,
     )  # fmt: skip
-    return Article(paper, (), _version(pmid))
+    return Article(paper, (), _version(pmid), _date(document.find("DateRevised"))[1] or "")
 
 
 def _without_entities(element: Element) -> Element:

@@ -4,14 +4,13 @@ OASIS exchange tables (`tgroup`, `row`, `entry`).
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from dataclasses import dataclass, field
 
 from servers.tool_server.markup import Element, name_of
 
-_MOST_COLUMNS, _MOST_ROWS, _MOST_REPEATED = 100, 2000, 300
-"""What a table may have, and how long a cell may be that stands in several places; a span of more is cut."""
-_CELLS = ("td", "th", "entry")
-_ORDER = {"thead": 0, "tfoot": 2}
+_MOST_COLUMNS, _MOST_ROWS, _MOST_REPEATED = 200, 5000, 200_000
+"""What a table may have, and characters that may stand in it more than once: of more, the rest is said to be cut."""
+_CELLS, _GROUPS = ("td", "th", "entry"), ("thead", "tbody", "tfoot")
 _LAST_DIGITS = re.compile(r".*?(\d+)$")
 Text = Callable[[Element], str]
 
@@ -20,16 +19,26 @@ def table_lines(table: Element, text: Text) -> str:
     """Rows between bars, the rows of the head joined to one line (`Drug / n`). A cell over several rows or columns
     stands in each of them, but one over a whole row only in its first: it heads what follows. `text` reads a cell.
     """
-    rows = list(islice(_rows(table), _MOST_ROWS))
-    grid = _grid(rows, text)
-    width = max(map(len, grid), default=0)
+    parts = [child for child in table.iterchildren("*") if name_of(child) == "tgroup"]
+    return "\n\n".join(filter(None, (_lines(part, text) for part in parts or [table])))
+
+
+def _lines(table: Element, text: Text) -> str:
+    grid = _Grid(text)
+    for group, is_head in _groups(table):
+        grid.add(group, is_head=is_head)
+    width = max(map(len, grid.rows), default=0)
     if not width:
         return ""
-    heads = sum(name_of(_parent(row)) == "thead" for row in rows) or int(len(rows) > 1 and _is_head(rows[0]))
-    grid = [row + [""] * (width - len(row)) for row in grid]
-    head = [" / ".join(dict.fromkeys(filter(None, column))) for column in zip(*grid[:heads], strict=True)]
-    body = [[row[0], *[""] * (width - 1)] if width > 2 and len(set(row)) == 1 else row for row in grid[heads:]]
-    return "\n".join(map(_line, [head or [""] * width, ["---"] * width, *body]))
+    heads = grid.heads or int(len(grid.rows) > 1 and _is_head(grid.first, table))
+    rows = [row + [""] * (width - len(row)) for row in grid.rows]
+    head = [" / ".join(dict.fromkeys(filter(None, column))) for column in zip(*rows[:heads], strict=True)]
+    body = [
+        [row[0], *[""] * (width - 1)] if place in grid.whole and width == len(grid.rows[place]) else row
+        for place, row in enumerate(rows[heads:], start=heads)
+    ]
+    lines = [*map(_line, [head or [""] * width, ["---"] * width, *body]), *([grid.cut] if grid.cut else [])]
+    return "\n".join(lines)
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -37,53 +46,86 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
-def _rows(table: Element) -> Iterator[Element]:
-    """The rows of this table, the head's first; none of a table inside it."""
-    groups = sorted(table.iterchildren("*"), key=lambda child: _ORDER.get(name_of(child), 1))
-    for child in groups:
-        if name_of(child) in ("tr", "row"):
-            yield child
-        elif name_of(child) in ("thead", "tbody", "tfoot", "tgroup"):
-            yield from _rows(child)
+def _groups(table: Element) -> Iterator[tuple[list[Element], bool]]:
+    """The rows of this table by their groups, the first head's before all, the foot's last; none of a table inside."""
+    groups: list[tuple[int, list[Element]]] = []
+    for child in table.iterchildren("*"):
+        if name_of(child) in _GROUPS:
+            rows = [row for row in child.iterchildren("*") if name_of(row) in ("tr", "row")]
+            is_first_head = name_of(child) == "thead" and not any(order == 0 for order, _ in groups)
+            groups.append((0 if is_first_head else 2 if name_of(child) == "tfoot" else 1, rows))
+        elif name_of(child) in ("tr", "row"):
+            if not groups or name_of(groups[-1][1][-1].getparent()) in _GROUPS:  # type: ignore[arg-type]
+                groups.append((1, []))
+            groups[-1][1].append(child)
+    for order, rows in sorted(groups, key=lambda group: group[0]):
+        if rows:
+            yield rows, order == 0
 
 
-def _parent(row: Element) -> Element:
-    parent = row.getparent()
-    assert parent is not None
-    return parent
-
-
-def _is_head(row: Element) -> bool:
+def _is_head(row: Element, table: Element) -> bool:
     """Whether a first row heads the columns: all of it is `th`, or the table marks none of its cells so."""
     names = {name_of(cell) for cell in row.iterchildren("*")}
-    return "td" not in names or "th" not in {name_of(cell) for cell in _parent(row).iter("{*}th", "{*}td")}
+    return "td" not in names or next(table.iter("{*}th"), None) is None
 
 
-def _grid(rows: list[Element], text: Text) -> list[list[str]]:
-    """The text at every place, each span filled in."""
-    waiting: dict[int, tuple[int, str]] = {}
-    grid: list[list[str]] = []
-    for row in rows:
+@dataclass
+class _Grid:
+    """The text at every place of a table, each span filled in."""
+
+    text: Text
+    rows: list[list[str]] = field(default_factory=list)
+    whole: set[int] = field(default_factory=set)
+    """Rows that are one cell."""
+    heads: int = 0
+    cut: str = ""
+    _repeated: int = 0
+
+    def add(self, group: list[Element], *, is_head: bool) -> None:
+        """Rows in which no span reaches beyond the last."""
+        waiting: dict[int, tuple[int, str]] = {}
+        for left, row in zip(range(len(group), 0, -1), group, strict=True):
+            if len(self.rows) >= _MOST_ROWS:
+                self.cut = f"[cut here: the table goes on after {_MOST_ROWS:,} rows]"
+                return
+            if not self.rows:
+                self.first = row
+            self._add_row(row, left, waiting)
+            self.heads += is_head
+
+    def _add_row(self, row: Element, left: int, waiting: dict[int, tuple[int, str]]) -> None:
         line: list[str] = []
-        for cell in row.iterchildren("*"):
-            if name_of(cell) not in _CELLS:
-                continue
-            _fill_from_above(line, waiting)
-            words, (across, down) = text(cell), _spans(cell)
-            again = words if len(words) <= _MOST_REPEATED else ""
+        cells = [cell for cell in row.iterchildren("*") if name_of(cell) in _CELLS]
+        is_alone = len(cells) == 1 and not waiting
+        for cell in cells:
+            _fill_from_above(line, waiting, _begins_at(cell))
+            words, (across, down) = self.text(cell), _spans(cell, left)
+            if len(line) + across > _MOST_COLUMNS:
+                self.cut = f"[cut here: rows go on after {_MOST_COLUMNS} columns]"
             for place in range(min(across, _MOST_COLUMNS - len(line))):
                 if down > 1:
-                    waiting[len(line)] = (down - 1, again)
-                line.append(again if place else words)
-        _fill_from_above(line, waiting, to_the_end=True)
-        grid.append(line)
-    return grid
+                    waiting[len(line)] = (min(down, left) - 1, self._again(words))
+                line.append(self._again(words) if place else words)
+        _fill_from_above(line, waiting, max(waiting, default=-1) + 1)
+        if is_alone and len(line) > 1 and not waiting:
+            self.whole.add(len(self.rows))
+        self.rows.append(line)
+
+    def _again(self, words: str) -> str:
+        self._repeated += len(words)
+        return words if self._repeated <= _MOST_REPEATED else ""
 
 
-def _spans(cell: Element) -> tuple[int, int]:
-    """Over how many columns and rows a cell goes."""
+def _begins_at(cell: Element) -> int:
+    """The column in which an OASIS entry says that it stands; 0 where it does not say."""
+    name = cell.get("colname") or cell.get("namest") or ""
+    return min(_number(_LAST_DIGITS.sub(r"\1", name), 1) - 1, _MOST_COLUMNS) if name_of(cell) == "entry" else 0
+
+
+def _spans(cell: Element, left: int) -> tuple[int, int]:
+    """Over how many columns and rows a cell goes, of those that are `left` in its group."""
     if name_of(cell) != "entry":
-        return _number(cell.get("colspan"), 1), _number(cell.get("rowspan"), 1)
+        return _number(cell.get("colspan"), 1) or 1, _number(cell.get("rowspan"), 1) or left
     first, last = (_number(_LAST_DIGITS.sub(r"\1", cell.get(name, "")), 0) for name in ("namest", "nameend"))
     return max(last - first, 0) + 1, _number(cell.get("morerows"), 0) + 1
 
@@ -92,8 +134,9 @@ def _number(text: str | None, otherwise: int) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and 0 < len(text) < 6 else otherwise
 
 
-def _fill_from_above(line: list[str], waiting: dict[int, tuple[int, str]], to_the_end: bool = False) -> None:
-    while len(line) in waiting or (to_the_end and any(place > len(line) for place in waiting)):
+def _fill_from_above(line: list[str], waiting: dict[int, tuple[int, str]], up_to: int) -> None:
+    """Goes on with the cells of the rows above, and with empty ones where a cell says that it stands later."""
+    while len(line) in waiting or len(line) < up_to:
         left, words = waiting.pop(len(line), (0, ""))
         if left > 1:
             waiting[len(line)] = (left - 1, words)

@@ -37,12 +37,12 @@ async def test_one_that_its_budget_cuts_is_asked_again_for_as_much_more_as_the_c
     assert state["final_answer"] == "It works."
 
 
-async def test_the_end_of_a_context_that_nobody_has_told_is_known_by_the_second_time(
+async def test_the_end_of_a_context_that_nobody_has_told_is_known_by_the_first_reply_that_it_cuts(
     scripted_model: ScriptedModel, tools_url: str
 ) -> None:
     cut = completion(CUT, prompt_tokens=3000, completion_tokens=1096)
-    state = await run(scripted_model, tools_url, [cut, cut])
-    assert len(scripted_model.requests) == 2
+    state = await run(scripted_model, tools_url, [cut])
+    assert len(scripted_model.requests) == 1
     assert state["stop_reason"] == "context_overflow"
 
 

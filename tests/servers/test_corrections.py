@@ -61,7 +61,7 @@ def test_a_record_from_another_file_replaces_and_the_build_says_how_many(tmp_pat
     later = official(
         tmp_path, 2, [record(1, "NLM's own correction.", revised="2021-01-01"), deletion(3, 1), deletion(2, 7)]
     )
-    assert build(tmp_path, nlm, mine, later) == Built(papers=2, replaced=1, deleted=1, older=1)
+    assert build(tmp_path, nlm, mine, later) == Built(papers=2, replaced=1, deleted=1)
     assert titles(tmp_path) == {1: "NLM's own correction.", 2: "Right."}
 
 

@@ -32,6 +32,14 @@ def test_a_mark_goes_before_the_header_and_the_header_before_the_page() -> None:
     assert decoded(page.encode("koi8-r", "replace"), "no such label", is_html=True).startswith("<meta")
 
 
+def test_what_is_no_declaration_is_none() -> None:
+    for other in (
+        '<meta name="description" content="of charset=gb2312">',
+        "<script>a = '<meta charset=gb2312>'</script>",
+    ):
+        assert decoded(f'{other}<meta charset="utf-8">0.65–0.85'.encode(), None, is_html=True).endswith("0.65–0.85")
+
+
 def test_a_page_that_says_nothing_is_utf_8_or_guessed() -> None:
     assert decoded("心力衰竭患者的死亡率研究结果表明".encode("gb18030"), None) == "心力衰竭患者的死亡率研究结果表明"
     assert decoded("a naïve café – Crohn’s".encode("windows-1252"), None) == "a naïve café – Crohn’s"
