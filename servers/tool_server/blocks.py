@@ -10,8 +10,8 @@ from servers.tool_server.tables import table_lines
 
 _LEFT_OUT = (
     "ref-list", "bio", "graphic", "inline-graphic", "media", "permissions", "processing-meta", "alt-text", "long-desc",
-    "script", "style", "template", "noscript", "head", "svg", "iframe", "object", "video", "audio", "canvas", "button",
-    "select", "textarea", "input", "colgroup", "col", "colspec",
+    "object-id", "script", "style", "template", "noscript", "head", "svg", "iframe", "object", "video", "audio",
+    "canvas", "button", "select", "textarea", "input", "colgroup", "col", "colspec",
 )  # fmt: skip
 _PLAIN = (
     "p", "caption", "figcaption", "body", "section", "article", "div", "main", "header", "footer", "aside", "nav",

@@ -80,7 +80,13 @@ def _prepared(root: Element) -> _Kept:
     for element in list(root.iter("img")):
         _tell_picture(element, around)
     for element in list(root.iter("sup", "sub")):
+        around_it = [each for each in element.iterancestors("a", "span") if _text(each) == _text(element)]
         _become(element, _raised(element) if element.tag == "sup" else _lowered(element))
+        for holder in around_it:  # a link around the mark of a note
+            holder.tag = _WORDS
+    for element in list(root.iter("span")):
+        if not len(element) and not element.text:
+            element.tag = _WORDS
     for element in root.iter("figure", "figcaption", "aside"):
         if element.tag != "aside" or _is_of_the_text(element):
             element.tag = "p" if element.tag == "figcaption" else "div"

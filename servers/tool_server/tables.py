@@ -98,22 +98,33 @@ class _Grid:
         cells = [cell for cell in row.iterchildren("*") if name_of(cell) in _CELLS]
         is_alone = len(cells) == 1 and not waiting
         for cell in cells:
-            _fill_from_above(line, waiting, _begins_at(cell))
+            self._go_on(line, waiting, _begins_at(cell))
             words, (across, down) = self.text(cell), _spans(cell, left)
             if len(line) + across > _MOST_COLUMNS:
                 self.cut = f"[cut here: rows go on after {_MOST_COLUMNS} columns]"
             for place in range(min(across, _MOST_COLUMNS - len(line))):
-                if down > 1:
-                    waiting[len(line)] = (min(down, left) - 1, self._again(words))
+                if min(down, left) > 1:
+                    waiting[len(line)] = (min(down, left) - 1, words)
                 line.append(self._again(words) if place else words)
-        _fill_from_above(line, waiting, max(waiting, default=-1) + 1)
+        self._go_on(line, waiting, max(waiting, default=-1) + 1)
         if is_alone and len(line) > 1 and not waiting:
             self.whole.add(len(self.rows))
         self.rows.append(line)
 
+    def _go_on(self, line: list[str], waiting: dict[int, tuple[int, str]], up_to: int) -> None:
+        """The cells of the rows above, and empty ones where a cell says that it stands later."""
+        while len(line) in waiting or len(line) < up_to:
+            left, words = waiting.pop(len(line), (0, ""))
+            if left > 1:
+                waiting[len(line)] = (left - 1, words)
+            line.append(self._again(words))
+
     def _again(self, words: str) -> str:
         self._repeated += len(words)
-        return words if self._repeated <= _MOST_REPEATED else ""
+        if self._repeated > _MOST_REPEATED:
+            self.cut = "[cut here: cells over many rows or columns stand in the first of them only]"
+            return ""
+        return words
 
 
 def _begins_at(cell: Element) -> int:
@@ -132,12 +143,3 @@ def _spans(cell: Element, left: int) -> tuple[int, int]:
 
 def _number(text: str | None, otherwise: int) -> int:
     return int(text) if text and text.isascii() and text.isdigit() and 0 < len(text) < 6 else otherwise
-
-
-def _fill_from_above(line: list[str], waiting: dict[int, tuple[int, str]], up_to: int) -> None:
-    """Goes on with the cells of the rows above, and with empty ones where a cell says that it stands later."""
-    while len(line) in waiting or len(line) < up_to:
-        left, words = waiting.pop(len(line), (0, ""))
-        if left > 1:
-            waiting[len(line)] = (left - 1, words)
-        line.append(words)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -30,7 +31,7 @@ KILLS = int(os.environ.get("CRASH_KILLS", "1"))
 def record(pmid: int, title: str, version: int = 1, revised: str = "2020-01-01") -> str:
     year, month, day = revised.split("-")
     date = f"<DateRevised><Year>{year}</Year><Month>{month}</Month><Day>{day}</Day></DateRevised>"
-    return article(pmid, title, version, in_citation=date)
+    return re.sub("<DateRevised>.*?</DateRevised>", date, article(pmid, title, version))
 
 
 def deletion(pmid: int, version: int | None = None) -> str:
@@ -81,6 +82,32 @@ def test_the_later_is_told_by_version_then_date_then_order(
     built = build(tmp_path, *files)
     assert titles(tmp_path) == {1: stays}
     assert (built.replaced, built.older) == ((1, 0) if stays == "second" else (0, 1))
+
+
+def test_a_record_that_is_older_than_its_deletion_is_counted(tmp_path: Path) -> None:
+    given = [record(1, "First.", revised="2024-05-05")], [deletion(1)], [record(1, "Older.", revised="2024-05-04")]
+    files = [official(tmp_path, number, entries) for number, entries in enumerate(given, 1)]
+    assert build(tmp_path, *files) == Built(deleted=1, older=1)
+    assert build(tmp_path, rows(tmp_path, "mine", {"paperId": "1", "title": "Mine."})) == Built(papers=1, replaced=1)
+
+
+def test_a_name_like_pubmeds_is_no_file_of_pubmeds(tmp_path: Path) -> None:
+    nlm = official(tmp_path, 9, [record(1, "NLM's.")])
+    mine = official(tmp_path, 1, [record(1, "Mine.")]).rename(tmp_path / "my-pubmed25n0001.xml.gz")
+    build(tmp_path, nlm, mine)
+    assert titles(tmp_path) == {1: "Mine."}
+
+
+@pytest.mark.parametrize("wrong", [
+    "<PubmedArticle><MedlineCitation><PMID>abc</PMID><Article><ArticleTitle>T</ArticleTitle></Article></MedlineCitation></PubmedArticle>",
+    deletion(1).replace(">1<", f">{'9' * 25}<"), record(1, "x").replace('"1">', f'"{"9" * 25}">'),
+    {"paperId": "1", "title": "x\ud800"}, {"paperId": "1", "title": None}, {"paperId": "1", "title": "x", "version": -1},
+    {"paperId": "1", "title": "x", "version": True}, {"paperId": "1", "title": ["x"]},
+])  # fmt: skip
+def test_a_record_that_cannot_be_kept_is_named(tmp_path: Path, wrong: str | dict[str, Any]) -> None:
+    file = official(tmp_path, 1, [wrong]) if isinstance(wrong, str) else rows(tmp_path, "mine", wrong)
+    with pytest.raises(UsageError, match=file.name):
+        build(tmp_path, file)
 
 
 def test_a_file_that_has_changed_under_its_name_is_refused(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def body(written: str) -> str:
     ('<p>See <xref ref-type="table">Table 2</xref> and <xref ref-type="fig">Fig. 1</xref>.</p>', "See Table 2 and Fig. 1."),
     ('<p>in 10<xref ref-type="bibr">3</xref> of</p>', "in 10[3] of"), ('<p>shown.<sup><xref ref-type="bibr">1</xref>,2</sup> And</p>', "shown.[1,2] And"),
     ('<p>it [<xref ref-type="bibr">1</xref>, <xref ref-type="bibr">2</xref>]</p>', "it [1, 2]"), ('<p>by (<xref ref-type="bibr">Li 2019</xref>)</p>', "by (Li 2019)"),
+    ('<p>aged 65,<xref ref-type="bibr"><sup>5</sup></xref> n = 12:<xref ref-type="bibr">5</xref></p>', "aged 65,[5] n = 12:[5]"),
+    ("<table><tr><td>A<disp-formula>x=5</disp-formula>18</td></tr></table>", "|  |\n| --- |\n| A x=5 18 |"), ("<disp-formula><graphic/></disp-formula>", "[a formula that is a picture]"),
+    ("<fig><object-id>10.1/x</object-id><label>F</label><alt-text>alt</alt-text><graphic/></fig>", "**F**"),
+    ("<table-wrap><label>T</label><list><list-item><p>a</p></list-item></list></table-wrap>", "**T**\n\n- a"),
     ("<p>over 18</p><p>no stroke</p>", "over 18\n\nno stroke"), ("<p>Of: <list><list-item><p>a</p></list-item></list> then</p>", "Of:\n\n- a\n\nthen"),
     ('<list list-type="order"><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list>', "1. a\n2. b"),
     ('<list list-type="alpha-lower"><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list>', "a. a\nb. b"),
@@ -146,6 +150,43 @@ def test_rows_of_a_head_become_one_line_and_a_cell_over_a_whole_row_heads_what_f
     read = table_lines(etree.fromstring(table), lambda cell: cell.text or "")
     head = "| Outcome | Drug / n | Drug / % |\n| --- | --- | --- |\n"
     assert read == f"{head}| Women |  |  |\n| Death |  | 3\\|2 |"
+
+
+@pytest.mark.parametrize(("rows", "body"), [
+    ("<tr><td>0</td><td>0</td><td>0</td></tr>", "| 0 | 0 | 0 |"),
+    ('</tbody><thead><tr><th rowspan="2">Drug</th><th>a</th><th>b</th></tr></thead><tbody><tr><td>X</td><td>1</td><td>2</td></tr>',
+     "| Drug | a | b |\n| --- | --- | --- |\n| H | I | J |\n| X | 1 | 2 |"),
+    ('<tr><td colspan="0">X</td><td>1</td><td>2</td></tr>', "| X | 1 | 2 |"),
+    ('<tr><td rowspan="0">X</td><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr>', "| X | 1 | 2 |\n| X | 3 | 4 |"),
+])  # fmt: skip
+def test_a_span_ends_with_its_group_and_equal_cells_are_no_span(rows: str, body: str) -> None:
+    head = "<tr><th>H</th><th>I</th><th>J</th></tr>"
+    table = etree.fromstring(f"<table><tbody>{head}{rows}</tbody></table>".replace("<tbody></tbody>", ""))
+    assert body in table_lines(table, lambda cell: cell.text or "")
+
+
+def test_what_a_table_has_too_much_of_is_said() -> None:
+    rows = "<tr><td>x</td></tr>" * 5001
+    assert table_lines(etree.fromstring(f"<table>{rows}</table>"), lambda cell: "x").endswith(
+        "[cut here: the table goes on after 5,000 rows]"
+    )
+    wide = "".join(f'<td rowspan="2000">{"x" * 290}</td>' for _ in range(50)) + "<td>y</td>"
+    spread = table_lines(
+        etree.fromstring(f"<table><tr>{wide}</tr>{'<tr><td>z</td></tr>' * 1999}</table>"), lambda cell: cell.text or ""
+    )
+    assert len(spread) < 1_500_000
+
+
+def test_lists_within_lists_cost_no_more_than_they_are_long() -> None:
+    deep = "<dl><dt>a</dt><dd>" * 40 + "b" + "</dd></dl>" * 40
+    assert "".join(blocks_of(etree.fromstring(f"<p>{deep}</p>"), 2)).count("b") == 1
+
+
+def test_what_a_reader_must_know_of_a_full_text_stands_behind_its_title() -> None:
+    related = '<related-article related-article-type="retraction-forward"/>'
+    front = f"<front><article-meta><title-group><article-title>T</article-title></title-group>{related}</article-meta></front>"
+    page = article_page(parsed(f"<r><article>{front}<body><p>x</p></body></article></r>".encode()))
+    assert page is not None and page.startswith("# T [RETRACTED PUBLICATION]\n")
 
 
 def test_a_table_of_the_other_model_is_read_and_a_span_that_claims_too_much_is_cut() -> None:

@@ -25,7 +25,11 @@ WRITTEN = [
     ("First<br/>Second", "First Second"), (math("<msup><mn>10</mn><mn>6</mn></msup>"), "10^6"), (math("<mfrac><mn>3</mn><mn>4</mn></mfrac>"), "3/4"),
     ("2" + math("<mfrac><mn>1</mn><mn>2</mn></mfrac>"), "2 1/2"), (math("<msup><mi>e</mi><mrow><mo>-</mo><mn>2</mn></mrow></msup>"), "e^-2"),
     (math("<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mn>2</mn></mfrac>"), "(a+b)/2"), (math("<msub><mi>CO</mi><mn>2</mn></msub>"), "CO2"),
-    (math("<msqrt><mn>2</mn></msqrt>"), "sqrt(2)"), (math("<msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup>"), "x1^2"),
+    ("175 × (Scr)<sup>-1.154</sup>", "175 × (Scr)^-1.154"), ("0.993<sup>Age</sup>", "0.993^Age"), ("2<sup>−ΔΔCt</sup>", "2^-ΔΔCt"),
+    ("10<sup>5–6</sup>", "10^5-6"), ("10<sup>n</sup>", "10^n"), ("(1 + 0.05)<sup>5</sup>", "(1 + 0.05)^5"), ("mmol<sup>-1</sup>", "mmol^-1"),
+    ("10<sup>6 </sup>5 mg", "10^6 5 mg"), ("fell to 65<sup>12</sup>", "fell to 65[12]"), ("65<sup>5,6</sup>", "65[5,6]"), ("p53<sup>-/-</sup>", "p53-/-"),
+    ("log<sub>2</sub>2.5", "log2 2.5"), (math("<msub><mi>log</mi><mn>10</mn></msub><mn>5</mn>"), "log10 5"), ("CD4<sup>−</sup>", "CD4−"),
+    (math("<mo>(</mo><mi>a</mi><msup><mo>)</mo><mn>2</mn></msup>"), "(a)^2"), (math("<msqrt><mn>2</mn></msqrt>"), "sqrt(2)"), (math("<msubsup><mi>x</mi><mn>1</mn><mn>2</mn></msubsup>"), "x1^2"),
 ]  # fmt: skip
 
 
@@ -38,7 +42,7 @@ def test_exponents_fractions_and_breaks_are_kept_and_all_other_markup_is_dropped
 
 @pytest.mark.parametrize(("note", "marks"), [
     ("RetractionIn", " [RETRACTED PUBLICATION]"), ("PartialRetractionIn", " [RETRACTED PUBLICATION]"),
-    ("ExpressionOfConcernIn", " [EXPRESSION OF CONCERN]"), ("RetractionOf", ""), ("ErratumIn", " [ERRATUM PUBLISHED]"),
+    ("ExpressionOfConcernIn", " [EXPRESSION OF CONCERN]"), ("RetractionOf", ""), ("UpdateIn", ""), ("ErratumIn", " [ERRATUM PUBLISHED]"),
     ("ErratumFor", ""),
 ])  # fmt: skip
 def test_what_a_reader_must_know_of_a_paper_stands_behind_its_title(note: str, marks: str) -> None:

@@ -21,6 +21,13 @@ def read(inside: str) -> str:
 
 SEEN = [
     ("<p>of 10<sup>9</sup> cells in H<sub>2</sub>O<sup><a href='#r'>1</a></sup></p>", "of 10^9 cells in H2O[1]"),
+    ("<p>fell to 65<a href='#b'><span><sup>12</sup></span></a> per 1000</p>", "fell to 65[12] per 1000"),
+    ("<p>at 2<sup>1</sup>/<sub>2</sub> tablets</p>", "at 2 1/2 tablets"), ("<p>of 10<span></span><sup>6</sup> cells</p>", "of 10^6 cells"),
+    ("<p>is <span class='mwe-math-element'><span style='display: none;'><math><mi>E</mi></math></span><img alt='{\\displaystyle E=mc^{2}}'></span> of</p>", "is E=mc^{2} of"),
+    ("<table><tr><th>Arm</th><th>Done</th></tr><tr><td>Drug</td><td><img alt='Yes'></td></tr></table>", "| Drug | Yes |"),
+    ("<table><tr><th>Arm</th><th>n</th></tr><tr><td><div>12</div><div>34</div></td><td><ul><li>5</li><li>6</li></ul></td></tr></table>", "| 12 34 | 5 6 |"),
+    ("<pre>Outcome   Drug   Placebo\nStroke           329</pre>", "Outcome   Drug   Placebo\nStroke           329"),
+    ("<p>at least <span aria-hidden='true'>≥ 5 mg</span> of</p>", "at least ≥ 5 mg of"),
     ("<p>is <math><mfrac><mn>1</mn><mn>2</mn></mfrac></math> of</p>", "is 1/2 of"),
     ("<p>is <mml:math><mml:msqrt><mml:mn>2</mml:mn></mml:msqrt></mml:math> of</p>", "is sqrt(2) of"),
     ("<p>is <script type='math/tex'>x^2</script> of</p>", "is x^2 of"), ("<p>age <img src='g.png' alt='≥'> 18</p>", "age ≥ 18"),
@@ -43,6 +50,14 @@ def test_a_page_without_a_main_content_is_read_all_the_same(written: str, seen: 
     page = f"<html><body><div>{written}</div></body></html>"
     text = as_markdown(Fetched("http://x/", "text/html", "utf-8", page.encode()))
     assert seen in text
+
+
+def test_a_page_forges_no_place_of_a_table_and_its_templates_are_not_shown() -> None:
+    table = "<table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>"
+    text = read(f"<p>Here is ⟦0:fake:0⟧ and {'⟦1:' * 2000} too.</p><template><p>Dose 500 mg</p></template>{table}")
+    assert "⟦0:fake:0⟧" in text
+    assert text.count("| 1 | 2 |") == 1
+    assert "500" not in text
 
 
 @pytest.mark.parametrize(
@@ -91,6 +106,14 @@ def test_two_tables_alike_stay_two() -> None:
         == f"First. ``` {table} ``` Then some words. And more of them. And more. ``` {table} ``` Last.".split()
     )
     assert read.count("Drug  1") == 2
+
+
+@pytest.mark.parametrize(("left", "right"), [
+    ("the study drug", "or a placebo"), ("Article history:", "We studied adults with heart failure and a low ejection fraction"),
+])  # fmt: skip
+def test_columns_of_prose_are_no_table(left: str, right: str) -> None:
+    written = "\n".join([left] * 6 + [right] * 6)
+    assert with_tables(written, "\n".join([f"{left}     {right}"] * 6)) == written
 
 
 def test_a_table_of_a_pdf_is_read_by_its_columns_and_two_columns_of_prose_one_after_the_other() -> None:
