@@ -17,7 +17,8 @@ from tests.support.servers import Reply, ScriptedModel, completion, demo_model, 
 from tests.support.tool_clients import tools_at
 
 
-async def test_a_list_of_models_that_always_fails_is_no_outage(folder: Path, tools_url: str) -> None:
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_list_of_models_that_always_fails_is_no_outage(folder: Path, tools_url: str, status: int) -> None:
     asked: list[Any] = []
 
     async def chat(request: Request) -> Response:
@@ -28,7 +29,10 @@ async def test_a_list_of_models_that_always_fails_is_no_outage(folder: Path, too
         assert isinstance(said, str)
         return completion({"content": said, "finish_reason": "stop"}, prompt_tokens=900 * len(body["messages"]))
 
-    routes = [Route("/v1/models", lambda _: Response("", 500)), Route("/v1/chat/completions", chat, methods=["POST"])]
+    routes = [
+        Route("/v1/models", lambda _: Response("", status)),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+    ]
     with served(Starlette(routes=routes)) as base:
         batch = await generate(folder, f"{base}/v1", tools_url, model_name="Qwen3-8B", max_downtime=20)
     assert counts(batch) == [6, 0, 0, 0]
@@ -42,7 +46,48 @@ async def test_one_prompt_that_a_firewall_forbids_fails_alone(
         return HTMLResponse("<html>Request blocked</html>", 403) if forbidden else two_turns(messages)
 
     scripted_model.script = behind_a_firewall
+    for _ in range(2):  # the same command again asks for it alone
+        assert counts(await generate(folder, scripted_model, tools_url, concurrency=1)) == [5, 0, 1, 0]
+
+
+async def test_the_first_prompt_forbidden_keeps_no_other_from_being_asked(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    def behind_a_firewall(messages: Messages) -> Reply:
+        forbidden = len(messages) > 1 and "Question 1" in messages[1]["content"]
+        return HTMLResponse("<html>Request blocked</html>", 403) if forbidden else two_turns(messages)
+
+    scripted_model.script = behind_a_firewall
     assert counts(await generate(folder, scripted_model, tools_url, concurrency=1)) == [5, 0, 1, 0]
+
+
+async def test_a_key_that_is_revoked_in_the_middle_ends_the_run(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    write_questions(folder / "questions.jsonl", [f"Does drug {number} help?" for number in range(40)])
+
+    def revoked(messages: Messages) -> Reply:
+        used_up = len(scripted_model.requests) > 9
+        return JSONResponse({"error": {"message": "key revoked"}}, 403) if used_up else two_turns(messages)
+
+    scripted_model.script = revoked
+    with pytest.raises(UsageError, match=r"in a row were forbidden, and no other was answered: .*key revoked"):
+        await generate(folder, scripted_model, tools_url)
+    assert len(scripted_model.requests) < 30
+
+
+async def test_a_passing_error_in_a_reply_of_status_200_ends_no_run(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    write_questions(folder / "questions.jsonl", [f"Does drug {number} help?" for number in range(20)])
+
+    def overloaded(messages: Messages) -> Reply:
+        busy = len(scripted_model.requests) < 50
+        return JSONResponse({"error": "Upstream is overloaded, try again"}) if busy else two_turns(messages)
+
+    scripted_model.script = overloaded
+    accepted, rejected, failed, pending = counts(await generate(folder, scripted_model, tools_url))
+    assert (accepted > 0, rejected, accepted + failed, pending) == (True, 0, 20, 0)
 
 
 @pytest.mark.parametrize(
@@ -52,11 +97,12 @@ async def test_one_prompt_that_a_firewall_forbids_fails_alone(
         {"error": {"message": "the context window is 150 tokens too small"}},
     ],
 )
-async def test_a_number_that_is_no_context_shortens_nothing(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str, refusal: dict[str, Any]
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_number_that_is_no_context_shortens_nothing_but_the_next_reply(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, refusal: dict[str, Any], refused: int
 ) -> None:
     def picky(messages: Messages) -> Reply:
-        if "Question 2" in messages[1]["content"]:
+        if f"Question {refused}" in messages[1]["content"]:
             return JSONResponse(refusal, 422)
         said = two_turns(messages)
         return completion({"content": said, "finish_reason": "stop"}, prompt_tokens=900 * len(messages))
@@ -64,7 +110,8 @@ async def test_a_number_that_is_no_context_shortens_nothing(
     scripted_model.script = picky
     batch = await generate(folder, scripted_model, tools_url, concurrency=1)
     assert counts(batch)[0] == 5
-    assert {request["max_tokens"] for request in scripted_model.requests} == {4096}
+    asked = [request["max_tokens"] for request in scripted_model.requests]
+    assert sum(tokens not in (1, 4096) for tokens in asked) <= (2 if refused == 1 else 0)
 
 
 async def test_a_web_page_for_every_reply_ends_the_run(
@@ -124,6 +171,23 @@ def test_doctor_tells_your_length_from_the_servers(tools_url: str) -> None:
             "ok       context         20,000 tokens, as you say" in looked(url, tools_url, "--max-model-len", 20_000)[1]
         )
         assert "32,768 tokens, as it says, and not the 99,999" in looked(url, tools_url, "--max-model-len", 99_999)[1]
+
+
+def test_doctor_sees_a_prompt_cut_in_silence_wherever_the_end_is(tools_url: str, tmp_path: Path) -> None:
+    own = tmp_path / "prompt.txt"
+    own.write_text("Call <call_tool>, then <answer>. " + "Search with care. " * 3000)
+    for size, more in ((1500, ()), (4096, ()), (10_240, ()), (4096, ("--system-prompt-file", own)),
+                       (4096, ("--max-model-len", 32_768))):  # fmt: skip
+        with demo_model(manners=MANNERS["ollama"], max_model_len=size) as url:
+            code, said = looked(url, tools_url, *more)
+        assert (code, "cuts prompts in silence" in said) == (1, True), (size, more, said)
+
+
+def test_doctor_advises_no_length_with_which_nothing_fits(tools_url: str) -> None:
+    with demo_model(manners=MANNERS["vllm"], max_model_len=1000) as url:
+        code, said = looked(url, tools_url, "--max-model-len", 99_999)
+    assert code == 1
+    assert "and not the 99,999 that you say: too short for the prompt" in said
 
 
 def test_doctor_believes_no_count_that_cannot_be_one(tools_url: str) -> None:

@@ -182,6 +182,20 @@ async def test_a_server_that_begins_anew_instead_of_continuing_is_asked_again(
     assert state["messages"][-1].text == WHOLE["content"]
 
 
+@pytest.mark.parametrize(("begun", "rest"), [
+    ('I will search now. <call_tool name="pubmed_search">heart fail', 'I will search now. <call_tool name="pubmed_search">heart failure</call_tool>'),
+    ("Here is what I found: <ans", "Here is what I found: <answer>It works.</answer>"),
+    ('Now <call_tool name="pubmed_search">heart', '<call_tool name="pubmed_search">heart failure</call_tool>'),
+])  # fmt: skip
+async def test_a_reply_that_begins_anew_is_not_joined_to_what_it_should_continue(
+    tools_url: str, begun: str, rest: str
+) -> None:
+    with ScriptedModel(owned_by="vllm").served() as model:
+        cut = {"content": f"<think>I look.</think>\n{begun}", "finish_reason": "length"}
+        state = await run(model, tools_url, [cut, {"content": rest, "finish_reason": "stop"}, WHOLE])
+    assert state["messages"][-1].text == WHOLE["content"]
+
+
 async def test_a_server_that_repeats_what_it_continues_has_said_it_once(tools_url: str) -> None:
     with ScriptedModel(owned_by="vllm").served() as model:
         whole = CUT["content"] + "ks.</answer>"

@@ -31,6 +31,8 @@ RENDERED: list[tuple[str, Any, str]] = [
      "Abstract: P < 0.05</snippet>\n"),
     ("browse_webpage", {"success": True, "markdown": "# x" + "y" * 9000, "error": None},
      "<webpage># x" + "y" * 7997 + "</webpage>\n[cut here: 8,000 of 9,003 characters are shown]"),
+    ("browse_webpage", {"success": True, "markdown": "y" * 9000, "offset": 0, "total": 120},
+     "<webpage>" + "y" * 8000 + "</webpage>\n[cut here: 8,000 of 9,000 characters are shown]"),
     ("browse_webpage", {"success": True, "markdown": "y" * 9000, "offset": 8000, "total": 17_000},
      "<webpage>" + "y" * 8000 + "</webpage>\n[cut here: characters 8,000 to 16,000 of 17,000 are shown; "
      'offset="16000" shows what follows]'),
