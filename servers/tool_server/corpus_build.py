@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
-from servers.tool_server.corpus_format import BUNDLED, COLUMNS, FORMAT, SCHEMA, deserialize, indexed_text, serialize
+from servers.tool_server.corpus_format import (
+    BUNDLED,
+    COLUMNS,
+    FORMAT,
+    SCHEMA,
+    SHOWN_PAPERS,
+    deserialize,
+    indexed_text,
+    serialize,
+)  # fmt: skip
 from servers.tool_server.corpus_rows import read_rows
 from servers.tool_server.pubmed_xml import Article, Deleted, read_articles
 
@@ -84,9 +93,7 @@ def build_corpus(index: Path, files: Sequence[Path], on_progress: Callable[[Prog
             raise UsageError(
                 f"{index} cannot be written ({error}); fix it and run the same command to resume"
             ) from error
-        built.papers = connection.execute("SELECT count(DISTINCT pmid) FROM papers WHERE data IS NOT NULL").fetchone()[
-            0
-        ]
+        (built.papers,) = connection.execute(SHOWN_PAPERS).fetchone()
         return built
 
 

@@ -49,15 +49,18 @@ def _line(cells: Iterable[str]) -> str:
 def _groups(table: Element) -> Iterator[tuple[list[Element], bool]]:
     """The rows of this table by their groups, the first head's before all, the foot's last; none of a table inside."""
     groups: list[tuple[int, list[Element]]] = []
+    loose: list[Element] | None = None
+    """Rows that stand in no group, until the next one."""
     for child in table.iterchildren("*"):
         if name_of(child) in _GROUPS:
             rows = [row for row in child.iterchildren("*") if name_of(row) in ("tr", "row")]
             is_first_head = name_of(child) == "thead" and not any(order == 0 for order, _ in groups)
             groups.append((0 if is_first_head else 2 if name_of(child) == "tfoot" else 1, rows))
+            loose = None
         elif name_of(child) in ("tr", "row"):
-            if not groups or name_of(groups[-1][1][-1].getparent()) in _GROUPS:  # type: ignore[arg-type]
-                groups.append((1, []))
-            groups[-1][1].append(child)
+            if loose is None:
+                groups.append((1, loose := []))
+            loose.append(child)
     for order, rows in sorted(groups, key=lambda group: group[0]):
         if rows:
             yield rows, order == 0

@@ -165,6 +165,11 @@ def test_a_span_ends_with_its_group_and_equal_cells_are_no_span(rows: str, body:
     assert body in table_lines(table, lambda cell: cell.text or "")
 
 
+def test_rows_beside_an_empty_group_are_read() -> None:
+    table = "<table><thead/><tr><td>a</td><td>b</td></tr><tr><td>1</td><td>2</td></tr></table>"
+    assert table_lines(etree.fromstring(table), lambda cell: cell.text or "").endswith("| 1 | 2 |")
+
+
 def test_what_a_table_has_too_much_of_is_said() -> None:
     rows = "<tr><td>x</td></tr>" * 5001
     assert table_lines(etree.fromstring(f"<table>{rows}</table>"), lambda cell: "x").endswith(
