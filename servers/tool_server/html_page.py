@@ -21,6 +21,8 @@ _WORDS = "x-words"
 _CELLS = ("td", "th", "li", "dd", "dt")
 _HOLDERS = (*_CELLS, "p", "div", "section", "article", "body", "blockquote")
 _BLOCKS = frozenset((*_HOLDERS, "h1", "h2", "h3", "h4", "h5", "h6", "pre", "table", "tr", "ul", "ol", "dl"))
+_MOST_LOST = 0.65
+"""Of an article's paragraphs: when trafilatura keeps less, it has taken a part for the whole."""
 _LONGEST_CELL = 400
 """Characters of a cell of data; one with more is a table that lays out the page."""
 _ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])|\\([\[\]])")
@@ -38,10 +40,20 @@ def html_page(source: str, url: str) -> str:
     kept = _prepared(root)
     text = trafilatura.extract(root, url=url, output_format="markdown", include_comments=False, favor_recall=True)
     text = _ESCAPED.sub(lambda match: "".join(filter(None, match.groups())), text or "")
+    article, size = _article(root)
+    if len(text) < _MOST_LOST * size:
+        text = "\n\n".join(blocks_of(article, 1))
     text = _GAPS.sub(" ", text or "\n\n".join(blocks_of(root, 1)))
     text = re.sub(r"\n{3,}", "\n\n", kept.put_back(text)).strip()
     title = (about.title or "").strip() if about else ""
     return f"# {title}\n\n{text}" if title and text and title not in text[: len(title) + 10] else text
+
+
+def _article(root: Element) -> tuple[Element, int]:
+    """What the page itself calls its article, and how many characters its paragraphs have."""
+    sizes = {each: sum(len(_text(one)) for one in each.iter("p")) for each in root.iter("article")}
+    largest = max(sizes, key=sizes.__getitem__, default=root)
+    return largest, sizes.get(largest, 0)
 
 
 @dataclass

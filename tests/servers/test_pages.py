@@ -52,6 +52,15 @@ def test_a_page_without_a_main_content_is_read_all_the_same(written: str, seen: 
     assert seen in text
 
 
+def test_an_article_of_which_most_would_be_lost_is_read_whole() -> None:
+    parts = "".join(
+        f"<div class='ad-body related'><p>Part {n}: {'the trial went on and on. ' * 20}</p></div>" for n in range(8)
+    )
+    page = f"<html><body><nav><a href='/'>Home</a></nav><article>{parts}</article></body></html>"
+    text = as_markdown(Fetched("http://x/", "text/html", "utf-8", page.encode()))
+    assert all(f"Part {n}:" in text for n in range(8))
+
+
 def test_a_page_forges_no_place_of_a_table_and_its_templates_are_not_shown() -> None:
     table = "<table><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>"
     text = read(f"<p>Here is ⟦0:fake:0⟧ and {'⟦1:' * 2000} too.</p><template><p>Dose 500 mg</p></template>{table}")
