@@ -9,7 +9,7 @@ from servers.tool_server.markup import Element, flow, name_of, text_of
 from servers.tool_server.tables import table_lines
 
 _LEFT_OUT = (
-    "ref-list", "bio", "graphic", "inline-graphic", "media", "permissions", "processing-meta", "alt-text", "long-desc",
+    "ref-list", "bio", "inline-graphic", "permissions", "processing-meta", "alt-text", "long-desc",
     "object-id", "script", "style", "template", "noscript", "head", "svg", "iframe", "object", "video", "audio",
     "canvas", "button", "select", "textarea", "input", "colgroup", "col", "colspec",
 )  # fmt: skip
@@ -173,7 +173,7 @@ _READERS: dict[str, Callable[[Element, int], Blocks]] = {
     ),
     **dict.fromkeys(("label", "title"), _title),
     **dict.fromkeys(("h1", "h2", "h3", "h4", "h5", "h6"), _html_heading),
-    **dict.fromkeys(("fig", "figure", "table-wrap", "supplementary-material"), _captioned),
+    **dict.fromkeys(("fig", "figure", "table-wrap", "supplementary-material", "media", "graphic"), _captioned),
     **dict.fromkeys(("table", "array", "tgroup"), _table),
     **dict.fromkeys(("list", "ul", "ol"), _listed),
     **dict.fromkeys(("def-list", "dl"), _defined),

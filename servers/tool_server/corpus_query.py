@@ -18,7 +18,7 @@ _TAG = r"\[[^\[\]]{1,60}\]"
 _TOKEN = re.compile(
     rf"""(?P<range>{_DATE}(?:{_TAG})?\s{{0,4}}:\s{{0,4}}{_DATE}{_TAG})
     |(?P<phrase>"[^"]{{0,400}}"\*?)|(?P<tag>{_TAG})
-    |(?P<doi>(?:https?://(?:dx\.)?doi\.org/|doi:\s?)?10\.\d{{4,9}}/(?:[^\s"\[\]()]|\([^\s"\[\]()]*\))+)
+    |(?P<doi>(?:(?:https?://)?(?:dx\.)?doi\.org/|doi:\s?)?10\.\d{{4,9}}/(?:[^\s"\[\]()]|\([^\s"\[\]()]*\))+)
     |(?P<bracket>[()])|(?P<word>[^\s"()\[\]]+)|.""",
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
@@ -67,6 +67,8 @@ class _Reader:
         if kind == "bracket":
             inner = self.expression(depth + 1) if depth < _MAX_DEPTH else self._nothing(f"brackets {_MAX_DEPTH} deep")
             self.at += 1
+            if tag := self._tag():
+                self.terms.say(f"[{tag}] behind a bracket was left out: put it behind each term")
             return inner
         self.count += 1
         if self.count > _MAX_TERMS:
@@ -83,6 +85,8 @@ class _Reader:
         if kind == "doi":
             self._tag()
             return doi(text)
+        if kind == "tag":
+            self.terms.say(f"{text} was left out: it stands behind no term")
         return self._words(text) if kind == "word" else ""
 
     def _words(self, text: str) -> str:
@@ -103,6 +107,8 @@ class _Reader:
             self.at += 1
             self.plain += [text, following]
             return self.terms.name(text, following)
+        if text == "or":
+            self.terms.say("or was read as a word: operators are upper case")
         if text.lower() in IGNORED and not (text == "A" and self.plain):  # `vitamin A`
             return ""
         self.plain.append(text)
@@ -129,6 +135,8 @@ def read_query(text: str) -> Query:
     terms = Terms()
     if len(text) > _MAX_QUERY:
         terms.notices.append(f"only the first {_MAX_QUERY} characters of the query were read")
+    if any(token[0] in "[]" for token in _TOKEN.finditer(text[:_MAX_QUERY]) if not token.lastgroup):
+        terms.say("a square bracket that has no other was left out")
     tokens = [token for token in _TOKEN.finditer(text[:_MAX_QUERY].translate(_PLAIN_QUOTES)) if token.lastgroup]
     reader = _Reader(tokens, terms)
     found = ""

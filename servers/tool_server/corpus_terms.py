@@ -39,7 +39,15 @@ _NOT_HELD = frozenset((
 IGNORED = frozenset(
     "a an and are as at by do does for from how in is it of on or than that the to vs versus what which with".split()
 )
-_ODD = re.compile(r"\*(?!$)|\||&&|^(?:title|abstract|author|journal|mesh|year|ti|tiab|au|ta):\S", re.IGNORECASE)
+_ODD = re.compile(
+    r"\*(?!$)|\||&&|\w\?\w|\w\$|^~\d|^#\d|^-\w|\.\w\w(?:,\w\w)*\.$|^(?:near|adj)/?\d+$|^[nw]/\d+$|^(?:pmid|doi|pmcid):$"
+    r"|^(?:title|abstract|abs|author|journal|mesh|year|ti|tiab|ab|au|ta|pmid|uid)[:=]\S",
+    re.IGNORECASE,
+)
+"""Signs of the syntax of other databases, or of none."""
+_APART_INITIALS = re.compile(r"(?<=\s)(?:[A-Z]\.?\s?){2,}$")
+_RANGE = re.compile(r"(\d{4}(?:[/-]\d{1,2}){0,2})(?::|-|\.\.)(\d{4}(?:[/-]\d{1,2}){0,2})")
+_DOI = re.compile(r"(?:(?:https?://)?(?:dx\.)?doi\.org/|doi:\s?)?10\.\d{4,9}/\S+", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}(?:[/-]\d{1,2}){0,2}")
 _YEARS = range(1500, 2100)
 
@@ -56,6 +64,12 @@ class Terms:
             return ""
         if word.lower() == "hasabstract":
             return _fact("_abstract")
+        years = _RANGE.fullmatch(word)
+        if years and all(int(year[:4]) in _YEARS for year in years.groups()):
+            self.say(f"{word} was read as {years[1]}:{years[2]}[dp]")
+            return self.dates(years[1], years[2], "dp")
+        if word == "not":
+            self.say(f"{word} was read as a word: operators are upper case")
         if word.endswith("*"):
             return _phrase(_TEXT, words(word), "*")
         parts = words(word)
@@ -72,6 +86,8 @@ class Terms:
 
     def phrase(self, quoted: str) -> str:
         """A quoted phrase without a tag: in the text as it stands, or the whole of a name."""
+        if _DOI.fullmatch(quoted.strip()):
+            return doi(quoted.strip())
         return _any([_phrase(_TEXT, words(quoted), _star(quoted)), *self._named(quoted, quoted=True)])
 
     def tagged(self, found: Sequence[str], tag: str, *, quoted: bool = False) -> str:
@@ -99,17 +115,17 @@ class Terms:
             return _any(_people(text, _PEOPLE[name], quoted=quoted))
         if name in _HEADINGS:
             if name in ("majr", "mesh major topic"):
-                self._say(f"[{tag}] was read as [mesh]: this corpus does not hold which headings are major")
+                self.say(f"[{tag}] was read as [mesh]: this corpus does not hold which headings are major")
             return _fact(whole("h", text), _star(text))
         if name in _JOURNALS:
             return _fact(whole("j", without_article(words(text))), _star(text))
         columns = _COLUMNS.get(name, _TEXT)
         if name not in _COLUMNS and name not in _ANYWHERE:
-            self._say(f"[{tag}] is no field that is known: {text} was searched in title, abstract and headings")
+            self.say(f"[{tag}] is no field that is known: {text} was searched in title, abstract and headings")
         if about.startswith("~") and about[1:].isdigit():
             return _near(columns, words(text), int(about[1:4]))
         if about and not (about == "noexp" and name in _HEADINGS):
-            self._say(f"[{tag}] was read as [{name}]")
+            self.say(f"[{tag}] was read as [{name}]")
         if quoted:
             return _any([_phrase(columns, words(text), _star(text)), *(self._named(text) if name in _ANYWHERE else [])])
         kept = [word for word in found if word.lower() not in IGNORED] or found
@@ -121,12 +137,12 @@ class Terms:
     def dates(self, first: str, last: str, tag: str) -> str:
         """Every day between two dates, which may be the same."""
         low, high = _DATE.findall(first), _DATE.findall(last)
-        if not low or not high:
+        if not low or not high or ":" in first or not all(map(_is_date, (low[0], high[-1]))):
             return self._left_out(f"{first}[{tag}]", "it is no date like 2019, 2019/11 or 2019/11/21")
         if tag.lower() in _OTHER_DATES:
-            self._say(f"[{tag}] was read as [dp]: this corpus holds the date of publication only")
+            self.say(f"[{tag}] was read as [dp]: this corpus holds the date of publication only")
         elif tag.lower() not in _DATES:
-            self._say(f"[{tag}] was read as [dp]: a range is one of dates")
+            self.say(f"[{tag}] was read as [dp]: a range is one of dates")
         return _any(map(_fact, _days(low[0], high[-1]))) or _fact("_none")
 
     def _named(self, text: str, *, quoted: bool = False) -> list[str]:
@@ -149,12 +165,19 @@ class Terms:
         return True
 
     def _left_out(self, what: str, why: str) -> str:
-        self._say(f"{what} was left out: {why}")
+        self.say(f"{what} was left out: {why}")
         return ""
 
-    def _say(self, notice: str) -> None:
+    def say(self, notice: str) -> None:
+        """Names something that was read otherwise than it is written."""
         if notice not in self.notices:
             self.notices.append(notice)
+
+
+def _is_date(text: str) -> bool:
+    """Whether there is such a day, month or year."""
+    year, month, day = (*map(int, re.split("[/-]", text)), 1, 1)[:3]
+    return 0 < month < 13 and 0 < day <= calendar.monthrange(year, month)[1] if year else False
 
 
 def doi(text: str) -> str:
@@ -166,6 +189,7 @@ def _people(text: str, where: str, *, quoted: bool) -> list[str]:
     """`Smith`, `Smith JA`, `Smith Jane`, `Smith, Jane`, `Jane Smith`: by surname, initials, or all of the name.
     Initials are the first of more, as on PubMed, but for quoted ones.
     """
+    text = _APART_INITIALS.sub(lambda match: match[0].replace(" ", "").replace(".", ""), text)
     found, kinds = words(text), [kind + where for kind in ("s", "i", "n")]
     if not found:
         return []

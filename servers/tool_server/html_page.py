@@ -9,7 +9,7 @@ from secrets import token_hex
 from lxml import etree, html
 
 from servers.tool_server.blocks import block_of, blocks_of
-from servers.tool_server.markup import Element, mark, name_of, superscript, text_of
+from servers.tool_server.markup import Element, lowered, mark, name_of, superscript, text_of
 
 _HIDING = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
 _NEVER_HIDDEN = frozenset(("html", "body", "main", "article"))
@@ -23,6 +23,8 @@ _HOLDERS = (*_CELLS, "p", "div", "section", "article", "body", "blockquote")
 _BLOCKS = frozenset((*_HOLDERS, "h1", "h2", "h3", "h4", "h5", "h6", "pre", "table", "tr", "ul", "ol", "dl"))
 _MOST_LOST = 0.65
 """Of an article's paragraphs: when trafilatura keeps less, it has taken a part for the whole."""
+_FEW = 4
+"""Words of a picture that is perhaps an icon."""
 _LONGEST_CELL = 400
 """Characters of a cell of data; one with more is a table that lays out the page."""
 _ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])|\\([\[\]])")
@@ -99,6 +101,11 @@ def _prepared(root: Element) -> _Kept:
     for element in list(root.iter("span")):
         if not len(element) and not element.text:
             element.tag = _WORDS
+    for element in list(root.iter("time", "output", "label", "data", "q", "u", "bdi")):
+        element.tag = _WORDS  # trafilatura would drop them out of their sentence
+    for element in root.iter("center", "form"):
+        if element.tag == "center" or element.find(".//p") is not None:
+            element.tag = "div"
     for element in root.iter("figure", "figcaption", "aside"):
         if element.tag != "aside" or _is_of_the_text(element):
             element.tag = "p" if element.tag == "figcaption" else "div"
@@ -161,8 +168,8 @@ def _tell_picture(picture: Element, around: dict[Element, str]) -> None:
         around[block] = " ".join(_text(block).split())
     if figure is not None:
         _become(picture, "" if words in around[block] else f"[picture: {words}]", "p")
-    elif next(picture.iterancestors("a"), None) is not None:
-        _become(picture, "")  # it leads elsewhere
+    elif not around[block] and len(words.split()) < _FEW and next(picture.iterancestors("a"), None) is not None:
+        _become(picture, "")  # an icon that leads elsewhere
     else:
         _become(picture, f" {words} " if around[block] or block.tag in _CELLS else f"[picture: {words}]")
 
@@ -183,7 +190,7 @@ def _raised(element: Element) -> str:
 
 
 def _lowered(element: Element) -> str:
-    text = text_of(element)
+    text = lowered(text_of(element))
     return f"{text} " if text[-1:].isdigit() and (element.tail or "")[:1].isdigit() else text
 
 

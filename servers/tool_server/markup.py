@@ -10,9 +10,11 @@ from lxml import etree
 Element = etree._Element
 _SPACE = re.compile(r"\s+")
 _SIGNED = re.compile(r"[-−–‐‑+]?\s?\d+(?:[.,·]\d+)?")
-_NUMBER_BEFORE = re.compile(r"(?:(?<![\w.])|(?<=[x×*·]))\d+(?:[.,·]\d+)*\s?$")
+_NUMBER_BEFORE = re.compile(r"(?:(?<![\w.])|(?<=[x×*·]))\.?\d+(?:[.,·]\d+)*\s?$")
+_NAME_BEFORE = re.compile(r"(?:[A-Za-z][-–]\d+|(?<!\d)(?:19|20)\d\d)$")
+"""`SARS-CoV-2` and `2019` are no numbers that are raised to a power."""
 _SYMBOL_BEFORE = re.compile(
-    r"(?<![\w])(?:[A-Za-zα-ωΑ-Ω]|[munkcdµμ]?m|[mµμun]?s|min|hr?|day|[mkµμ]?g|[mµμd]?[Ll]|mol|cell|Gy|Pa|log|ft|in|yr)\)?$"
+    r"(?<![^\W\d])(?:[A-Za-zα-ωΑ-Ω]|[munkcdµμ]?m|[mµμun]?s|min|hr?|day|[mkµμ]?g|[mµμd]?[Ll]|mol|cell|Gy|Pa|log|ft|in|yr)\)?$"
 )
 _MINUS = str.maketrans("−–‐‑", "----")
 _BREAKS = frozenset(
@@ -22,10 +24,11 @@ _BREAKS = frozenset(
 )
 _NAMES = ("given-names", "surname", "institution", "suffix")
 _NEGATIVE = re.compile(r"[-−–‐‑]\s?[\w(αβγΔ]")
-_SUM = re.compile(r"\([^()]*[-+−–×*/=][^()]*\)$")
-_WORD_POWER = re.compile(r"(?!st$|nd$|rd$|th$)[A-Za-zΔ]{2,}[\w()/ ]*")
-_POWER_OF_TEN = re.compile(r"[A-Za-z]|\d+\s?[-−–]\s?\d+")
+_SUM = re.compile(r"\([^()]*(?:[+×*=]|\s[-−–]\s)[^()]*\)$")
+_WORD_POWER = re.compile(r"(?:[A-Z][a-z]{2,}|Δ)[\w()/ ]*")
+_POWER_OF_TEN = re.compile(r"[nkxyzm]|\d+\s?[-−–/]\s?\d+|\([-−–+]?\d+\)")
 _RANGE = re.compile(r"\d+(?:\s?[-−–,;]\s?\d+)+")
+_OPERATOR = re.compile(r"\w\s?[-+−=×*/]\s?\w")
 _CLOSING = (")", "]", "}", "|")
 _NEAR = 80
 """Characters that are looked at before a superscript or a mark."""
@@ -167,7 +170,7 @@ def mark(text: str, before: str) -> str:
     """The mark of a citation or a note, behind what stands before it: apart from a word or a number, `65[12]`."""
     text = text.strip(" ,;") if text.strip(" ,;") else text
     in_brackets = max(before.rfind("["), before.rfind("(")) > max(before.rfind("]"), before.rfind(")"))
-    touches = bool(before) and not before[-1:].isspace() and not in_brackets
+    touches = before[-1:].isalnum() or (bool(before.strip()) and not before[-1:].isspace() and not in_brackets)
     return f"[{text}]" if touches and text[:1].isalnum() else text
 
 
@@ -177,7 +180,7 @@ def superscript(text: str, before: str, after: str, following: Element | None) -
     """
     if _FRACTION_BAR.fullmatch(after) and following is not None and name_of(following) == "sub":
         return f" {text}" if before[-1:].isdigit() else text
-    number = _NUMBER_BEFORE.search(before)
+    number = None if _NAME_BEFORE.search(before) else _NUMBER_BEFORE.search(before)
     exponent = f"^{text.translate(_MINUS).replace(' ', '')}"
     if _NEGATIVE.match(text):
         return exponent if before[-1:].isalnum() or before[-1:] in (")", "]") else text
@@ -185,9 +188,10 @@ def superscript(text: str, before: str, after: str, following: Element | None) -
         signed = not text[0].isdigit()
         if number and not signed and text not in ("2", "3") and number[0].strip() not in ("10", "2"):
             return f"[{text}]"  # nobody raises 65 to the power of 12
-        if number or (_SYMBOL_BEFORE.search(before) and (signed or text in ("2", "3", "4"))):
+        symbol = _SYMBOL_BEFORE.search(before) and (signed or text in ("2", "3", "4") or "." in text)
+        if number or symbol or (before[-1:] == ")" and _SUM.search(before)):
             return exponent
-        return exponent if before[-1:] == ")" and _SUM.search(before) else text
+        return f"[{text}]" if not signed and (before[-1:].isdigit() or before[-1:] in (")", "]")) else text
     if number and (_WORD_POWER.fullmatch(text) or (number[0].strip() == "10" and _POWER_OF_TEN.fullmatch(text))):
         return exponent
     return f"[{text}]" if before[-1:].isdigit() and _RANGE.fullmatch(text) else text
@@ -195,14 +199,18 @@ def superscript(text: str, before: str, after: str, following: Element | None) -
 
 def _formula(element: Element, name: str, pieces: list[str]) -> str:
     match name, pieces:
+        case "mfrac", [above, below] if element.get("linethickness") in ("0", "0pt", "0px"):
+            return f"binom({above}, {below})"
         case "mfrac", [above, below]:
             return f"{_grouped(above)}/{_grouped(below)}"
         case "msup", [base, power]:
             if not _is_exponent(power):
                 return base + power
             return f"{base if base in _CLOSING else _grouped(base)}^{_grouped(power.translate(_MINUS))}"
+        case "msub", [base, index]:
+            return base + lowered(index)
         case "msubsup", [base, index, power]:
-            return f"{base}{index}" + (f"^{power}" if _is_exponent(power) else power)
+            return base + lowered(index) + (f"^{power}" if _is_exponent(power) else power)
         case "munder", [base, under]:
             return f"{base}_{_grouped(under)}"
         case "munderover", [base, under, over]:
@@ -215,6 +223,11 @@ def _formula(element: Element, name: str, pieces: list[str]) -> str:
             separator = (element.get("separators", ",").strip() or " ")[:1].strip()
             return element.get("open", "(") + separator.join(pieces) + element.get("close", ")")
     return "".join(pieces)
+
+
+def lowered(text: str) -> str:
+    """An index: `CO2`, but `x_(i+1)`."""
+    return f"_({text})" if _OPERATOR.search(text) else text
 
 
 def _is_exponent(text: str) -> bool:

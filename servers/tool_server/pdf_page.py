@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from pypdf import PageObject
 
 _MAX_PAGES = 60
-_MOST_LINES, _FEWEST_ROWS, _SHORT, _FEW = 400, 3, 30, 4
+_MOST_LINES, _FEWEST_ROWS, _SHORT, _FEW = 400, 2, 45, 5
 """Lines of a page that are looked at; rows that make a table; characters and words of a cell that is no prose."""
 _SIDEWAYS = "\n\n[some of this page stands sideways, or could not be laid out: which column a value is in is not known]"
 _LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
 _LEADERS = re.compile(r"(?:\.\s?){4,}|(?:…\s?){2,}")
+_NUMBER = re.compile(r"\d+")
 _APART = re.compile(r"\s{2,}")
 
 
@@ -99,7 +100,11 @@ def _tables(lines: list[str]) -> Iterator[list[str]]:
 def _is_row(line: str) -> bool:
     """Whether a line has cells: a label of any length, and values that are short."""
     _, *values = _APART.split(line.strip())
-    return bool(values) and all(len(value) <= _SHORT and len(value.split()) <= _FEW for value in values)
+    return bool(values) and all(len(value) <= _SHORT and _is_value(value) for value in values)
+
+
+def _is_value(text: str) -> bool:
+    return len(text.split()) <= _FEW or len(_NUMBER.findall(text)) > 1
 
 
 def _is_prose(table: list[str]) -> bool:

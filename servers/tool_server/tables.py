@@ -24,7 +24,8 @@ def table_lines(table: Element, text: Text) -> str:
 
 
 def _lines(table: Element, text: Text) -> str:
-    grid = _Grid(text)
+    columns = [column for column in table.iterchildren("*") if name_of(column) == "colspec"]
+    grid = _Grid(text, {column.get("colname", ""): place for place, column in enumerate(columns)})
     for group, is_head in _groups(table):
         grid.add(group, is_head=is_head)
     width = max(map(len, grid.rows), default=0)
@@ -77,6 +78,8 @@ class _Grid:
     """The text at every place of a table, each span filled in."""
 
     text: Text
+    columns: dict[str, int]
+    """By the names of an OASIS table."""
     rows: list[list[str]] = field(default_factory=list)
     whole: set[int] = field(default_factory=set)
     """Rows that are one cell."""
@@ -101,8 +104,8 @@ class _Grid:
         cells = [cell for cell in row.iterchildren("*") if name_of(cell) in _CELLS]
         is_alone = len(cells) == 1 and not waiting
         for cell in cells:
-            self._go_on(line, waiting, _begins_at(cell))
-            words, (across, down) = self.text(cell), _spans(cell, left)
+            self._go_on(line, waiting, self._place(cell, "colname") or self._place(cell, "namest"))
+            words, (across, down) = self.text(cell), self._spans(cell, left)
             if len(line) + across > _MOST_COLUMNS:
                 self.cut = f"[cut here: rows go on after {_MOST_COLUMNS} columns]"
             for place in range(min(across, _MOST_COLUMNS - len(line))):
@@ -122,26 +125,24 @@ class _Grid:
                 waiting[len(line)] = (left - 1, words)
             line.append(self._again(words))
 
+    def _place(self, cell: Element, name: str) -> int:
+        """The column that an OASIS entry names; 0 where it names none."""
+        given = cell.get(name, "") if name_of(cell) == "entry" else ""
+        return min(self.columns.get(given, _number(_LAST_DIGITS.sub(r"\1", given), 1) - 1), _MOST_COLUMNS)
+
+    def _spans(self, cell: Element, left: int) -> tuple[int, int]:
+        """Over how many columns and rows a cell goes, of those that are `left` in its group."""
+        if name_of(cell) != "entry":
+            return _number(cell.get("colspan"), 1) or 1, _number(cell.get("rowspan"), 1) or left
+        across = self._place(cell, "nameend") - self._place(cell, "namest")
+        return max(across, 0) + 1, _number(cell.get("morerows"), 0) + 1
+
     def _again(self, words: str) -> str:
         self._repeated += len(words)
         if self._repeated > _MOST_REPEATED:
             self.cut = "[cut here: cells over many rows or columns stand in the first of them only]"
             return ""
         return words
-
-
-def _begins_at(cell: Element) -> int:
-    """The column in which an OASIS entry says that it stands; 0 where it does not say."""
-    name = cell.get("colname") or cell.get("namest") or ""
-    return min(_number(_LAST_DIGITS.sub(r"\1", name), 1) - 1, _MOST_COLUMNS) if name_of(cell) == "entry" else 0
-
-
-def _spans(cell: Element, left: int) -> tuple[int, int]:
-    """Over how many columns and rows a cell goes, of those that are `left` in its group."""
-    if name_of(cell) != "entry":
-        return _number(cell.get("colspan"), 1) or 1, _number(cell.get("rowspan"), 1) or left
-    first, last = (_number(_LAST_DIGITS.sub(r"\1", cell.get(name, "")), 0) for name in ("namest", "nameend"))
-    return max(last - first, 0) + 1, _number(cell.get("morerows"), 0) + 1
 
 
 def _number(text: str | None, otherwise: int) -> int:

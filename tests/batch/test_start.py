@@ -8,7 +8,6 @@ import pytest
 from mcp.server.fastmcp import FastMCP
 from mcp.types import CallToolResult, TextContent
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -170,15 +169,14 @@ async def test_a_model_that_is_no_longer_served_is_told_with_those_that_are(
 async def test_a_server_that_is_still_loading_is_waited_for(
     folder: Path, tools_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, asked = DemoModel("Qwen3-8B"), 0
+    model, asked = DemoModel("Qwen3-8B").app(), 0
 
-    async def loading(request: Request) -> Response:
+    async def loading(scope: Any, receive: Any, send: Any) -> None:
         nonlocal asked
-        asked += 1
-        return PlainTextResponse("Loading model", 503) if asked < 3 else await model._models(request)
+        asked += scope["path"] == "/v1/models"
+        await (PlainTextResponse("Loading model", 503) if asked < 3 else model)(scope, receive, send)
 
-    routes = [Route("/v1/models", loading), Route("/v1/chat/completions", model._chat, methods=["POST"])]
-    with served(Starlette(routes=routes)) as base, caplog.at_level(logging.INFO, "trajgraph"):
+    with served(loading) as base, caplog.at_level(logging.INFO, "trajgraph"):
         assert counts(await generate(folder, f"{base}/v1", tools_url)) == [6, 0, 0, 0]
     assert sum("it is not ready: waiting for it" in text for text in caplog.messages) == 1
 

@@ -112,3 +112,27 @@ def test_a_bundled_paper_is_found_by_its_journals_abbreviation_and_not_by_a_part
             for name in ("N Engl J Med", "Lancet", "Lancet Neurol", "Engl J")
         }
     assert totals == {"N Engl J Med": 36, "Lancet": 9, "Lancet Neurol": 1, "Engl J": 0}
+
+
+@pytest.mark.parametrize("query", [
+    "(heart)[ti]", "[tiab] heart", ":2020[dp]", "2019/13[dp]", "2021/02/30[dp]", "wom?n", "wom$", '"heart failure"~5', "ti=heart",
+    "pmid:1001", "PMID: 1001", "heart[ti", "heart -women", "heart NEAR/3 failure", "adj3 heart", "women.ti,ab.", "#1 AND #2",
+    "heart or lung", "heart not lung", "2019:2020",
+])  # fmt: skip
+def test_the_syntax_of_others_is_named(query: str) -> None:
+    with Corpus.bundled() as corpus:
+        assert corpus.search(query).get("notices"), query
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["does it help?", "Smith J A", "TNF-α", "95% CI", "COVID-19", "N95 masks", "p<0.05", "what is the dose of 5 mg?"],
+)
+def test_what_people_write_is_not_taken_for_syntax(query: str) -> None:
+    with Corpus.bundled() as corpus:
+        assert not [notice for notice in corpus.search(query).get("notices", []) if "left out" in notice], query
+
+
+def test_a_doi_in_quotes_and_initials_apart_are_found(shelf: Corpus) -> None:
+    assert found(shelf, '"10.1016/S0140-6736(20)30183-5"') == found(shelf, "10.1016/S0140-6736(20)30183-5") != []
+    assert found(shelf, "Smith J A[au]") == found(shelf, "Smith J.A.[au]") == found(shelf, "Smith JA[au]") == ["20001"]

@@ -203,5 +203,11 @@ def test_a_table_of_the_other_model_is_read_and_a_span_that_claims_too_much_is_c
     assert blocks_of(etree.fromstring(f"<p>{oasis}</p>"), 2) == [
         "| A | B | C |\n| --- | --- | --- |\n| 1 | 2 | 2 |\n| 1 | 3 | 4 |"
     ]
+    named = (
+        '<table><tgroup><colspec colname="one"/><colspec colname="two"/><colspec colname="three"/><thead><row><entry>A</entry>'
+        "<entry>B</entry><entry>C</entry></row></thead><tbody><row>"
+        '<entry colname="one">1</entry><entry colname="three">3</entry></row></tbody></tgroup></table>'
+    )
+    assert table_lines(etree.fromstring(named), lambda cell: cell.text or "").endswith("| 1 |  | 3 |")
     hostile = '<table><tr><td colspan="99999" rowspan="99999">x</td></tr><tr><td>y</td></tr></table>'
     assert len(table_lines(etree.fromstring(hostile), lambda cell: cell.text or "")) < 5_000
