@@ -8,7 +8,7 @@
   scrapinghub's article-extraction-benchmark has it. Runs of four words that are found, and that are not in the text as
   marked; the same for readability-lxml where it is installed.
 - `--tables`: PDFs beside the structure of their tables, `*-str.xml`, as the ICDAR 2013 table competition gave them. Of
-  two values side by side in a row, whether a line of the text still has them apart.
+  two values side by side in a row, whether a line of the text still has them apart (gaps are counted, not columns).
 """
 
 import argparse
@@ -89,8 +89,8 @@ def fields(file: Path) -> None:
 
 
 def plain(text: str) -> str:
-    """Letters and figures: the two write markup, white space and the labels of an abstract differently by choice."""
-    return "".join(re.findall(r"\w", re.sub(r"</?(?:[bisu]|su[bp]|mml:\w+)\b[^>]*>", "", text).lower()))
+    """Without white space and markup, which the two write differently by choice (`10^5` and `10<sup>5</sup>`)."""
+    return "".join(re.findall(r"[^\s|^]", re.sub(r"</?(?:[bisu]|su[bp]|mml:\w+)\b[^>]*>", "", text).lower()))
 
 
 def pages(folder: Path) -> None:
@@ -161,9 +161,9 @@ def tables(folder: Path) -> None:
 
 def side_by_side(structure: etree._ElementTree) -> Iterator[tuple[str, str]]:
     """Short values with the next one to the right."""
-    for table in structure.iter("table"):
+    for region in structure.iter("region"):
         rows: dict[int, dict[int, str]] = {}
-        for cell in table.iter("cell"):
+        for cell in region.iter("cell"):
             if text := "".join((cell.findtext("content") or "").split()):
                 rows.setdefault(int(cell.get("start-row", 0)), {})[int(cell.get("start-col", 0))] = text
         for columns in rows.values():

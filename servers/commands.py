@@ -109,7 +109,7 @@ def corpus_build(
 
     built = build_corpus(index, files, report)
     typer.echo(
-        f"{index}: {built.papers:,} papers, {index.stat().st_size / 1e6:,.0f} MB; of those given, {built.replaced:,} "
+        f"{index}: {built.papers:,} papers, {index.stat().st_size / 1e6:,.0f} MB; this time {built.replaced:,} "
         f"replaced a record, {built.deleted:,} were deleted, {built.older:,} were older than what is there"
     )
     typer.echo(f"serve them: trajgraph serve-tools --corpus {index}")

@@ -20,6 +20,7 @@ _PLAIN = (
     "table-wrap-foot", "disp-formula-group", "app-group", "back",
 )  # fmt: skip
 _TITLES = {"ack": "Acknowledgments", "fn-group": "Notes", "floats-group": "Figures and tables", "glossary": "Glossary"}
+_ROMAN = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 Blocks = Iterator[str]
 
 
@@ -114,7 +115,17 @@ def _marker(kind: str, place: int) -> str:
         return "-"
     if kind in ("alpha-lower", "a", "alpha-upper", "A") and 0 < place < 27:
         return f"{chr((96 if kind in ('alpha-lower', 'a') else 64) + place)}."
+    if kind in ("roman-lower", "i", "roman-upper", "I") and 0 < place < 400:
+        return f"{_roman(place) if kind in ('roman-lower', 'i') else _roman(place).upper()}."
     return f"{place}."
+
+
+def _roman(number: int) -> str:
+    text = ""
+    for value, letters in _ROMAN:
+        text += letters * (number // value)
+        number %= value
+    return text
 
 
 def _whole(text: str | None, otherwise: int) -> int:

@@ -31,14 +31,20 @@ def _lines(table: Element, text: Text) -> str:
     width = max(map(len, grid.rows), default=0)
     if not width:
         return ""
-    heads = grid.heads or int(len(grid.rows) > 1 and _is_head(grid.first, table))
+    titles = 0  # rows that are one cell over all columns, before what heads them
+    while not grid.heads and titles in grid.whole and titles < len(grid.rows) - 1:
+        titles += 1
+    heads = grid.heads or int(len(grid.rows) - titles > 1 and _is_head(grid.elements[titles], table))
     rows = [row + [""] * (width - len(row)) for row in grid.rows]
-    head = [" / ".join(dict.fromkeys(filter(None, column))) for column in zip(*rows[:heads], strict=True)]
+    named = [row[0] for row in rows[:titles]]
+    heads += titles
+    head = [" / ".join(dict.fromkeys(filter(None, column))) for column in zip(*rows[titles:heads], strict=True)]
     body = [
         [row[0], *[""] * (width - 1)] if place in grid.whole and width == len(grid.rows[place]) else row
         for place, row in enumerate(rows[heads:], start=heads)
     ]
-    lines = [*map(_line, [head or [""] * width, ["---"] * width, *body]), *([grid.cut] if grid.cut else [])]
+    bars = map(_line, [head or [""] * width, ["---"] * width, *body])
+    lines = [*named, *([""] if named else []), *bars, *([grid.cut] if grid.cut else [])]
     return "\n".join(lines)
 
 
@@ -81,6 +87,8 @@ class _Grid:
     columns: dict[str, int]
     """By the names of an OASIS table."""
     rows: list[list[str]] = field(default_factory=list)
+    elements: list[Element] = field(default_factory=list)
+    """The same rows as they are in the page."""
     whole: set[int] = field(default_factory=set)
     """Rows that are one cell."""
     heads: int = 0
@@ -94,8 +102,7 @@ class _Grid:
             if len(self.rows) >= _MOST_ROWS:
                 self.cut = f"[cut here: the table goes on after {_MOST_ROWS:,} rows]"
                 return
-            if not self.rows:
-                self.first = row
+            self.elements.append(row)
             self._add_row(row, left, waiting)
             self.heads += is_head
 

@@ -182,9 +182,12 @@ def test_a_build_killed_at_any_instant_ends_in_the_same_index(tmp_path: Path) ->
         index = tmp_path / f"killed{kill}"
         command = [sys.executable, "-m", "cli", "corpus", "build", str(index), *map(str, files)]
         for _ in range(2):
-            process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            time.sleep(chance.uniform(0.5, 0.5 + seconds))
+            process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            assert process.stderr is not None
+            process.stderr.readline()  # it has begun
+            time.sleep(chance.uniform(0, seconds))
             os.kill(process.pid, signal.SIGKILL)
+            process.stderr.close()
             process.wait()
         assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
         assert content(index) == whole

@@ -41,6 +41,8 @@ def body(written: str) -> str:
     ("<p>over 18</p><p>no stroke</p>", "over 18\n\nno stroke"), ("<p>Of: <list><list-item><p>a</p></list-item></list> then</p>", "Of:\n\n- a\n\nthen"),
     ('<list list-type="order"><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list>', "1. a\n2. b"),
     ('<list list-type="alpha-lower"><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list>', "a. a\nb. b"),
+    ('<list list-type="roman-lower"><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list>', "i. a\nii. b"),
+    ("<table><tr><td colspan='2'>Title</td></tr><tr><th>A</th><th>B</th></tr><tr><td>1</td><td>2</td></tr></table>", "Title\n\n| A | B |\n| --- | --- |\n| 1 | 2 |"),
     ("<list><list-item><label>iv)</label><p>a</p></list-item></list>", "iv) a"), ("<disp-quote><p>Q</p><attrib>W</attrib></disp-quote>", "> Q\n\n> W"),
     ("<def-list><def-item><term>HF</term><def><p>heart failure</p></def></def-item></def-list>", "- HF: heart failure"),
     ("<disp-formula><label>(1)</label>x = 1/2</disp-formula>", "x = 1/2 (1)"), ("<preformat>a\n  b</preformat>", "```\na\n  b\n```"),
