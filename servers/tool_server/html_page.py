@@ -3,6 +3,7 @@ formulas, exponents, captions, the texts of pictures, tables by their columns, n
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from secrets import token_hex
 
@@ -25,7 +26,7 @@ _MOST_LOST = 0.65
 """Of an article's paragraphs: when trafilatura keeps less, it has taken a part for the whole."""
 _FEW = 4
 """Words of a picture that is perhaps an icon."""
-_LONGEST_CELL = 400
+_LONGEST_CELL = 1200
 """Characters of a cell of data; one with more is a table that lays out the page."""
 _ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])|\\([\[\]])")
 """A Markdown escape beside a number, or of a bracket: `p \\< 0.001` is one that nobody needs."""
@@ -111,8 +112,8 @@ def _prepared(root: Element) -> _Kept:
             element.tag = "p" if element.tag == "figcaption" else "div"
     etree.strip_tags(root, _WORDS)
     kept = _Kept()
-    for element in list(root.iter("table", "ol", "pre")):
-        if element.tag == "pre" or (_is_data(element) if element.tag == "table" else _is_numbered(element)):
+    for element in list(root.iter("table", "ol", "pre", "dl")):
+        if _IS_LOST[name_of(element)](element):
             kept.keep(element, root)
     return kept
 
@@ -227,3 +228,9 @@ def _is_data(table: Element) -> bool:
 def _is_numbered(numbered: Element) -> bool:
     given = (numbered.get(name) for name in ("start", "reversed", "type"))
     return any(value is not None for value in given) or any(item.get("value") for item in numbered.iterchildren("li"))
+
+
+_IS_LOST: dict[str, Callable[[Element], bool]] = {
+    "table": _is_data, "ol": _is_numbered, "pre": lambda _: True, "dl": lambda listed: listed.find(".//dt") is not None,
+}  # fmt: skip
+"""By tags: whether trafilatura would lose what an element says by its form."""

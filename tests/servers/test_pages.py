@@ -24,6 +24,7 @@ SEEN = [
     ("<p>fell to 65<a href='#b'><span><sup>12</sup></span></a> per 1000</p>", "fell to 65[12] per 1000"),
     ("<p>(95<sup><a href='#b'>13</a></sup>) of</p>", "(95[13]) of"), ("<p>on <time>5 March</time>, <output>6</output> of <q>ten</q></p>", "on 5 March, 6 of ten"),
     ("<p>is <a href='x'><img alt='≥'></a> 18 years</p>", "is ≥ 18 years"), ("<center><p>Adults got 10 mg of the drug.</p></center>", "Adults got 10 mg"),
+    ("<dl><dt>HF</dt><dd>heart failure</dd><dt>MI</dt><dd>infarction</dd></dl>", "- HF: heart failure\n- MI: infarction"),
     ("<p>at 2<sup>1</sup>/<sub>2</sub> tablets</p>", "at 2 1/2 tablets"), ("<p>of 10<span></span><sup>6</sup> cells</p>", "of 10^6 cells"),
     ("<p>is <span class='mwe-math-element'><span style='display: none;'><math><mi>E</mi></math></span><img alt='{\\displaystyle E=mc^{2}}'></span> of</p>", "is E=mc^{2} of"),
     ("<table><tr><th>Arm</th><th>Done</th></tr><tr><td>Drug</td><td><img alt='Yes'></td></tr></table>", "| Drug | Yes |"),
