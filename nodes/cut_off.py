@@ -42,18 +42,18 @@ def second(reply: AIMessage, cut_off: AIMessage, size: int | None) -> None:
     """Writes into a second reply what it cost together with the first, and whether the context's end cut it too."""
     about = reply.response_metadata
     at_length = about.get("finish_reason") == "length"
-    by_context = at_length and (about["max_tokens"] < about["budget"] or ended_early(reply, size))
+    by_context = (at_length and about["max_tokens"] < about["budget"]) or ended_early(reply, size)
     about |= {"attempt": 2, "context_full": by_context}
     about["seconds"] += cut_off.response_metadata.get("seconds", 0.0)
     reply.usage_metadata = add_usage(cut_off.usage_metadata, reply.usage_metadata)
 
 
 def ended_early(cut_off: AIMessage, size: int | None) -> bool:
-    """Whether a cut-off reply has fewer tokens than it was given and reaches the end of the context, of `size` tokens
-    or of one that the server has not told: no other can be longer.
+    """Whether a reply that its length ended has fewer tokens than it was given and reaches the end of the context, of
+    `size` tokens or of one that the server has not told: no other can be longer.
     """
-    usage = cut_off.usage_metadata
-    if not usage or usage["output_tokens"] >= cut_off.response_metadata["max_tokens"]:
+    usage, about = cut_off.usage_metadata, cut_off.response_metadata
+    if not usage or about.get("finish_reason") != "length" or usage["output_tokens"] >= about["max_tokens"]:
         return False
     return usage["total_tokens"] >= (size - _SLACK if size else _SMALLEST_CONTEXT)
 

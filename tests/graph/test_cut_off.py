@@ -141,6 +141,15 @@ async def test_an_open_thought_is_asked_for_again_and_an_empty_list_of_stops_is_
     assert state["final_answer"] == "It works."
 
 
+async def test_an_open_thought_that_a_stop_string_ended_is_no_full_context(
+    scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    spoken = {"content": "<think>I would write </call_tool", "finish_reason": "stop"}
+    state = await run(scripted_model, tools_url, [completion(spoken, prompt_tokens=3000, completion_tokens=50), WHOLE])
+    assert len(scripted_model.requests) == 2
+    assert (state["stop_reason"], state["final_answer"]) == ("answer", "It works.")
+
+
 async def test_a_server_with_a_limit_of_its_own_is_no_full_context(tools_url: str) -> None:
     with ScriptedModel(max_model_len=32_768).served() as model:
         state = await run(model, tools_url, [completion(CUT, prompt_tokens=1000, completion_tokens=2000)] * 2)
