@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp.server.fastmcp import FastMCP
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -171,6 +172,24 @@ def test_doctor_tells_your_length_from_the_servers(tools_url: str) -> None:
             "ok       context         20,000 tokens, as you say" in looked(url, tools_url, "--max-model-len", 20_000)[1]
         )
         assert "32,768 tokens, as it says, and not the 99,999" in looked(url, tools_url, "--max-model-len", 99_999)[1]
+
+
+def test_doctor_asks_every_tool_and_tells_what_one_that_it_does_not_know_says(model_url: str) -> None:
+    server = FastMCP("theirs", log_level="CRITICAL", stateless_http=True)
+
+    @server.tool()
+    def semantic_search(query: str) -> str:
+        raise ValueError("S2_API_KEY is not set")
+
+    @server.tool()
+    def echo(text: str) -> str:
+        return f"you said {text}"
+
+    with served(server.streamable_http_app()) as base:
+        code, said = looked(model_url, f"{base}/mcp", "--tools", "semantic_search,echo")
+    assert code == 0
+    assert "warning  semantic_search" in said and "S2_API_KEY is not set" in said
+    assert "ok       echo" in said
 
 
 def test_doctor_sees_a_prompt_cut_in_silence_wherever_the_end_is(tools_url: str, tmp_path: Path) -> None:
