@@ -104,7 +104,7 @@ class Corpus:
         """Whether the index can be read now."""
         try:
             with self._connection() as index:
-                return _matching(index, 'facts : "_every"', 1, 0)[0] > 0
+                return _holds(index, 'facts : "_every"')
         except sqlite3.Error:
             return False
 
@@ -115,13 +115,13 @@ class Corpus:
         Plain words that no paper holds all of are matched by any two of them.
         """
         limit, offset = max(0, min(limit, _MAX_PAGE)), max(0, offset)
-        asked = read_query(query)
-        notices = list(asked.notices)
         with self._connection() as index:
+            asked = read_query(query, lambda term: _holds(index, term))
+            notices = list(asked.notices)
             total, pmids = _matching(index, asked.match, limit, offset)
             if not total and asked.relaxed:
                 total, pmids = _matching(index, asked.relaxed, limit, offset)
-                notices.append("no paper has all of these words: these have two of them")
+                notices.append("no paper has all of these words or names: these have two of them")
             data = [paper for pmid in pmids if (paper := _paper(index, pmid))]
         found = {"total": total, "offset": offset, "next": offset + len(data), "data": data}
         return {**found, "notices": notices} if notices else found
@@ -149,6 +149,10 @@ def _closed() -> sqlite3.Connection:
 def _paper(index: sqlite3.Connection, pmid: int) -> Paper | None:
     row = index.execute(_SHOWN, (pmid,)).fetchone()
     return deserialize(row[0]).paper if row else None
+
+
+def _holds(index: sqlite3.Connection, match: str) -> bool:
+    return index.execute("SELECT 1 FROM papers_fts WHERE papers_fts MATCH ? LIMIT 1", (match,)).fetchone() is not None
 
 
 def _matching(index: sqlite3.Connection, match: str, limit: int, offset: int) -> tuple[int, list[int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from servers.tool_server.corpus_words import date_tokens, doi_token, journal_names, people, stems, whole, words
 from servers.tool_server.pubmed_xml import Article
 
-FORMAT = 4
+FORMAT = 5
 BETWEEN = " xqx "
 """Stands between headings, so that no phrase reaches from one into the next."""
 BUNDLED = Path(__file__).with_name("papers.jsonl")

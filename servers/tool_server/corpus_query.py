@@ -5,10 +5,10 @@ becomes a search in the index (see `corpus_terms`). What is not known is named, 
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from servers.tool_server.corpus_terms import IGNORED, Terms, doi
-from servers.tool_server.corpus_words import is_initials, words
+from servers.tool_server.corpus_terms import Terms, doi
 
 _MAX_TERMS = 64
 _MAX_DEPTH = 30
@@ -43,7 +43,7 @@ class _Reader:
     terms: Terms
     at: int = 0
     count: int = 0
-    plain: list[str] = field(default_factory=list)
+    plain: dict[str, str] = field(default_factory=dict)
     refined: bool = False
 
     def expression(self, depth: int = 0) -> str:
@@ -102,17 +102,14 @@ class _Reader:
                 self.at += 1
                 return self._nothing(f"of a query {_MAX_TERMS} terms")
             return self.terms.tagged(found, self._tag())
-        following = self.tokens[self.at][0] if self.at < end else ""
-        if following.isupper() and is_initials(following) and len(words(text)) == 1 and text[:1].isupper():
-            self.at += 1
-            self.plain += [text, following]
-            return self.terms.name(text, following)
-        if text == "or":
-            self.terms.say("or was read as a word: operators are upper case")
-        if text.lower() in IGNORED and not (text == "A" and self.plain):  # `vitamin A`
-            return ""
-        self.plain.append(text)
-        return self.terms.plain(text)
+        run = [text, *(follower[0] for follower in self.tokens[self.at : end])][: _MAX_TERMS - self.count + 1]
+        self.at += len(run) - 1
+        self.count += len(run) - 1
+        found = ""
+        for word, term in zip(run, self.terms.beside(run), strict=True):
+            found = _combined(found, "AND", term)
+            self.plain |= {word: term} if term else {}
+        return found
 
     def _is(self, kind: str, place: int) -> bool:
         return self.tokens[place].lastgroup == kind
@@ -130,9 +127,11 @@ class _Reader:
         return ""
 
 
-def read_query(text: str) -> Query:
-    """What to search the index for. Never raises; what it leaves out it names."""
-    terms = Terms()
+def read_query(text: str, finds: Callable[[str], bool]) -> Query:
+    """What to search the index for; `finds` tells whether it holds anything for a term. Never raises of itself; what
+    is left out is named.
+    """
+    terms = Terms(finds)
     if len(text) > _MAX_QUERY:
         terms.notices.append(f"only the first {_MAX_QUERY} characters of the query were read")
     if any(token[0] in "[]" for token in _TOKEN.finditer(text[:_MAX_QUERY]) if not token.lastgroup):
@@ -143,11 +142,10 @@ def read_query(text: str) -> Query:
     while reader.at < len(tokens):
         found = _combined(found, "AND", reader.expression())
         reader.at += 1  # a closing bracket that nothing opened
-    plain = list(dict.fromkeys(reader.plain))[:12]
-    if reader.refined or len(plain) < 3:
+    each = list(reader.plain.values())[:12]
+    if reader.refined or len(each) < 3:
         return Query(found, "", tuple(terms.notices))
-    each = [Terms().plain(word) for word in plain]
-    pairs = [f"({a} AND {b})" for n, a in enumerate(each) for b in each[n + 1 :] if a and b]
+    pairs = [f"({a} AND {b})" for n, a in enumerate(each) for b in each[n + 1 :]]
     return Query(found, " OR ".join(pairs), tuple(terms.notices))
 
 

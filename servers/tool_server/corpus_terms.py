@@ -6,10 +6,18 @@ and identifiers as the whole tokens that they are in `facts` (see `corpus_words`
 
 import calendar
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from servers.tool_server.corpus_words import doi_token, is_initials, stems, whole, without_article, words
+from servers.tool_server.corpus_words import (
+    doi_token,
+    is_initials,
+    stems,
+    whole,
+    without_article,
+    without_suffix,
+    words,
+)
 
 _TEXT = ("title", "abstract", "mesh")
 _COLUMNS: dict[str, tuple[str, ...]] = {
@@ -40,7 +48,7 @@ IGNORED = frozenset(
     "a an and are as at by do does for from how in is it of on or than that the to vs versus what which with".split()
 )
 _ODD = re.compile(
-    r"\*(?!$)|\||&&|\w\?\w|\w\$|^~\d|^#\d|^-\w|\.\w\w(?:,\w\w)*\.$|^(?:near|adj)/?\d+$|^[nw]/\d+$|^(?:pmid|doi|pmcid):$"
+    r"\*(?!$)|\||&&|\w\?\w|\w\$\w|^exp$|^~\d|^#\d|^-\w|\.\w\w(?:,\w\w)*\.$|^(?:near|adj)/?\d+$|^[nw]/\d+$|^(?:pmid|doi|pmcid):$"
     r"|^(?:title|abstract|abs|author|journal|mesh|year|ti|tiab|ab|au|ta|pmid|uid)[:=]\S",
     re.IGNORECASE,
 )
@@ -50,26 +58,59 @@ _RANGE = re.compile(r"(\d{4}(?:[/-]\d{1,2}){0,2})(?::|-|\.\.)(\d{4}(?:[/-]\d{1,2
 _DOI = re.compile(r"(?:(?:https?://)?(?:dx\.)?doi\.org/|doi:\s?)?10\.\d{4,9}/\S+", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}(?:[/-]\d{1,2}){0,2}")
 _YEARS = range(1500, 2100)
+_LONGEST_PERSON, _LONGEST_JOURNAL = 4, 7
+"""Words of a name that is found among others without a tag."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Makes terms; what it cannot read as PubMed does is named in `notices`."""
+    """Makes terms; what it cannot read as PubMed does is named in `notices`. `finds` tells whether the index holds
+    anything for a term: words side by side are a name only where there is such a name.
+    """
 
+    finds: Callable[[str], bool]
     notices: list[str] = field(default_factory=list)
+
+    def beside(self, run: Sequence[str]) -> list[str]:
+        """Words side by side without a tag, a term for each: in the text, or within a name of an author or a journal
+        (`Smith JA`, `jane smith`, `N Engl J Med`). Empty for a word that is not searched.
+        """
+        for operator in {"or", "not"} & set(run):
+            self.say(f"{operator} was read as a word: operators are upper case")
+        is_searched = [word.lower() not in IGNORED or (word == "A" and place > 0) for place, word in enumerate(run)]
+        found = [[self.plain(word)] if searched else [] for word, searched in zip(run, is_searched, strict=True)]
+        for first in range(len(run)):
+            for end in range(first + 2, min(first + _LONGEST_JOURNAL, len(run)) + 1):
+                if any(is_searched[first:end]) and (name := self._name(run[first:end])):
+                    for at in range(first, end):
+                        found[at] += [name] if is_searched[at] or run[at] == "a" else []
+        return [_any(terms) for terms in found]
+
+    def _name(self, run: Sequence[str]) -> str:
+        """The term for words that are an author or a journal together; empty when there is none."""
+        text = " ".join(run)
+        if not all(map(words, run)) or text.endswith("*"):
+            return ""
+        names = [_fact(whole("j", without_article(words(text))))]
+        if len(run) <= _LONGEST_PERSON and run[-1].lower() not in IGNORED - {"a"}:
+            names += _people(text, "", quoted=False)
+        term = _any(names)
+        return term if self.finds(term) else ""
 
     def plain(self, word: str) -> str:
         """A word without a tag: in the text by its stem, or as a surname, a journal, a year or an identifier."""
         if self._is_odd(word):
             return ""
+        if re.fullmatch(r"\w+[$/]", word):
+            read = word[:-1] + ("*" if word.endswith("$") else "")
+            self.say(f"{word} was read as {read}")
+            word = read
         if word.lower() == "hasabstract":
             return _fact("_abstract")
         years = _RANGE.fullmatch(word)
         if years and all(int(year[:4]) in _YEARS for year in years.groups()):
             self.say(f"{word} was read as {years[1]}:{years[2]}[dp]")
             return self.dates(years[1], years[2], "dp")
-        if word == "not":
-            self.say(f"{word} was read as a word: operators are upper case")
         if word.endswith("*"):
             return _phrase(_TEXT, words(word), "*")
         parts = words(word)
@@ -78,11 +119,6 @@ class Terms:
         found = [_phrase(tuple(f"{name}_stems" for name in _TEXT), stems(parts)), _fact(whole("s", parts))]
         found += [_fact(whole("j", parts)), *self._identifiers(word)]
         return _any(found)
-
-    def name(self, surname: str, initials: str) -> str:
-        """`Smith JA` among plain words: both in the text, or an author."""
-        both = " AND ".join(filter(None, (self.plain(surname), self.plain(initials))))
-        return _any([f"({both})", _fact(whole("i", [*words(surname), initials.lower()]), "*")])
 
     def phrase(self, quoted: str) -> str:
         """A quoted phrase without a tag: in the text as it stands, or the whole of a name."""
@@ -189,18 +225,25 @@ def _people(text: str, where: str, *, quoted: bool) -> list[str]:
     """`Smith`, `Smith JA`, `Smith Jane`, `Smith, Jane`, `Jane Smith`: by surname, initials, or all of the name.
     Initials are the first of more, as on PubMed, but for quoted ones.
     """
+    text = " ".join(without_suffix(text.split()))
     text = _APART_INITIALS.sub(lambda match: match[0].replace(" ", "").replace(".", ""), text)
-    found, kinds = words(text), [kind + where for kind in ("s", "i", "n")]
+    found, (surname, initials, name, given_first) = words(text), [kind + where for kind in "sing"]
     if not found:
         return []
     if _star(text):
-        return [_fact(whole(kind, found), "*") for kind in kinds]
-    terms = [_fact(whole(kinds[0], found), end) for end in ("", "_*")]
+        return [_fact(whole(kind, found), "*") for kind in (surname, name, given_first)] + _initialled(
+            initials, found, "*"
+        )
+    terms = [_fact(whole(surname, found), end) for end in ("", "_*")]
     if len(found) > 1:
-        terms += [_fact(whole(kinds[2], found), end) for end in ("", "_*")]
+        terms += [_fact(whole(name, found), end) for end in ("", "_*")] + [_fact(whole(given_first, found))]
         if is_initials(text.rstrip('" ').split()[-1]):
-            terms.append(_fact(whole(kinds[1], found), "" if quoted else "*"))
+            terms += _initialled(initials, found, "" if quoted else "*")
     return terms
+
+
+def _initialled(kind: str, found: Sequence[str], end: str) -> list[str]:
+    return [_fact(whole(kind, [*found[:-1], "", found[-1]]), end)] if len(found) > 1 else []
 
 
 def _star(text: str) -> str:

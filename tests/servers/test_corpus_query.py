@@ -42,6 +42,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
         paper(20007, "An organization.", "β-blockers.", journal="<Title>Lancet (London, England)</Title>"),
         xml(title="<ArticleTitle>Feet of runners, knees of walkers.</ArticleTitle>", pmid="<PMID>20008</PMID>", ids=DOI, abstract=""),
     ]  # fmt: skip
+    entries += [
+        paper(20009, "Walking.", authors=author("<LastName>King</LastName><ForeName>Mary L</ForeName><Suffix>3rd</Suffix>")),
+        paper(20010, "Running.", authors=by("O’Brien", "Pat")),
+    ]  # fmt: skip
     entries[5] = entries[5].replace("N Engl J Med", "Lancet Oncol")
     entries[6] = entries[6].replace("N Engl J Med", "Lancet")
     with built(folder, official(folder, 1, entries)) as corpus:
@@ -53,7 +57,9 @@ FINDS = {
     "vaccine*": [20005], "organization*": [20007], '"organ"': [20006], "AIDS[ti]": [20003], "SARS[ti]": [20005],
     '"hearing aids"': [], "hearing aids": [20002],
     "Smith JA[au]": [20001], "Smith J[au]": [20001, 20002], '"Smith J"[au]': [20002], "Smith Jane[au]": [20001, 20002],
-    "Smith JA": [20001], "Smith 2019": [20002], "smith[1au]": [20001, 20002], "smi*[au]": [20001, 20002],
+    "King ML 3rd[au]": [20009], "obrien[au]": [20010], "O'Brien P[au]": [20010], "o brien p": [20010],
+    "organ lancet oncol": [20006], "jane smith aids": [20002], "smith jane ann": [20001],
+    "Smith JA": [20001], "smith ja": [20001], "Smith 2019": [20002], "smith[1au]": [20001, 20002], "smi*[au]": [20001, 20002],
     "orsted[au]": [20003], "Ørsted S[lastau]": [20003], "weiss j[au]": [20004],
     "Lancet[ta]": [20007], "Lancet Oncol[ta]": [20006], "the lancet oncology[ta]": [20006], "lancet*[ta]": [20006, 20007],
     "N Engl J Med[ta] AND aids[ti]": [20003], '"New England journal of medicine"[ta] AND aids[ti]': [20003],
@@ -116,7 +122,7 @@ def test_a_bundled_paper_is_found_by_its_journals_abbreviation_and_not_by_a_part
 
 @pytest.mark.parametrize("query", [
     "(heart)[ti]", "[tiab] heart", ":2020[dp]", "2019/13[dp]", "2021/02/30[dp]", "wom?n", "wom$", '"heart failure"~5', "ti=heart",
-    "pmid:1001", "PMID: 1001", "heart[ti", "heart -women", "heart NEAR/3 failure", "adj3 heart", "women.ti,ab.", "#1 AND #2",
+    "exp heart failure/", "pmid:1001", "PMID: 1001", "heart[ti", "heart -women", "heart NEAR/3 failure", "adj3 heart", "women.ti,ab.", "#1 AND #2",
     "heart or lung", "heart not lung", "2019:2020",
 ])  # fmt: skip
 def test_the_syntax_of_others_is_named(query: str) -> None:
