@@ -105,11 +105,11 @@ class _Reader:
         run = [text, *(follower[0] for follower in self.tokens[self.at : end])][: _MAX_TERMS - self.count + 1]
         self.at += len(run) - 1
         self.count += len(run) - 1
-        found = ""
+        combined = ""
         for word, term in zip(run, self.terms.beside(run), strict=True):
-            found = _combined(found, "AND", term)
+            combined = _combined(combined, "AND", term)
             self.plain |= {word: term} if term else {}
-        return found
+        return combined
 
     def _is(self, kind: str, place: int) -> bool:
         return self.tokens[place].lastgroup == kind
