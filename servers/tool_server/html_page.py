@@ -10,12 +10,9 @@ from secrets import token_hex
 from lxml import etree, html
 
 from servers.tool_server.blocks import block_of, blocks_of
+from servers.tool_server.hidden import drop_hidden
 from servers.tool_server.markup import Element, lowered, mark, name_of, superscript, text_of
 
-_HIDING = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
-_NEVER_HIDDEN = frozenset(("html", "body", "main", "article"))
-_READABLE = etree.XPath(".//text()[not(parent::script or parent::style)]")
-_DRAWN_TWICE = frozenset("katex-html mjx-chtml MathJax_Preview MathJax_SVG mwe-math-mathml-a11y".split())
 _DISPLAYSTYLE = re.compile(r"\{\\(?:display|text)style (.*)\}")
 _WORDS = "x-words"
 """A tag for what has become text, until all has."""
@@ -27,7 +24,7 @@ _MOST_LOST = 0.65
 _FEW = 4
 """Words of a picture that is perhaps an icon."""
 _LONGEST_CELL = 1200
-"""Characters of a cell of data; one with more is a table that lays out the page."""
+"""Characters of a cell of data; one with more and no `th` is a table that lays out the page."""
 _ESCAPED = re.compile(r"\\([<>~=|*_#+-])(?=\s?[\d.])|(?<=\d)\\([<>~|*_#+-])|\\([\[\]])")
 """A Markdown escape beside a number, or of a bracket: `p \\< 0.001` is one that nobody needs."""
 _GAPS = re.compile(r"(?<=\S) {2,}(?=\S)")
@@ -85,7 +82,7 @@ class _Kept:
 
 def _prepared(root: Element) -> _Kept:
     """Changes the tree so that text is all that it needs."""
-    _drop_hidden(root)
+    drop_hidden(root)
     for element in [each for each in root.iter("*") if name_of(each) == "math"]:
         _become(element, f" {text_of(element)} ")
     for element in list(root.iter("script")):
@@ -116,32 +113,6 @@ def _prepared(root: Element) -> _Kept:
         if _IS_LOST[name_of(element)](element):
             kept.keep(element, root)
     return kept
-
-
-def _drop_hidden(root: Element) -> None:
-    """Takes out what is not shown, unless it holds half of the page: that is shown by a script."""
-    half, waiting = _size(root) / 2, [root]
-    has_source = any((script.get("type") or "").startswith("math/") for script in root.iter("script"))
-    while waiting:
-        for child in list(waiting.pop().iterchildren("*")):
-            classes = set((child.get("class") or "").split())
-            is_drawn = not classes.isdisjoint(_DRAWN_TWICE) or (has_source and "MathJax" in classes)
-            is_off = child.tag not in _NEVER_HIDDEN and _is_hidden(child) and _size(child) < half
-            if child.tag == "template" or is_drawn or is_off:
-                _become(child, "")
-            else:
-                child.attrib.pop("aria-hidden", None)  # such text is seen all the same
-                waiting.append(child)
-
-
-def _is_hidden(element: Element) -> bool:
-    is_off = element.get("hidden") not in (None, "until-found")
-    return is_off or _HIDING.search(element.get("style") or "") is not None
-
-
-def _size(element: Element) -> int:
-    """Characters to read."""
-    return sum(len(str(text).strip()) for text in _READABLE(element))
 
 
 def _text(element: Element) -> str:
@@ -221,7 +192,7 @@ def _is_data(table: Element) -> bool:
         and len(cells) > len(rows)
         and table.find(".//table") is None
         and table.get("role") != "presentation"
-        and all(len(_text(cell)) <= _LONGEST_CELL for cell in cells)
+        and (table.find(".//th") is not None or all(len(_text(cell)) <= _LONGEST_CELL for cell in cells))
     )
 
 

@@ -26,6 +26,11 @@ def article_page(root: Element) -> str | None:
     article = root.find(".//article")
     if article is None:
         return None
+    for picture in list(article.iter("inline-graphic", "private-char")):
+        words, tail = text_of(picture.find(".//alt-text")), picture.tail
+        if words:  # a sign within a text
+            picture.clear()
+            picture.tag, picture.text, picture.tail = "named-content", words, tail
     parts: list[str] = []
     meta = article.find("front/article-meta")
     if meta is not None:

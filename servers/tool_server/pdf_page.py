@@ -6,6 +6,7 @@ stand in the place of the same characters.
 """
 
 import io
+import logging
 import re
 import unicodedata
 from collections import Counter
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 _MAX_PAGES = 60
 _MOST_LINES, _FEWEST_ROWS, _SHORT, _FEW = 400, 2, 45, 5
 """Lines of a page that are looked at; rows that make a table; characters and words of a cell that is no prose."""
-_SIDEWAYS = "\n\n[some of this page stands sideways, or could not be laid out: which column a value is in is not known]"
+_NOT_PLACED = "\n\n[some of this page could not be laid out: which column a value is in is not known]"
+_TURNS = (b"0 -1 1 0 0 0 cm", b"0 1 -1 0 0 0 cm")
+"""Page matrices that set upright what reads from below, or from above."""
 _LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
 _LEADERS = re.compile(r"(?:\.\s?){4,}|(?:…\s?){2,}")
 _NUMBER = re.compile(r"\d+")
@@ -31,6 +34,7 @@ def pdf_page(body: bytes, most: int) -> str:
     """The text of a PDF's pages, up to `most` characters and a bound of pages. Raises ToolFailed when none is read."""
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of each page that stands sideways
     pages: list[str] = []
     count = 0
     try:
@@ -39,8 +43,10 @@ def pdf_page(body: bytes, most: int) -> str:
         for page in reader.pages[:_MAX_PAGES]:
             plain = page.extract_text().translate(_LIGATURES)
             laid_out = _laid_out(page).translate(_LIGATURES)
-            is_whole = _characters(laid_out) > 0.7 * _characters(plain)
-            pages.append(with_tables(plain, laid_out) + ("" if is_whole or not plain.strip() else _SIDEWAYS))
+            for turn in _TURNS:
+                if _is_part(laid_out, plain):
+                    laid_out += "\n\n\n\n" + _turned(page, turn).translate(_LIGATURES)
+            pages.append(with_tables(plain, laid_out) + (_NOT_PLACED if _is_part(laid_out, plain) else ""))
             if sum(map(len, pages)) > most:
                 break
     except Exception as error:  # a broken file fails in many ways, and what was read of it stays
@@ -49,6 +55,10 @@ def pdf_page(body: bytes, most: int) -> str:
     if count > len(pages):
         pages.append(f"[cut here: {len(pages)} of {count} pages were read]")
     return "\n\n".join(pages)
+
+
+def _is_part(laid_out: str, plain: str) -> bool:
+    return _characters(laid_out) < 0.7 * _characters(plain)
 
 
 def _characters(text: str) -> int:
@@ -61,6 +71,21 @@ def _laid_out(page: "PageObject") -> str:
         return page.extract_text(extraction_mode="layout", layout_mode_space_vertically=False)
     except Exception:  # it fails in many ways on odd fonts, and the page's text is there without it
         return ""
+
+
+def _turned(page: "PageObject", matrix: bytes) -> str:
+    """The lines that stand sideways on a page, as `matrix` sets them upright. The page itself is left as it was."""
+    from pypdf.generic import NameObject
+
+    name, contents = NameObject("/Contents"), page.get_contents()
+    if contents is None:
+        return ""
+    before = page.raw_get(name)
+    contents.set_data(b"q " + matrix + b"\n" + contents.get_data() + b"\nQ")
+    page[name] = contents
+    laid_out = _laid_out(page)
+    page[name] = before
+    return laid_out
 
 
 def with_tables(plain: str, laid_out: str) -> str:

@@ -213,3 +213,8 @@ def test_a_table_of_the_other_model_is_read_and_a_span_that_claims_too_much_is_c
     assert table_lines(etree.fromstring(named), lambda cell: cell.text or "").endswith("| 1 |  | 3 |")
     hostile = '<table><tr><td colspan="99999" rowspan="99999">x</td></tr><tr><td>y</td></tr></table>'
     assert len(table_lines(etree.fromstring(hostile), lambda cell: cell.text or "")) < 5_000
+
+
+def test_a_sign_that_is_a_picture_is_read_by_its_words() -> None:
+    sign = "<inline-graphic><alt-text>≥</alt-text></inline-graphic>"
+    assert "age ≥ 18 and no other" in body(f"<p>age {sign} 18 <inline-graphic/>and no other</p>")
