@@ -133,16 +133,33 @@ def _whole(text: str | None, otherwise: int) -> int:
 
 
 def _defined(element: Element, level: int) -> Blocks:
-    """A list of terms, each with what it means."""
+    """A list of terms, each with what it means; one that holds anything else is read as it comes."""
+    if not _is_of_terms(element):
+        yield from _inside(element, level)
+        return
     lines, term = [heading(element)], ""
     for child in _terms(element):
-        text = " ".join(blocks_of(child, level))
+        text = "\n".join(blocks_of(child, level)).replace("\n", "\n  ")
         if name_of(child) in ("term", "dt"):
             term = f"{term}, {text}" if term else text
         else:
             lines.append(f"- {term}: {text}" if term else f"  {text}")
             term = ""
     yield "\n".join(filter(None, [*lines, f"- {term}" if term else ""]))
+
+
+def _is_of_terms(listed: Element) -> bool:
+    """Whether nothing stands in a list but terms and meanings: a page may put anything there."""
+    held = ("term", "def", "dt", "dd", "def-item", "label", "title")
+    groups = [listed, *(child for child in listed.iterchildren("*") if name_of(child) in ("div", "def-item"))]
+    return not any(
+        (group.text or "").strip()
+        or any((child.tail or "").strip() for child in group)
+        or any(
+            name_of(child) not in (*held, *(("div",) if group is listed else ())) for child in group.iterchildren("*")
+        )
+        for group in groups
+    )
 
 
 def _terms(element: Element) -> Iterator[Element]:

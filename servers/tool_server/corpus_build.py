@@ -248,6 +248,8 @@ def _is_later(new: Record, held: Record) -> bool:
     """What one of the two does not say decides nothing; of two that are alike, the one given now is the later."""
     precise = min(len(new.revised), len(held.revised))  # 2024 is not before 2024-05
     pairs: list[tuple[Any, Any]] = [(new.revised[:precise], held.revised[:precise]), (new.origin, held.origin)]
+    if new.data is None or held.data is None:
+        pairs.reverse()  # a deletion has no date of its own: its file says when it was
     return next((bool(mine > its) for mine, its in pairs if mine and its and mine != its), True)
 
 

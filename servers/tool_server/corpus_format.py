@@ -4,7 +4,8 @@ import json
 import zlib
 from pathlib import Path
 
-from servers.tool_server.corpus_words import date_tokens, doi_token, journal_names, people, stems, whole, words
+from servers.tool_server.corpus_people import people
+from servers.tool_server.corpus_words import date_tokens, doi_token, journal_names, stems, whole, words
 from servers.tool_server.pubmed_xml import Article
 
 FORMAT = 5

@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     |(?P<bracket>[()])|(?P<word>[^\s"()\[\]]+)|.""",
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
-_PLAIN_QUOTES = str.maketrans("“”„«»", '"' * 5)
+_PLAIN_QUOTES = str.maketrans("“”„«»–‐‑", '"' * 5 + "-" * 3)
 _OPERATORS = ("AND", "OR", "NOT")
 
 

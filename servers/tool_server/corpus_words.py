@@ -8,7 +8,6 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 
 import Stemmer
 
@@ -20,10 +19,7 @@ _LETTERS = str.maketrans(
 )
 _WORD = re.compile(r"[^\W_]+")
 _LONGEST = 200
-_SUFFIXES = frozenset(("jr", "sr", "2nd", "3rd", "4th", "ii", "iii", "iv"))
 _BESIDE = re.compile(r"\s*(?:\(.*|[:=].*)$")
-_INITIALS = re.compile(r"[^\W\d_]{1,3}")
-_APOSTROPHE = re.compile(r"(?<=\w)['’ʼ`´](?=\w)")
 _thread = threading.local()
 
 
@@ -54,48 +50,6 @@ def whole(kind: str, text: str | Sequence[str]) -> str:
     """The token of a name of this kind; the kind alone where nothing is left of the name."""
     parts = words(text) if isinstance(text, str) else text
     return f"_{kind}_{'_'.join(parts)}"[:_LONGEST]
-
-
-def people(names: Sequence[str]) -> Iterator[str]:
-    """Tokens of the authors of a paper, in their order: by surname (`s`), surname and initials (`i`), all of the
-    name (`n`), and given names first, all or one of them (`g`); the first (`s1` …) and the last (`sl` …) also as such.
-    """
-    for place, name in enumerate(names):
-        places = ["", *(["1"] if place == 0 else []), *(["l"] if place == len(names) - 1 else [])]
-        for kind, parts in _tokens_of(name):
-            for where in places:
-                yield whole(kind + where, parts)
-
-
-@lru_cache(4096)
-def _tokens_of(name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    last, comma, first = name.partition(",")
-    if not comma:
-        begin, _, end = name.strip().rpartition(" ")
-        last, first = (begin, end) if is_initials(end) and end.isupper() and begin else (end, begin)
-    given, initials = tuple(words(" ".join(without_suffix(first.split())))), _initials(first)
-    found: dict[tuple[str, tuple[str, ...]], None] = {}
-    for spelling in (last, _APOSTROPHE.sub("", last)):
-        surname = tuple(words(spelling))
-        found |= {("s", surname): None, ("n", surname + given): None}
-        found |= {("g", given + surname): None, ("g", given[:1] + surname): None}
-        found |= {("i", (*surname, "", initials)): None} if initials else {}
-    return tuple(found)
-
-
-def _initials(first: str) -> str:
-    parts = _WORD.findall(" ".join(without_suffix(first.split())))
-    return "".join(folded(part if part.isupper() and len(part) < 4 else part[0]) for part in parts)
-
-
-def without_suffix(name: Sequence[str]) -> list[str]:
-    """The words of a name without `Jr`, `3rd` and the like behind it."""
-    return [part for place, part in enumerate(name) if not place or folded(part).strip(".,") not in _SUFFIXES]
-
-
-def is_initials(text: str) -> bool:
-    """Whether a word may be the initials of a name."""
-    return bool(_INITIALS.fullmatch(text))
 
 
 def journal_names(titles: Iterable[str]) -> Iterator[str]:

@@ -27,6 +27,10 @@ _NEGATIVE = re.compile(r"[-−–‐‑]\s?[\w(αβγΔ]")
 _SUM = re.compile(r"\([^()]*(?:[+×*=]|\s[-−–]\s)[^()]*\)$")
 _WORD_POWER = re.compile(r"(?:[A-Z][a-z]{2,}|Δ)[\w()/ ]*")
 _POWER_OF_TEN = re.compile(r"[nkxyzm]|\d+\s?[-−–/]\s?\d+|\([-−–+]?\d+\)")
+_FRACTION, _TEN = re.compile(r"\d{1,2}[/⁄]\d{1,2}"), re.compile(r"(?<!\d)10$")
+_RANGE_OR_MARK = re.compile(r"\d{1,3}(?:\s?[-−–,;]\s?\d{1,3})*")
+_ENDED_NUMBER = re.compile(r"\d[.,;:%]$")
+"""A number with what ends a clause behind it: what is raised there is a mark."""
 _RANGE = re.compile(r"\d+(?:\s?[-−–,;]\s?\d+)+")
 _OPERATOR = re.compile(r"\w\s?[-+−=×*/]\s?\w")
 _CLOSING = (")", "]", "}", "|")
@@ -180,6 +184,10 @@ def superscript(text: str, before: str, after: str, following: Element | None) -
     """
     if _FRACTION_BAR.fullmatch(after) and following is not None and name_of(following) == "sub":
         return f" {text}" if before[-1:].isdigit() else text
+    if _FRACTION.fullmatch(text) and before[-1:].isdigit() and not _TEN.search(before):
+        return f" {text}"  # `28 0/7` weeks, `2 1/2` tablets
+    if _RANGE_OR_MARK.fullmatch(text) and _ENDED_NUMBER.search(before):
+        return f"[{text}]"
     number = None if _NAME_BEFORE.search(before) else _NUMBER_BEFORE.search(before)
     exponent = f"^{text.translate(_MINUS).replace(' ', '')}"
     if _NEGATIVE.match(text):

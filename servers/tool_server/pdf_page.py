@@ -22,6 +22,8 @@ _MAX_PAGES = 60
 _MOST_LINES, _FEWEST_ROWS, _SHORT, _FEW = 400, 2, 45, 5
 """Lines of a page that are looked at; rows that make a table; characters and words of a cell that is no prose."""
 _NOT_PLACED = "\n\n[some of this page could not be laid out: which column a value is in is not known]"
+_FEW_MISSING = 20
+"""Characters without which a layout is whole."""
 _TURNS = (b"0 -1 1 0 0 0 cm", b"0 1 -1 0 0 0 cm")
 """Page matrices that set upright what reads from below, or from above."""
 _LIGATURES = {code: unicodedata.normalize("NFKD", chr(code)) for code in range(0xFB00, 0xFB07)}
@@ -44,7 +46,7 @@ def pdf_page(body: bytes, most: int) -> str:
             plain = page.extract_text().translate(_LIGATURES)
             laid_out = _laid_out(page).translate(_LIGATURES)
             for turn in _TURNS:
-                if _is_part(laid_out, plain):
+                if _characters(laid_out) + _FEW_MISSING < _characters(plain):
                     laid_out += "\n\n\n\n" + _turned(page, turn).translate(_LIGATURES)
             pages.append(with_tables(plain, laid_out) + (_NOT_PLACED if _is_part(laid_out, plain) else ""))
             if sum(map(len, pages)) > most:
@@ -58,7 +60,7 @@ def pdf_page(body: bytes, most: int) -> str:
 
 
 def _is_part(laid_out: str, plain: str) -> bool:
-    return _characters(laid_out) < 0.7 * _characters(plain)
+    return _characters(laid_out) < _characters(plain) - max(3 * _FEW_MISSING, 0.1 * _characters(plain))
 
 
 def _characters(text: str) -> int:
@@ -110,7 +112,7 @@ def _tables(lines: list[str]) -> Iterator[list[str]]:
     run: list[str] = []
     between: list[str] = []
     for line in [*map(str.rstrip, lines), *[""] * 3]:
-        line = _LEADERS.sub(lambda match: " " * len(match[0]), line)
+        line = _without_prose(_LEADERS.sub(lambda match: " " * len(match[0]), line))
         if _is_row(line):
             run += [*between, line]
             between = []
@@ -120,6 +122,14 @@ def _tables(lines: list[str]) -> Iterator[list[str]]:
             if sum(map(_is_row, run)) >= _FEWEST_ROWS and not _is_prose(run):
                 yield [row for row in run if row.strip()]
             run, between = [], []
+
+
+def _without_prose(line: str) -> str:
+    """A row of a table without the prose of the column beside it."""
+    before, gap, last = line.rpartition("  ")
+    if len(last.split()) > _FEW and len(last) > _SHORT / 2 and _is_row(before) and gap:
+        return before.rstrip()
+    return line
 
 
 def _is_row(line: str) -> bool:
@@ -152,6 +162,7 @@ def _place(plain: str, rows: str) -> tuple[int, int] | None:
     places = [place for place, character in enumerate(plain) if not character.isspace()]
     missing = wanted.copy()
     wrong = len(wanted)
+    fitting: list[tuple[int, int]] = []
     for at, place in enumerate(places):
         for character, change in ((plain[place], -1), (plain[places[at - size]] if at >= size else "", 1)):
             if character:
@@ -159,8 +170,21 @@ def _place(plain: str, rows: str) -> tuple[int, int] | None:
                 missing[character] = before + change
                 wrong += (before == 0) - (before + change == 0)
         if wrong == 0:
-            return places[at - size + 1], place + 1
-    return None
+            fitting.append((places[at - size + 1], place + 1))
+        elif fitting:
+            break
+    edges = ("".join(rows.split())[:1], "".join(rows.split())[-1:])
+    return max(fitting, key=lambda found: _fits(plain, found, edges), default=None)
+
+
+def _fits(plain: str, found: tuple[int, int], edges: tuple[str, str]) -> int:
+    """How well a stretch begins and ends where words do, with the first and last letters of a table: a window that is
+    one letter off has the same letters where that behind it is that before it.
+    """
+    start, end = found
+    begins, ends = plain[max(start - 1, 0) : start], plain[end : end + 1]
+    apart = sum(3 if edge in ("", "\n") else 2 * edge.isspace() for edge in (begins, ends))
+    return apart + (plain[start] == edges[0]) + (plain[end - 1] == edges[1])
 
 
 def _narrow(table: list[str]) -> list[str]:

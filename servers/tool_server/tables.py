@@ -34,6 +34,8 @@ def _lines(table: Element, text: Text) -> str:
     titles = 0  # rows that are one cell over all columns, before what heads them
     while not grid.heads and titles in grid.whole and titles < len(grid.rows) - 1:
         titles += 1
+    if any(place >= titles for place in grid.whole):
+        titles = 0  # there are more of them: they head groups of rows
     heads = grid.heads or int(len(grid.rows) - titles > 1 and _is_head(grid.elements[titles], table))
     rows = [row + [""] * (width - len(row)) for row in grid.rows]
     named = [row[0] for row in rows[:titles]]

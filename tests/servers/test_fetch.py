@@ -195,7 +195,7 @@ SURVIVAL = [(20, 100, "Overall survival was 12.3 months")]
 def test_a_pdf_becomes_its_text_and_says_which_pages_were_left_out() -> None:
     text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(SURVIVAL)))
     assert text.strip() == "Overall survival was 12.3 months"
-    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(SURVIVAL, 61)))
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(SURVIVAL, pages=61)))
     assert text.count("Overall survival") == 60
     assert text.endswith("[cut here: 60 of 61 pages were read]")
     with pytest.raises(ToolFailed, match="this PDF cannot be read"):

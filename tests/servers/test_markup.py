@@ -22,6 +22,8 @@ WRITTEN = [
     ("OR<sub>Q4</sub>=2.78", "ORQ4=2.78"), ("CO<sub>2</sub>", "CO2"), ("HbA<sub>1c</sub>", "HbA1c"), ("log<sub>10</sub>", "log10"),
     ("Ca<sup>2+</sup>", "Ca2+"), ("CD4<sup>+</sup>", "CD4+"), ("<sup>18</sup>F-FDG", "18F-FDG"), ("24<sup>a</sup> vs 31<sup>b</sup>", "24a vs 31b"),
     ("2<sup>nd</sup>", "2nd"), ("Reference<sup>12</sup>", "Reference12"), ("<sup>3</sup>/<sub>4</sub>", "3/4"), ("1<sup>1</sup>/<sub>2</sub> years", "1 1/2 years"),
+    ("28<sup>0/7</sup> weeks", "28 0/7 weeks"), ("2<sup>1/2</sup>", "2 1/2"), ("HR 0.75.<sup>12</sup> Then", "HR 0.75.[12] Then"),
+    ("in 65%<sup>12</sup>", "in 65%[12]"), ("of 1,200,<sup>3,4</sup>", "of 1,200,[3,4]"),
     ("First<br/>Second", "First Second"), (math("<msup><mn>10</mn><mn>6</mn></msup>"), "10^6"), (math("<mfrac><mn>3</mn><mn>4</mn></mfrac>"), "3/4"),
     ("2" + math("<mfrac><mn>1</mn><mn>2</mn></mfrac>"), "2 1/2"), (math("<msup><mi>e</mi><mrow><mo>-</mo><mn>2</mn></mrow></msup>"), "e^-2"),
     (math("<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><mn>2</mn></mfrac>"), "(a+b)/2"), (math("<msub><mi>CO</mi><mn>2</mn></msub>"), "CO2"),

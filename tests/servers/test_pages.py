@@ -72,33 +72,6 @@ def test_a_page_forges_no_place_of_a_table_and_its_templates_are_not_shown() -> 
     assert "500" not in text
 
 
-@pytest.mark.parametrize(
-    "hiding",
-    [
-        "hidden", 'style="display:none"', 'style="color:red; Display : None"', 'style="visibility:hidden"', 'style="opacity:0"',
-        'style="opacity: 0.0 !important"', 'style="font-size:0px"', 'style="position:absolute;left:-9999px"', 'class="off"',
-        'class="small off"', 'id="gone"', 'style="clip: rect(0 0 0 0)"',
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("tag", ["p", "div", "span", "section", "td"])
-def test_what_is_hidden_is_not_shown(hiding: str, tag: str) -> None:
-    element = f"<{tag} {hiding}>The secret words.</{tag}>"
-    if tag == "td":
-        element = f"<table><tr><td>Seen</td><td>1</td>{element}</tr><tr><td>Too</td><td>2</td></tr></table>"
-    css = "<style>/* p{display:none} */ .off, p.a.b {display: none} .x{color:red} @media print {.small, article {display:none}} #gone{visibility:hidden}</style>"
-    text = read(f"{css}{element}<p class='small'>The open words.</p>")
-    assert "open words" in text
-    assert "secret" not in text
-
-
-@pytest.mark.parametrize("shown", ["small", "off on", "off part"])
-def test_what_a_style_sheet_shows_again_is_read(shown: str) -> None:
-    css = (
-        ".off {display:none} .off.on {display:block} .page .part {display: block} .small{font-size:small; opacity:0.5}"
-    )
-    assert "The open words." in read(f"<style>{css}</style><p class='{shown}'>The open words.</p>")
-
-
 def test_a_page_that_shows_itself_only_by_a_script_is_read() -> None:
     page = f'<html><body style="visibility:hidden"><div style="display:none"><article>{PROSE}</article></div></body></html>'
     assert "two drugs" in as_markdown(Fetched("http://x/", "text/html", "utf-8", page.encode()))
@@ -169,7 +142,65 @@ def test_a_table_that_stands_sideways_is_read_by_its_columns(turn: str) -> None:
         for c, cell in enumerate(row):
             x, y = (100 + 20 * r, 100 + 150 * c) if turn == "0 1 -1 0" else (500 - 20 * r, 700 - 150 * c)
             words += [(x, y, cell)] if cell else []
-    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(words, turn=turn)))
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(words, dict.fromkeys(words, turn))))
     assert [line.split() for line in text.splitlines() if line.startswith("Death")] == [["Death", "329"]]
     assert text.index("329") - text.index("Death") == text.index("40") - text.index("Flare")
     assert "could not be laid out" not in text
+
+
+@pytest.mark.parametrize("written", [
+    "<dl><dt>C</dt><dd>5</dd><dl><dt>nested</dt><dd>66</dd></dl></dl>", "<dl><span><dt>C</dt><dd>x 66</dd></span></dl>",
+    "<dl>Loose 66<dt>C</dt><dd>x</dd></dl>", "<dl><dt>C</dt><dd>x</dd>stray 66</dl>", "<dl><dt>C</dt><dd>x</dd><ul><li>u 66</li></ul></dl>",
+    "<dl><dt>C</dt><dd>x</dd><div><div><dt>D</dt><dd>66</dd></div></div></dl>",
+])  # fmt: skip
+def test_a_list_of_terms_loses_nothing(written: str) -> None:
+    assert "66" in read(written)
+
+
+def test_a_table_in_a_list_of_terms_stands_on_lines_of_its_own() -> None:
+    table = "<table><tr><th>Arm</th><th>N</th></tr><tr><td>Drug</td><td>5</td></tr></table>"
+    text = read(f"<dl><dt>Deaths</dt><dd>By arm: {table}</dd></dl>")
+    assert "| Drug | 5 |" in [line.strip() for line in text.splitlines()]
+
+
+def test_rows_over_the_whole_width_head_groups_of_rows_where_there_are_more_of_them() -> None:
+    group = "<tr><td colspan=3>{}</td></tr>"
+    rows = "".join(f"<tr><td>{a}</td><td>{b}</td><td>{c}</td></tr>" for a, b, c in [("Death", 3, 5), ("Flare", 1, 2)])
+    later = f"{group.format('Men')}<tr><td>Death</td><td>7</td><td>9</td></tr>"
+    text = read(f"<table>{group.format('Women')}{rows}{later}</table>")
+    assert text.index("Women") < text.index("---") < text.index("| Death | 3 | 5 |")
+
+
+@pytest.mark.parametrize(
+    ("before", "last"), [("at day 30", "40"), ("from 2010 to 2020", "1.10"), ("as n (%)", "4 (2)"), ("n = 11", "11")]
+)
+def test_what_stands_before_a_table_keeps_its_last_letter(before: str, last: str) -> None:
+    rows = [("Outcome", "Drug", "Placebo"), ("Death", "3", "329"), ("Flare", "12", last)]
+    laid_out = "\n".join("".join(cell.ljust(12) for cell in row).rstrip() for row in rows)
+    text = with_tables(
+        f"Deaths {before}\n" + "\n".join(map(" ".join, rows)) + "\nAfter it.", f"Deaths {before}\n{laid_out}\nAfter it."
+    )
+    assert text.split("```")[0].strip() == f"Deaths {before}"
+    assert text.split("```")[2].strip() == "After it."
+
+
+def test_a_table_beside_a_column_of_prose_keeps_its_columns() -> None:
+    table = [("Outcome", "Drug", "Placebo"), ("Death", "", "329"), ("Flare", "12", "40"), ("Stroke", "3", "")]
+    words = [(40 + 80 * c, 500 - 14 * r, cell) for r, row in enumerate(table) for c, cell in enumerate(row) if cell]
+    prose = [f"and the prose of this column goes on and on {n}" for n in range(8)]
+    words += [(320, 528 - 14 * n, line) for n, line in enumerate(prose)]
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, pdf_of(words)))
+    death, flare = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("Death", "Flare"))
+    assert death.index("329") == flare.index("40")
+    assert "\n".join(prose) in text
+
+
+def test_a_small_table_that_stands_sideways_beside_upright_text_is_turned() -> None:
+    table = [("Event", "Drug", "Placebo"), ("Death", "", "329"), ("Flare", "12", "40")]
+    upright = [
+        (40, 760 - 14 * n, f"This line of text stands upright on the page, as do the others {n}") for n in range(20)
+    ]
+    words = [(100 + 20 * r, 100 + 150 * c, cell) for r, row in enumerate(table) for c, cell in enumerate(row) if cell]
+    page = pdf_of([*upright, *words], dict.fromkeys(words, "0 1 -1 0"))
+    text = as_markdown(Fetched("http://x/", "application/pdf", None, page))
+    assert text.index("329") - text.index("Death") == text.index("40") - text.index("Flare")

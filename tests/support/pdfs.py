@@ -1,15 +1,17 @@
 """PDFs of a few words, each at its place."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Word = tuple[float, float, str]
 """Points from the left, points from the bottom, and what is written there."""
 
 
-def pdf_of(words: Sequence[Word], pages: int = 1, turn: str = "1 0 0 1") -> bytes:
-    """A PDF whose pages all hold `words`, written in their order, in Helvetica of 12 points, each turned by a matrix."""
-    text = "\n".join(f"BT /F1 12 Tf {turn} {x:g} {y:g} Tm ({word}) Tj ET" for x, y, word in words)
+def pdf_of(words: Sequence[Word], turns: Mapping[Word, str] | None = None, pages: int = 1) -> bytes:
+    """A PDF whose pages all hold `words`, written in their order, in Helvetica of 12 points, some turned by a matrix."""
+    turns = turns or {}
+    each = ((turns.get(word, "1 0 0 1"), *word) for word in words)
+    text = "\n".join(f"BT /F1 12 Tf {turn} {x:g} {y:g} Tm ({shown}) Tj ET" for turn, x, y, shown in each)
     parts = [
         "<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{'3 0 R ' * pages}] /Count {pages} >>",
         "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >>",
