@@ -18,7 +18,8 @@ from batch.commands import ApiKey, generate_and_report
 from batch.commands import app as batch_app
 from batch.config import RunConfig
 from batch.flags import changed
-from batch.process import log_to_stderr, run_to_end
+from batch.logs import log_to_stderr
+from batch.process import run_to_end
 from servers.commands import app as servers_app
 from training.commands import app as training_app
 

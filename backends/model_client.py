@@ -1,6 +1,7 @@
 """One reply at a time from the model, however its server names and refuses things."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from backends.errors import (
 )  # fmt: skip
 from backends.model_errors import to_model_error
 
+calls = logging.getLogger("trajgraph.calls")
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
 _PROBE_TIMEOUT = 5.0
 _LATELY = 5.0
@@ -176,6 +178,7 @@ class ChatClient:
             seconds = time.monotonic() - started
         self.in_flight.answered(seconds)
         self._answered = time.monotonic()
+        calls.debug("reply of %s: %.1f s, %d characters", self._model.model_name, seconds, len(reply.text))
         reply.response_metadata["seconds"] = round(seconds, 3)
         return reply
 

@@ -18,6 +18,7 @@ def setting(
     listed: bool = False,
     envvar: tuple[str, ...] = (),
     secret: bool = False,
+    short: str | None = None,
 ) -> Any:
     """A dataclass field with its setting in `metadata`; without a default it is required.
 
@@ -27,10 +28,11 @@ def setting(
     listed    a tuple that is given as one value, parted by commas; else its flag is repeated
     envvar    the variables that set it where its flag is not given, in order of choice
     secret    never stored, never in a `repr`
+    short     another name of the flag, `-v`
     """
     about = {
         "help": help, "panel": panel, "above": above, "low": low, "high": high, "compared": compared,
-        "was": was, "stored": stored and not secret, "listed": listed, "envvar": envvar,
+        "was": was, "stored": stored and not secret, "listed": listed, "envvar": envvar, "short": short,
     }  # fmt: skip
     given: Any = {"default_factory": lambda: dict(default)} if isinstance(default, dict) else {"default": default}
     return field(**given, metadata={"setting": about}, repr=not secret)

@@ -1,6 +1,8 @@
 """The tool client: persistent MCP sessions for the whole run, reopened when a server restarts."""
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from backends.mcp_session import ReconnectingSession
 from backends.tool_result import read_result
 from backends.tool_routes import ToolRoute, descriptions
 
+calls = logging.getLogger("trajgraph.calls")
 _FETCHING = 75.0
 """Seconds more for a server that is a command: it may have to be fetched first."""
 
@@ -66,7 +69,14 @@ class ToolClient:
     async def _ask(self, server_name: str, arguments: dict[str, Any]) -> Any:
         session = self._holder(server_name)
         async with self._slots:
-            return read_result(await session.call(server_name, arguments))
+            started = time.monotonic()
+            try:
+                result = read_result(await session.call(server_name, arguments))
+            except Exception as error:
+                calls.debug("%s %.200s: %s after %.1f s", server_name, arguments, error, time.monotonic() - started)
+                raise
+            calls.debug("%s %.200s: %.1f s", server_name, arguments, time.monotonic() - started)
+            return result
 
     def _holder(self, server_name: str) -> "ReconnectingSession | ReplayedSession":
         """The session that has a tool, as of the first time that it was asked for."""

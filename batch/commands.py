@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +11,13 @@ import typer
 from backends.setting import option
 from batch.config import RunConfig
 from batch.flags import changed, from_dict, with_flags
+from batch.logs import ends, log, log_as_json, run_log, tell
 from batch.process import run_to_end
 
 if TYPE_CHECKING:
     from backends.model_check import Finding
     from batch.run_files import RunFiles
 
-log = logging.getLogger("trajgraph")
 app = typer.Typer()
 ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
 Run = Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")]
@@ -28,6 +27,7 @@ Run = Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the
 @with_flags(RunConfig)
 def generate(
     config: RunConfig,
+    as_json: Annotated[bool, option("Say what happens as JSON lines on stdout.", None, "--json")] = False,
     dry_run: Annotated[bool, option("Print what would run, and ask no model.", None, "--dry-run")] = False,
 ) -> None:
     """Generate a trajectory for every question. The same command again resumes an unfinished run."""
@@ -36,7 +36,7 @@ def generate(
 
         typer.echo(asyncio.run(described(config)))
         return
-    raise typer.Exit(run_to_end(generate_and_report(config)))
+    raise typer.Exit(run_to_end(generate_and_report(config, as_json=as_json)))
 
 
 @app.command()
@@ -86,20 +86,34 @@ def worker(run: Path, number: int, count: int, limit: int) -> None:
     raise typer.Exit(run_to_end(work(run, number, count, limit or None)))
 
 
-async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None) -> int:
+async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, *, as_json: bool = False) -> int:
     """A run to its end, with what is told of it then; returns the exit code."""
-    from batch.run import generate
-    from batch.stats import describe
+    from batch.prepare import first_word, prepare
+    from batch.stats import describe, next_commands
 
-    result = await generate(config, run)
-    files = result.files
-    written = (files.trajectories, files.rejected, files.failed, files.stats, files.run)
-    typer.echo(
-        "\n".join([describe(result.stats), *(f"  {path}" for path in written if path.exists() and path.stat().st_size)])
-    )
-    if result.stopped:
-        log.info("stopped; to resume: trajgraph resume %s", files.run)
+    if as_json:
+        log_as_json()
+    prepared = prepare(config, run)
+    with run_log(verbose=config.verbose) as to_log:
+        log.info("%s", first_word(prepared))
+        from batch.run import generate  # takes a second or two to import
+
+        result = await generate(prepared, to_log=to_log)
+        files = result.files
+        written = [path for path in (*files.outputs.values(), files.stats, files.run, files.log) if _has_content(path)]
+        ends.info("ended, exit code %d: %s", result.code, describe(result.stats).replace("\n", "; "))
+        if as_json:
+            tell(event="end", exit_code=result.code, stats=result.stats, files=list(map(str, written)))
+        else:
+            said = [describe(result.stats), *(f"  {path}" for path in written)]
+            typer.echo("\n".join([*said, *(f"next: {one}" for one in next_commands(result.stats, files.run))]))
+        if result.stopped:
+            log.info("stopped; to resume: trajgraph resume %s", files.run)
     return result.code
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 async def _look(config: RunConfig, as_json: bool) -> bool:

@@ -24,11 +24,12 @@ Settings = dict[str, Any]
 """What decides the content of a run, flat and as JSON: the compared settings, the name of the questions file
 (`source_file`), and the hashes of questions, prompt and tools. A run is only resumed under the same ones.
 """
-_HASHES = {
+HASHED = {
     "questions_sha256": "another content of the questions file",
     "prompt_sha256": "another system prompt",
     "tools_sha256": "other tools, or other input schemas of theirs",
 }
+"""What a run is compared by that no flag says."""
 _HASHED_FIRST = (
     "max_tokens", "max_tool_calls", "max_turns", "model_name", "prompt_sha256", "temperature", "tool_role",
     "tools_sha256",
@@ -75,6 +76,7 @@ class RunConfig:
     instance_id: str | None = setting(None, "Keeps runs apart that share an output folder.", compared=True)
     max_downtime: float | None = setting(None, "End the run when a server stays down so many seconds.", above=0)
     skip_bad_rows: bool = setting(False, "Report unusable rows and go on.")
+    verbose: bool = setting(False, "Write each request and each call to the run's log, too.", short="-v")
     system_prompt_file: Path | None = setting(None, "Replaces the built-in system prompt.", "Model")
     tool_role: ToolRole = setting("tool", "Role of tool outputs in the prompt.", "Model", compared=True)
     hard_gates: tuple[str, ...] = setting(
@@ -83,6 +85,7 @@ class RunConfig:
     )  # fmt: skip
     fresh: bool = setting(False, "Start another run, resume none.", "Resuming", stored=False)
     allow_changed_settings: bool = setting(False, "Resume a run under other settings.", "Resuming", stored=False)
+    redo: str | None = setting(None, "`rejected`, or a reason: sample those anew.", "Resuming", stored=False)
     keep_checkpoints: bool = setting(False, "Keep finished steps.", "Resuming")
     model: ModelConfig = field(default_factory=ModelConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
@@ -149,7 +152,7 @@ def made_under(settings: Settings) -> str:
 def differences(theirs: Settings, ours: Settings) -> list[str]:
     """A line for each setting in which a stored run differs, `name: theirs -> ours`; none when it is the same."""
     return [
-        f"{_HASHES[name]} ({name})" if name in _HASHES else f"{name}: {theirs.get(name)!r} -> {ours[name]!r}"
+        f"{HASHED[name]} ({name})" if name in HASHED else f"{name}: {theirs.get(name)!r} -> {ours[name]!r}"
         for name in flags.differences(RunConfig, theirs, ours)
     ]
 

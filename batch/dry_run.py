@@ -8,10 +8,11 @@ from backends.config import TOOL_NAMES
 from backends.model_client import ChatClient
 from backends.services import open_tools
 from batch.config import RunConfig
+from batch.find_run import find_run
 from batch.flags import to_dict
 from batch.progress import Progress
 from batch.questions import check_questions
-from batch.run_files import RunFiles, ThreadIds, latest_run
+from batch.run_files import Ids, RunFiles
 from batch.start import safe_prompt
 from nodes.prompts import prompt_messages
 from serializers.evidence import failed
@@ -32,9 +33,11 @@ async def described(config: RunConfig) -> str:
         config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
     )
     settings = config.settings(questions.sha256, prompt, "")
-    found = None if config.fresh else latest_run(config.output, settings)
-    files, content = found or (RunFiles(config.output, "", ""), {})
-    progress = Progress(files, questions, config, ThreadIds(files.run_id, content.get("made_under")))
+    del settings["tools_sha256"]
+    found, _ = find_run(config, settings, prompt, questions.asked)
+    files = found.files if found else RunFiles(config.output, "", "")
+    ids = Ids.of_run(files, found.content if found else {"settings": settings})
+    progress = Progress(files, questions, config, ids)
     if found:
         progress.read_finished(retried=True)
     pending = [(str(progress.next_sample(number)), row["question"]) for number, row in progress.pending_questions()]

@@ -164,7 +164,7 @@ def _parameter(item: Field[Any], hint: Any, optional: Any) -> inspect.Parameter:
 
     about, dashed = _about(item), item.name.replace("_", "-")
     default: Any = item.default
-    names, kind = (f"--{dashed}",), hint
+    names, kind = (f"--{dashed}", *([about["short"]] if about["short"] else [])), hint
     shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": list(about["envvar"]) or None}
     if hint is bool:
         names, shown["show_default"] = ((f" /--no-{dashed}",) if default else names), False

@@ -12,7 +12,6 @@ import msgspec
 from typing_extensions import TypedDict
 
 from backends.errors import UsageError
-from backends.json_codec import sound
 from serializers.bounds import storable
 from serializers.record import sample_of
 
@@ -192,14 +191,11 @@ def atomic_write(path: Path, parts: Iterable[str]) -> None:
         new.unlink(missing_ok=True)
 
 
-def set_aside(path: Path, aside: Path, asked: Mapping[int, str]) -> int:
-    """Move the records whose question is no longer asked in their place to another file; returns how many."""
+def set_aside(path: Path, aside: Path, stays: Callable[[Summary], bool]) -> int:
+    """Move the records that do not stay to another file; returns how many."""
     kept, moved = list[bytes](), list[bytes]()
     for line in _each(path, bytes):
-        record = summary(line)
-        wanted = asked.get(sample_of(record["sample_id"])[0])
-        same = wanted is not None and sound(wanted) == record["question"]
-        (kept if same else moved).append(line.rstrip(b"\n"))
+        (kept if stays(summary(line)) else moved).append(line.rstrip(b"\n"))
     if moved:
         append_lines(aside, moved)
         atomic_write(path, (line.decode() + "\n" for line in kept))

@@ -1,32 +1,31 @@
 """What a run has finished and what is left of it, as its files say."""
 
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from backends.json_codec import sound
 from batch.config import RunConfig
-from batch.jsonl import atomic_write, read_lines, sample_ids, set_aside, summaries, truncate_partial_line
+from batch.jsonl import Summary, atomic_write, read_lines, sample_ids, set_aside, summaries, truncate_partial_line
+from batch.logs import ends, log
 from batch.questions import QuestionsFile
-from batch.run_files import RunFiles, ThreadIds, mark_sorted
+from batch.run_files import Ids, RunFiles, mark_sorted
 from batch.stats import Stats
 from graph.checkpoints import GroupSaver
-from serializers.record import QuestionRow, sample_id, sample_of
-
-log = logging.getLogger("trajgraph")
+from serializers.record import QuestionRow, sample_of
 
 
 class Progress:
     """The samples of one run. What is held in memory are those that an earlier process finished, and counts."""
 
-    def __init__(self, files: RunFiles, questions: QuestionsFile, config: RunConfig, threads: ThreadIds) -> None:
+    def __init__(self, files: RunFiles, questions: QuestionsFile, config: RunConfig, ids: Ids) -> None:
         self.files = files
         self.questions = questions
         self.stats = Stats()
         self._config = config
-        self._threads = threads
+        self._ids = ids
         self._finished: dict[str, str] = {}
         """What each sample became that an earlier process finished, or that others may follow."""
         self.failed_before: set[str] = set()
@@ -34,16 +33,22 @@ class Progress:
         self._open = 0
         """Questions of which more samples may be asked."""
 
-    async def load_finished(self, saver: GroupSaver, *, changed: bool = False) -> None:
+    async def load_finished(self, saver: GroupSaver, *, changed: bool = False, redo: Collection[str] = ()) -> None:
         """Bring an earlier process's files in order, count what is in them, and delete the checkpoints of what is
-        finished. `changed` says that the run goes on under other settings, perhaps about other questions.
+        finished. `changed` says that the run goes on under other settings, perhaps about other questions; `redo` are
+        rejected samples that are wanted anew.
         """
+        if redo:
+            for record in summaries(self.files.rejected):
+                if record["sample_id"] in redo:
+                    await saver.adelete_thread(self._ids.thread(record["sample_id"], record["question"]))
+            set_aside(self.files.rejected, self.files.superseded, lambda record: record["sample_id"] not in redo)
         every = replace(self.questions, limit=None).stream() if changed else ()
         asked = {number: row["question"] for number, row in every}
         threads = set[str]()
         for kind, path in list(self.files.outputs.items())[:2]:
             truncate_partial_line(path)
-            if changed and (aside := set_aside(path, self.files.superseded, asked)):
+            if changed and (aside := set_aside(path, self.files.superseded, lambda record: _is_asked(record, asked))):
                 log.info(
                     "%d trajectories of questions that are no longer in the file went to %s",
                     aside,
@@ -53,7 +58,7 @@ class Progress:
                 if record["sample_id"] not in self._finished:
                     self._finished[record["sample_id"]] = kind
                     self.stats.add(kind, record)
-                    threads.add(self._threads.of(record["sample_id"], record["question"]))
+                    threads.add(self._ids.thread(record["sample_id"], record["question"]))
         failed = self.failed_before = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if (limit := self.questions.limit) is not None:  # a run is never about fewer questions than it has worked on
@@ -62,7 +67,7 @@ class Progress:
             self.questions = replace(self.questions, limit=limit)
         if not self._config.keep_checkpoints:
             named = ((self.next_sample(number), question) for number, question in asked.items())
-            wanted = {self._threads.of(name, question) for name, question in named if name}
+            wanted = {self._ids.thread(name, question) for name, question in named if name}
             for thread in saver.threads - wanted if changed else threads & saver.threads:
                 await saver.adelete_thread(thread)
         if changed:
@@ -89,13 +94,13 @@ class Progress:
     def pending_threads(self) -> Iterator[tuple[int, str]]:
         """(row number, thread) of the samples that come next."""
         for number, row in self.pending_questions():
-            yield number, self._threads.of(str(self.next_sample(number)), row["question"])
+            yield number, self._ids.thread(str(self.next_sample(number)), row["question"])
 
     def next_sample(self, row_number: int) -> str | None:
         """The id of the next sample that a question wants; None when it has enough."""
         accepted = 0
         for number in range(1, self._config.samples.most + 1):
-            name = sample_id(self._config.model.model_name, row_number, number)
+            name = self._ids.sample(row_number, number)
             kind = self._finished.get(name)
             accepted += kind == "accepted"
             if accepted == self._config.samples.accept:
@@ -112,15 +117,21 @@ class Progress:
         """Forget a question that is asked no more."""
         self._open -= 1
         for number in range(1, self._config.samples.most + 1):
-            if self._finished.pop(sample_id(self._config.model.model_name, row_number, number), None) is None:
+            if self._finished.pop(self._ids.sample(row_number, number), None) is None:
                 return
 
     def count(self, kind: str, row: Mapping[str, Any]) -> None:
         """Count a row that is on disk."""
         if kind == "failed":
             self.stats.add_failure(row)
-            return
-        self.stats.add(kind, row)
+            said = f"failed: {row['error']}: {row['message']}"
+        else:
+            self.stats.add(kind, row)
+            about = row["metadata"]
+            reasons = f" for {', '.join(about['reject_reasons'])}" if about["reject_reasons"] else ""
+            said = f"{kind}{reasons}: {about['total_tool_calls']} calls, {about.get('turns', 0)} replies"
+        facts = {"event": "sample", "sample_id": row["sample_id"], "outcome": kind}
+        ends.info("%s %s", row["sample_id"], said, extra={"facts": facts})
 
     @property
     def asked(self) -> int:
@@ -142,3 +153,9 @@ class Progress:
         stats = self.stats.content(questions=self.questions.asked, asked=self.asked, bad_rows=bad_rows, about=about)
         atomic_write(self.files.stats, [json.dumps(stats, ensure_ascii=False, indent=1), "\n"])
         return stats
+
+
+def _is_asked(record: Summary, asked: Mapping[int, str]) -> bool:
+    """Whether a record's question still has its place."""
+    wanted = asked.get(sample_of(record["sample_id"])[0])
+    return wanted is not None and sound(wanted) == record["question"]

@@ -17,7 +17,7 @@ from langgraph.errors import GraphDrained
 from backends.errors import BackendError, BadRequest, InvalidResponse, ModelTimeout, Unauthorized, UsageError
 from backends.model_client import Replies
 from batch.config import RunConfig, Settings
-from batch.run_files import ThreadIds
+from batch.run_files import Ids
 from batch.stop import Stopped, StopSignal
 from graph.build import TrajectoryGraph, recursion_limit
 from graph.checkpoints import GroupSaver
@@ -81,7 +81,7 @@ class Rollout:
     saver: GroupSaver
     config: RunConfig
     settings: Settings
-    threads: ThreadIds
+    ids: Ids
     stop: StopSignal
     wait_for_recovery: WaitForRecovery
     replies: Callable[[], Replies]
@@ -95,7 +95,7 @@ class Rollout:
         """What becomes of a sample. Raises Stopped when the run ends before that; a failure of the run's own disk is
         raised as it is.
         """
-        thread, seed = self.threads.of(sample_id, row["question"]), self.config.seed_of(sample_id)
+        thread, seed = self.ids.thread(sample_id, row["question"]), self.config.seed_of(sample_id)
         try:
             state, attempts = await self.run_graph(thread, row["question"], seed)
         except RetriesExhausted as failure:
@@ -201,16 +201,18 @@ class Rollout:
         await self.stop.sleep(max(error.retry_after or 0.0, share * min(0.5 * 2 ** min(times, 10), _LONGEST_BUSY)))
 
     def _metadata(self, thread: str, attempts: int, seed: int | None) -> dict[str, Any]:
+        instance = self.config.instance_id
         return {
             "generation_time": datetime.now().isoformat(),
             "model": self.config.model.model_name,
             "source_file": self.settings["source_file"],
+            **({"instance_id": instance, "api_model": self.config.model.model_name} if instance else {}),
             "attempts": attempts,
             **({} if seed is None else {"seed": seed}),
             **({"sampling": sampling} if (sampling := self.config.model.sampling.sampling) else {}),
             "max_tool_calls": self.config.limits.max_tool_calls,
             "tool_role": self.config.tool_role,
-            "run_id": self.threads.run_id,
+            "run_id": self.ids.run_id,
             "thread_id": thread,
             "prompt_sha256": self.settings["prompt_sha256"],
             "tools_sha256": self.settings["tools_sha256"],

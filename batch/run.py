@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-import logging
+import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +14,28 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from backends.errors import UsageError
-from backends.mcp_servers import absolute
 from backends.services import Services
+from batch import flags
 from batch.acquire import Acquired, acquire_run
 from batch.config import RunConfig
 from batch.flags import changed, from_dict
 from batch.jsonl import put_in_order
+from batch.logs import calls_to, ends, log
 from batch.outage import Outages
+from batch.prepare import Prepared
 from batch.progress import Progress
 from batch.questions import check_questions
 from batch.rollout import RETRY_WAITS, Rollout
-from batch.run_files import RunFiles, ThreadIds, check_writable, read_run
-from batch.runner import Runner, progress_bar
+from batch.run_files import Ids, RunFiles, read_run
+from batch.runner import Runner
 from batch.start import STARTING, open_when_up, safe_prompt, try_first_request
 from batch.stop import Stopped, StopSignal
+from batch.watch import watched
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
 from graph.build import TrajectoryGraph, build_graph
 from graph.checkpoints import GroupSaver, open_checkpoints
 
-log = logging.getLogger("trajgraph")
 _EXIT_CODES = {"interrupted": 130, "outage": 1, "worker": 1}
 
 
@@ -50,48 +53,50 @@ class RunResult:
         return self.code != 0 and bool(self.stats["pending"])
 
 
-async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[float, ...] = RETRY_WAITS) -> RunResult:
-    """Work through the questions: of `run`, else of the last run that fits, else of a new one. Raises UsageError."""
-    config.check()
-    config = changed(config, mcp=tuple(map(absolute, config.tools.mcp)))
-    if not config.tools.mcp:
-        config = changed(config, mcp_url=config.tools.url)
-    prompt_file = None if run else config.prompt()
-    questions = check_questions(
-        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
-    )
+async def generate(
+    prepared: Prepared, waits: tuple[float, ...] = RETRY_WAITS, to_log: Callable[[Path], None] | None = None
+) -> RunResult:
+    """Work through the questions: of the run that was named, else of one that fits, else of a new one, whose log
+    `to_log` is told. Raises UsageError.
+    """
+    config, questions, run = prepared.config, prepared.questions, prepared.run
     for bad in questions.bad_rows():
         log.warning("skipped: %s, line %d: %s", config.questions_file, bad.line, bad.why)
     if config.samples.most > 1 and config.model.sampling.temperature < 0.5:
         log.warning(
             "several samples of a question at --temperature %g are much alike", config.model.sampling.temperature
         )
-    check_writable(config.output)
     stop = StopSignal()
     async with AsyncExitStack() as stack:
         services = await open_when_up(stack, config, stop, starting=STARTING)
         prompt = (
             str(read_run(run.run)[1].get("prompt"))
             if run
-            else safe_prompt(config, services.tools.descriptions, prompt_file)
+            else safe_prompt(config, services.tools.descriptions, prepared.prompt_file)
         )
         found = await try_first_request(services, prompt, questions)
         settings = config.settings(questions.sha256, prompt, services.tools_sha256)
-        with acquire_run(config, settings, prompt, run) as acquired:
+        with acquire_run(config, settings, prompt, questions.asked, run) as acquired:
             files = acquired.files
+            if to_log:
+                to_log(files.log)
+            ends.info("settings: %s", json.dumps(flags.to_dict(config), ensure_ascii=False))
             await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
-            progress, code = Progress(files, questions, config, acquired.threads), 0
+            progress, code = Progress(files, questions, config, acquired.ids), 0
             started = time.monotonic()
             try:
                 with stop.on_signals():
                     async with open_checkpoints(files.checkpoints) as saver:
-                        await progress.load_finished(saver, changed=acquired.changed)
+                        await progress.load_finished(saver, changed=acquired.changed, redo=acquired.redo)
                         progress.write_stats(0.0)  # what is true now, should this process be killed
                         log.info("%s", found)
+                        log.info("%s", _word(acquired, progress))
                         if config.workers == 1:
-                            await _run_here(config, services, saver, acquired, progress, stop, waits)
+                            async with watched(progress, started):
+                                await _run_here(config, services, saver, acquired, progress, stop, waits)
                     if config.workers > 1:
-                        code = await run_workers(config, progress, stop)
+                        async with watched(progress, started):
+                            code = await run_workers(config, progress, stop)
                 if not config.incremental and not stop.reason:
                     put_in_order(files.trajectories)
             finally:
@@ -101,19 +106,36 @@ async def generate(config: RunConfig, run: RunFiles | None = None, waits: tuple[
     return RunResult(stats, files, code or int(bool(stats["failed"] or stats["pending"])))
 
 
+def _word(acquired: Acquired, progress: Progress) -> str:
+    """What the command does with which run, and what it leaves alone."""
+    left = progress.asked - progress.stats.counts.total()
+    counts = ", ".join(f"{progress.stats.counts[kind]:,} {kind}" for kind in ("accepted", "rejected"))
+    said = f"{'begins' if acquired.is_new else 'goes on with'} {acquired.files.run}: {counts}, {left:,} to do"
+    if not left:
+        said = f"{acquired.files.run} is already complete: {counts} (another: --fresh; those anew: --redo rejected)"
+    if acquired.redo:
+        said += f"; {len(acquired.redo):,} rejected are sampled anew"
+    for other in acquired.others[:3]:
+        differs = "; ".join(other.changed) or "it has as much to do"
+        said += f"; left alone, unfinished: {other.files.run} ({differs})"
+    return said
+
+
 async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     """Be one of a run's processes: work through its share of the questions. Returns the exit code."""
     files, content = read_run(run)
     config = changed(from_dict(RunConfig, content["options"]), api_key=os.environ.get("OPENAI_API_KEY"))
+    if config.verbose:
+        calls_to(files.log)
     stop = StopSignal()
     watch_first_process(stop)
     share = config.share().of(worker, workers)
     questions = check_questions(config.questions_file, skip_bad_rows=True, limit=limit, share=share)
     if questions.sha256 != content["settings"]["questions_sha256"]:
         raise UsageError(f"{config.questions_file} was changed during the run: put it back and run the same command")
-    threads = ThreadIds(files.run_id, content.get("made_under"))
-    acquired = Acquired(files, content["settings"], str(content["prompt"]), threads)
-    progress = Progress(files, questions, config, threads)
+    ids = Ids.of_run(files, content)
+    acquired = Acquired(files, content["settings"], str(content["prompt"]), ids)
+    progress = Progress(files, questions, config, ids)
     progress.read_finished()
     config = changed(config, concurrency=-(-config.concurrency // workers))
     async with AsyncExitStack() as stack:
@@ -153,11 +175,10 @@ async def _run_here(
         saver,
         config,
         acquired.settings,
-        acquired.threads,
+        acquired.ids,
         stop,
         outages.wait_for_recovery,
         lambda: services.chat.replies,
         waits,
     )
-    with progress_bar(progress) as bar:
-        await Runner(rollout, progress, config, stop).run(bar)
+    await Runner(rollout, progress, config, stop).run()

@@ -9,10 +9,10 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -20,30 +20,44 @@ from typing import IO, Any
 from backends.errors import UsageError
 from batch.config import RunConfig, Settings, made_under
 from batch.flags import to_dict
-from batch.jsonl import atomic_write, read_lines
+from batch.jsonl import atomic_write
+from serializers.record import family, sample_id
 
 UNSORTED = "other_questions"
 """In `run.json` while records may be of questions that are no longer asked."""
-_SAME_RUN = ("source_file", "model_name", "instance_id", "shard")
 _ENDING = 10.0
 """Seconds within which the workers of a killed run are gone."""
 
 
 @dataclass(frozen=True)
-class ThreadIds:
-    """The threads of a run: the same UUIDs whenever it is resumed (LangGraph Studio takes only UUIDs).
+class Ids:
+    """The names of a run's samples and of their threads, the same whenever it is resumed.
 
-    `made_under` is a hash of what decides the content of a trajectory beside its question: a checkpoint of another
-    question, prompt, tool or limit is another thread's, and is never resumed. A run that was started before that was
-    so has none, and keeps its threads.
+    A sample is named after the instance, or the model's family: runs that share a folder under `--instance-id` never
+    have a name twice. Threads are UUIDs (LangGraph Studio takes no others). `made_under` is a hash of what decides the
+    content of a trajectory beside its question: a checkpoint of another question, prompt, tool or limit is another
+    thread's, and is never resumed. A run that was started before that was so has none, and keeps its threads.
     """
 
     run_id: str
     made_under: str | None = None
+    named_after: str = ""
 
-    def of(self, sample_id: str, question: str) -> str:
+    @classmethod
+    def of_run(cls, files: "RunFiles", content: Mapping[str, Any]) -> "Ids":
+        """Those of a stored run; one of an earlier version named its samples after the model, in any instance."""
+        return cls(
+            files.run_id, content.get("made_under"),
+            content.get("named_after") or family(str(content["settings"]["model_name"])),
+        )  # fmt: skip
+
+    def sample(self, row_number: int, number: int) -> str:
+        """The id of a question's sample."""
+        return sample_id(self.named_after, row_number, number)
+
+    def thread(self, sample: str, question: str) -> str:
         """The thread of a sample of a question."""
-        own = sample_id
+        own = sample
         if self.made_under is not None:
             own += hashlib.sha256(f"{self.made_under}\0{question}".encode("utf-8", "replace")).hexdigest()
         return str(uuid.uuid5(uuid.UUID(self.run_id), own))
@@ -87,6 +101,11 @@ class RunFiles:
         return self._path("run.json")
 
     @property
+    def log(self) -> Path:
+        """What was said of the run, line by line."""
+        return self._path("run.log")
+
+    @property
     def checkpoints(self) -> Path:
         return self._path("checkpoints.sqlite")
 
@@ -111,13 +130,14 @@ class RunFiles:
             deadline = time.monotonic() + _ENDING
             while not _try_lock(lock):
                 lock.seek(0)
-                holder = lock.read().strip()
-                if _alive(holder) or time.monotonic() > deadline:
+                first, holders = lock.read().strip(), _holders(lock)
+                if first in holders or not holders or time.monotonic() > deadline:
+                    named = first if first in holders else ", ".join(holders) or first or "unknown"
                     raise UsageError(
-                        f"process {holder or 'unknown'} is working on {self.run}: wait for it, stop it, or start "
-                        "another run with --fresh"
+                        f"process {named} is working on {self.run}: wait for it, stop it, or start another run with "
+                        "--fresh"
                     )
-                time.sleep(0.05)  # killed a moment ago: its workers are ending
+                time.sleep(0.05)  # the first process was killed a moment ago: its workers are ending
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
@@ -132,13 +152,17 @@ def _try_lock(lock: IO[str]) -> bool:
     return True
 
 
-def _alive(process: str) -> bool:
-    if not Path("/proc").is_dir():
-        return True
-    try:  # one that its launcher has not yet taken note of is a zombie
-        return ") Z " not in Path(f"/proc/{int(process)}/stat").read_text()
-    except (OSError, ValueError):
-        return False
+def _holders(lock: IO[str]) -> list[str]:
+    """The ids of the other processes that have a file open and are alive; none where that cannot be known. The process
+    that took the lock may be gone while its workers, which inherited it, still hold it.
+    """
+    about, found = os.fstat(lock.fileno()), []
+    for opened in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            its = opened.stat()
+            if (its.st_dev, its.st_ino) == (about.st_dev, about.st_ino) and opened.parts[2] != str(os.getpid()):
+                found.append(opened.parts[2])
+    return sorted(set(found), key=int)
 
 
 def process_at_work(files: RunFiles) -> str | None:
@@ -147,7 +171,10 @@ def process_at_work(files: RunFiles) -> str | None:
     if not path.exists():
         return None
     with path.open("r+") as lock:
-        return None if _try_lock(lock) else lock.read().strip()
+        if _try_lock(lock):
+            return None
+        first, holders = lock.read().strip(), _holders(lock)
+        return first if first in holders or not holders else ", ".join(holders)
 
 
 def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:
@@ -159,7 +186,8 @@ def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:
         files = RunFiles(config.output, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
         content = {
             "run_id": files.run_id, "settings": settings, "options": to_dict(config), "prompt": prompt,
-            "made_under": made_under(settings), "versions": _versions(),
+            "made_under": made_under(settings), "versions": _versions(), "created": datetime.now(UTC).isoformat(),
+            "named_after": config.instance_id or family(config.model.model_name),
         }  # fmt: skip
         if not files.run.exists():  # nobody else makes one: the folder is locked
             atomic_write(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
@@ -170,10 +198,9 @@ def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:
 def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
     """A stored run and its `run.json`. `path` is that file or a folder, whose newest run is taken."""
     if path.is_dir():
-        runs = sorted(path.glob("pubmed_trajectory_*_run.json"))
-        if not runs:
+        if not (runs := runs_in(path)):
             raise UsageError(f"{path}: no run in this folder (a run is its …_run.json)")
-        path = runs[-1]
+        return runs[-1]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = RunFiles(path.parent, path.name.removesuffix("_run.json"), str(uuid.UUID(content["run_id"])))
@@ -183,17 +210,22 @@ def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
     return files, content
 
 
-def latest_run(folder: Path, settings: Settings) -> tuple[RunFiles, dict[str, Any]] | None:
-    """The newest run over the same questions file (or share of it), model and instance; None when there is none."""
-    for path in sorted(folder.glob("pubmed_trajectory_*_run.json"), reverse=True):
-        try:
-            files, content = read_run(path)
-        except UsageError:
-            continue
-        theirs = content["settings"]
-        if all(theirs.get(key) == settings[key] for key in _SAME_RUN):
-            return files, content
-    return None
+def runs_in(folder: Path) -> list[tuple[RunFiles, dict[str, Any]]]:
+    """The runs in a folder that can be read, the newest last: by their own time, whatever their files are named."""
+    found = []
+    for path in sorted(folder.glob("*_run.json")):
+        with suppress(UsageError):
+            found.append((path, *read_run(path)))
+    found.sort(key=lambda run: (_begun(run[2], run[0]), run[0]))
+    return [(files, content) for _, files, content in found]
+
+
+def _begun(content: dict[str, Any], path: Path) -> float:
+    """When a run began, in seconds since 1970: as it says itself, in UTC; one of an earlier version by its file."""
+    try:
+        return datetime.fromisoformat(str(content["created"])).timestamp()
+    except (KeyError, ValueError):
+        return path.stat().st_mtime
 
 
 @contextmanager
@@ -215,15 +247,6 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
-
-
-def is_complete(files: RunFiles) -> bool:
-    """Whether a run had nothing left to do when it was last worked on."""
-    try:
-        left = json.loads(files.stats.read_text(encoding="utf-8"))
-        return not (left["pending"] or left["failed"] or any(read_lines(files.failed)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def mark_sorted(files: RunFiles) -> None:

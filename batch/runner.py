@@ -1,12 +1,8 @@
 """Many questions: a graph for each, so many at a time, every one of them ending in exactly one file."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from tqdm import tqdm
 
 from batch.complaints import Complaints
 from batch.config import RunConfig
@@ -34,19 +30,19 @@ class Runner:
             pending, self.config.concurrency, self.rollout.replies, self.progress.failed_before
         )
 
-    async def run(self, bar: "tqdm[Any]") -> None:
+    async def run(self) -> None:
         """Until none is left, or the run is to end."""
         rows = self.progress.pending_questions()
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self.config.concurrency):
-                    tasks.create_task(self._work(rows, bar))
+                    tasks.create_task(self._work(rows))
             while self._held:
                 await self._write(*self._held.pop())
         except ExceptionGroup as failed:  # the first one ended the others
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
-    async def _work(self, rows: Iterator[tuple[int, QuestionRow]], bar: "tqdm[Any]") -> None:
+    async def _work(self, rows: Iterator[tuple[int, QuestionRow]]) -> None:
         for row_number, row in rows:
             while name := self.progress.next_sample(row_number):
                 try:
@@ -55,8 +51,6 @@ class Runner:
                 except Stopped:
                     return
                 await self._write_outcome(row, name, outcome)
-                bar.update()
-                bar.set_postfix(self.progress.stats.counts, refresh=False)
                 if outcome.kind == "failed":
                     break  # the next run tries again
                 self.progress.finish_sample(name, outcome.kind)
@@ -81,12 +75,4 @@ class Runner:
         await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
         if outcome.kind != "failed" and not self.config.keep_checkpoints:
-            await self.rollout.saver.adelete_thread(self.rollout.threads.of(name, row["question"]))
-
-
-@contextlib.contextmanager
-def progress_bar(progress: Progress) -> "Iterator[tqdm[Any]]":
-    """The progress line on stderr; silent when that is no terminal."""
-    done = progress.stats.counts.total()
-    with tqdm(total=progress.asked, initial=done, unit=" questions", disable=None, dynamic_ncols=True) as bar:
-        yield bar
+            await self.rollout.saver.adelete_thread(self.rollout.ids.thread(name, row["question"]))

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 _NUMBER = re.compile(r"\d+")
@@ -39,6 +40,7 @@ class Stats:
             self._sums["tool_calls"] += metadata["total_tool_calls"]
         self._seen["stop_reasons"][metadata["stop_reason"]] += 1
         self._seen["reject_reasons"].update(metadata["reject_reasons"])
+        self._sums["replies"] += metadata.get("turns", 0)
         gates = metadata.get("gates", [])
         self._seen["gates"].update(gates)
         self._sums["clean"] += not gates and not metadata["reject_reasons"]
@@ -47,6 +49,26 @@ class Stats:
             self._sums[name] += metadata["usage"][name]
         for name in ("model_seconds", "tool_seconds"):
             self._sums[name] += metadata[name]
+
+    @property
+    def replies(self) -> int:
+        """Replies of the model in all records."""
+        return self._sums["replies"]
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that the model wrote in them."""
+        return self._sums["output_tokens"]
+
+    @property
+    def tool_errors(self) -> int:
+        """Calls in them that failed."""
+        return self._seen["tool_errors"].total()
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why records were rejected."""
+        return self._seen["reject_reasons"]
 
     def add_failure(self, row: Mapping[str, Any]) -> None:
         """Count a row of the failed: one reason for all that say the same with other numbers."""
@@ -103,14 +125,27 @@ def describe(stats: Mapping[str, Any]) -> str:
         failed = f"; the others fail {_listed(stats['gates'])}" if stats["gates"] else ""
         lines.append(f"{clean} of {finished} pass every gate ({100 * clean / finished:.0f} %){failed}")
     if stats["failed"]:
-        lines.extend(f"{count} failed: {reason}" for reason, count in _commonest(stats["fail_reasons"])[:_SHOWN])
+        lines.extend(f"{count} failed: {reason}" for reason, count in commonest(stats["fail_reasons"])[:_SHOWN])
         lines.append(f"run the same command again to retry the {stats['failed']} failed")
     return "\n".join(lines)
 
 
+def next_commands(stats: Mapping[str, Any], run: Path) -> list[str]:
+    """What to do next with a run."""
+    found = []
+    if stats["accepted"]:
+        found.append(f"trajgraph export {run} --format messages")
+    if stats["accepted"] + stats["rejected"]:
+        found += [f"trajgraph audit {run}", f"trajgraph report {run}"]
+    if stats["rejected"] and not stats["pending"]:
+        found.append("the same command with --redo rejected (or one of the reasons), and another --temperature, say")
+    return found
+
+
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in _commonest(counts))
+    return ", ".join(f"{name} {count}" for name, count in commonest(counts))
 
 
-def _commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+def commonest(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Names with their counts, the greatest first."""
     return sorted(counts.items(), key=lambda one: -one[1])

@@ -6,27 +6,21 @@ word means stop, and its end that the first process is gone.
 """
 
 import asyncio
-import contextlib
-import logging
 import os
 import re
-import sys
 from collections import Counter
 from typing import Any
-
-from tqdm import tqdm
 
 from backends.json_codec import load_json
 from backends.own_process import own_command, own_environment
 from batch.config import RunConfig
 from batch.jsonl import Tail, summary
+from batch.logs import log
 from batch.progress import Progress
 from batch.run_files import RunFiles
-from batch.runner import progress_bar
 from batch.stop import StopSignal
 from batch.worker_checkpoints import distribute, gather, threads_in
 
-log = logging.getLogger("trajgraph")
 _LOOK = 0.2
 """Seconds between two looks at the files."""
 _OF_ONE = re.compile(r"\(.*\)|\d+ s\b")
@@ -47,17 +41,16 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
     watching: list[asyncio.Task[int]] = []
     reported: Counter[str] = Counter()
     try:
-        with progress_bar(progress) as bar:
-            for worker in range(count):
-                workers.append(await _started(files, config, progress.questions.limit, worker, count))
-                watching.append(asyncio.create_task(_watch(workers[-1], stop, reported)))
-            stop.on_request.append(lambda: _pass_on(workers))
-            if stop.reason:
-                _pass_on(workers)
-            while not all(task.done() for task in watching):
-                await asyncio.wait(watching, timeout=_LOOK)
-                _count(tails, progress, bar)
-            _count(tails, progress, bar)
+        for worker in range(count):
+            workers.append(await _started(files, config, progress.questions.limit, worker, count))
+            watching.append(asyncio.create_task(_watch(workers[-1], stop, reported)))
+        stop.on_request.append(lambda: _pass_on(workers))
+        if stop.reason:
+            _pass_on(workers)
+        while not all(task.done() for task in watching):
+            await asyncio.wait(watching, timeout=_LOOK)
+            _count(tails, progress)
+        _count(tails, progress)
         if config.samples.accept:
             progress.read_finished()  # to count the questions that want more
         return next((code for code in map(asyncio.Task.result, watching) if code), 0)
@@ -99,8 +92,7 @@ async def _watch(process: asyncio.subprocess.Process, stop: StopSignal, reported
     async for line in process.stderr:
         text = line.decode("utf-8", "replace").rstrip("\n")
         if not text.startswith(_PREFIX):
-            with contextlib.suppress(OSError):
-                tqdm.write(text, file=sys.stderr)
+            log.warning("a worker process says: %s", text)
             continue
         said[key := _OF_ONE.sub("", text)] += 1
         if said[key] > reported[key]:
@@ -123,12 +115,10 @@ def _pass_on(workers: list[asyncio.subprocess.Process]) -> None:
             process.stdin.write(b"stop\n")
 
 
-def _count(tails: dict[str, Tail], progress: Progress, bar: "tqdm[Any]") -> None:
+def _count(tails: dict[str, Tail], progress: Progress) -> None:
     for kind, tail in tails.items():
         for line in tail.read():
             progress.count(kind, summary(line) if kind != "failed" else load_json(line))
-            bar.update()
-    bar.set_postfix(progress.stats.counts, refresh=False)
 
 
 def watch_first_process(stop: StopSignal) -> None:

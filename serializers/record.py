@@ -59,10 +59,14 @@ class Record(TypedDict):
     metadata: dict[str, Any]
 
 
-def sample_id(model_name: str, row_number: int, sample: int = 1) -> str:
+def family(model_name: str) -> str:
+    """What a model's samples are named after: `qwen3` for any Qwen3."""
+    return re.split(r"[-_:\s]", model_name.rstrip("/").rsplit("/", 1)[-1])[0].lower() or "model"
+
+
+def sample_id(named_after: str, row_number: int, sample: int = 1) -> str:
     """`qwen3_traj_00001` for the first question and any Qwen3 model, `qwen3_traj_00001_s2` for its second sample."""
-    family = re.split(r"[-_:\s]", model_name.rstrip("/").rsplit("/", 1)[-1])[0].lower()
-    return f"{family or 'model'}_traj_{row_number:05d}{f'_s{sample}' if sample > 1 else ''}"
+    return f"{named_after}_traj_{row_number:05d}{f'_s{sample}' if sample > 1 else ''}"
 
 
 def sample_of(name: str) -> tuple[int, int]:

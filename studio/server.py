@@ -16,10 +16,9 @@ from backends.errors import UsageError
 from batch.config import RunConfig
 from batch.flags import from_dict, from_environment
 from batch.questions import check_questions
-from batch.run_files import RunFiles, ThreadIds, read_run
+from batch.run_files import Ids, RunFiles, read_run
 from batch.worker_checkpoints import gather, threads_in
 from graph.checkpoints import copy_checkpoints
-from serializers.record import sample_id
 
 _FACTORIES = Path(__file__).with_name("factories.py")
 
@@ -40,7 +39,7 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
         if run is not None:
             files, content = read_run(run)
             copy = await _copied(files, folder)
-            ids = ThreadIds(files.run_id, content.get("made_under"))
+            ids = Ids.of_run(files, content)
             threads = await asyncio.to_thread(_threads, ids, from_dict(RunConfig, content["options"]), copy)
             environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy)}
         elif "local_model_url" not in from_environment(RunConfig):
@@ -97,13 +96,13 @@ async def _copied(files: RunFiles, folder: Path) -> Path:
     return copy
 
 
-def _threads(ids: ThreadIds, config: RunConfig, copy: Path) -> dict[str, str]:
+def _threads(ids: Ids, config: RunConfig, copy: Path) -> dict[str, str]:
     """The run's stored threads under readable names, those of all samples: thread id to `sample_id: question`."""
     stored, named = threads_in(copy), {}
     for row_number, row in check_questions(config.questions_file, skip_bad_rows=True).stream():
         for sample in range(1, config.samples.most + 1):
-            name = sample_id(config.model.model_name, row_number, sample)
-            if (thread := ids.of(name, row["question"])) in stored:
+            name = ids.sample(row_number, sample)
+            if (thread := ids.thread(name, row["question"])) in stored:
                 named[thread] = f"{name}: {row['question']}"
     return named
 

@@ -18,7 +18,7 @@ import pytest
 from backends.errors import UsageError
 from batch.config import RunConfig, differences, made_under
 from batch.questions import check_questions
-from batch.run_files import ThreadIds, read_run
+from batch.run_files import Ids, read_run
 from serializers.record import sample_id
 from servers.demo_model.server import DemoModel
 from tests.support.runs import ROOT, generate_command, read_jsonl, trajgraph, write_questions
@@ -265,10 +265,11 @@ def test_a_run_that_was_started_before_its_threads_were_named_by_their_settings_
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
     killed(tmp_path, tools_url, 14, "--concurrency", "6")
     files, content = read_run(tmp_path / "out")
-    now, before = ThreadIds(files.run_id, content.pop("made_under")), ThreadIds(files.run_id)
+    now, before = Ids(files.run_id, content.pop("made_under")), Ids(files.run_id)
     with contextlib.closing(sqlite3.connect(files.checkpoints)) as stored:
         for place, question in enumerate(questions_of(DRUGS), start=1):
-            names = (before.of(sample_id("Qwen3-8B", place), question), now.of(sample_id("Qwen3-8B", place), question))
+            name = sample_id("qwen3", place)
+            names = (before.thread(name, question), now.thread(name, question))
             for table in ("checkpoints", "writes"):
                 stored.execute(f"UPDATE {table} SET thread_id = ? WHERE thread_id = ?", names)
         stored.commit()

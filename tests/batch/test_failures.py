@@ -59,7 +59,9 @@ def test_a_model_server_that_goes_away_pauses_the_run_and_no_question_pays_for_i
         while not list((folder / "out").glob("*_checkpoints.sqlite")):
             pass
     assert process.stderr is not None
+    assert process.stderr.readline().startswith("trajgraph: begins a run: ")
     assert process.stderr.readline().startswith("trajgraph: model Qwen3-8B: answers in")
+    assert process.stderr.readline().startswith("trajgraph: begins /")
     assert re.match(
         r"trajgraph: the model server is down \(http://.*\): paused until it answers\n", process.stderr.readline()
     )
@@ -212,7 +214,7 @@ def test_a_disk_that_refuses_ends_the_run_with_one_line_and_the_same_command_con
     full = trajgraph_process(*command, preexec_fn=limited)
     assert full.returncode == 1
     assert "cannot be written or read" in full.stderr
-    assert full.stderr.count("\n") == 2  # what the model is, and this
+    assert full.stderr.count("\n") == 4  # what it does, what the model is, which run it is, and this
     written = read_jsonl(next((folder / "out").glob("*_incremental.jsonl"), folder / "none"))
     assert len(written) < 30
     finished = trajgraph(*command)
@@ -230,7 +232,7 @@ def test_a_checkpoint_file_that_is_none_is_told_in_one_line(folder: Path, model_
     assert broken.returncode == 1, broken.stderr
     assert "file is not a database" in broken.stderr
     assert "remove" in broken.stderr
-    assert broken.stderr.count("\n") == 1
+    assert broken.stderr.count("\n") == 2  # what it does, and this
     next((folder / "out").glob("*_checkpoints.sqlite")).unlink()
     assert trajgraph(*command).returncode == 0
 

@@ -126,13 +126,16 @@ async def test_without_incremental_saving_all_is_in_order_at_the_end_and_a_stop_
     assert len(scripted_model.requests) == 12
 
 
-async def test_other_settings_are_refused_with_the_difference_and_allowed_when_asked_for(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
+async def test_under_other_settings_another_run_is_begun_and_the_first_goes_on_when_that_is_asked_for(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     scripted_model.script = lambda _: JSONResponse({"error": {"message": "no"}}, 400)
     first = await generate(folder, scripted_model, tools_url)
-    with pytest.raises(UsageError, match=r"temperature: 0\.1 -> 0\.7"):
-        await generate(folder, scripted_model, tools_url, temperature=0.7)
+    with caplog.at_level("INFO", "trajgraph"):
+        other = await generate(folder, scripted_model, tools_url, temperature=0.7, fresh=False)
+    assert other.files != first.files
+    assert f"left alone, unfinished: {first.files.run} (temperature: 0.1 -> 0.7)" in caplog.text
+    other.files.run.unlink()
     scripted_model.script = two_turns
     changed = await generate(folder, scripted_model, tools_url, temperature=0.7, allow_changed_settings=True)
     assert changed.files == first.files
@@ -153,9 +156,9 @@ async def test_a_second_process_on_the_same_run_is_refused(folder: Path) -> None
     options = RunConfig(folder / "questions.jsonl", folder)
     settings = options.settings("q", "p", "t")
     with (
-        acquire_run(options, settings, "p"),
+        acquire_run(options, settings, "p", 6),
         pytest.raises(UsageError, match=r"process \d+ is working on"),
-        acquire_run(options, settings, "p"),
+        acquire_run(options, settings, "p", 6),
     ):
         pass
 

@@ -82,7 +82,9 @@ async def test_refusals_of_some_questions_fail_those_alone(
     scripted_model.script = filtered
     with caplog.at_level(logging.INFO, "trajgraph"):
         assert counts(await generate(many, scripted_model, tools_url)) == [9, 0, 31, 0]
-    said = [text for text in caplog.messages if "content filter" in text]
+    said = [
+        one.getMessage() for one in caplog.records if one.name == "trajgraph" and "content filter" in one.getMessage()
+    ]
     assert [text.partition(": ")[0] for text in said] == ["failed, the first", "failed, 10 so far"]
 
 

@@ -214,7 +214,7 @@ def test_workers_end_in_silence_when_the_first_process_dies_without_having_heard
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             time.sleep(0.02)
         said.seek(0)
-        assert re.fullmatch("trajgraph: model Qwen3-8B: answers in .*\n", said.read())
+        assert re.fullmatch("trajgraph: begins .*\ntrajgraph: model .*\ntrajgraph: begins .*\n", said.read())
 
 
 def test_an_interrupt_lets_the_workers_save_their_steps(tmp_path: Path, tools_url: str) -> None:
@@ -237,7 +237,9 @@ def test_a_server_that_goes_away_is_waited_for_once_however_many_workers_miss_it
     with served(app, port) as base:
         process = begun(folder, f"{base}/v1", tools_url, after=20)
     assert process.stderr is not None
+    assert process.stderr.readline().startswith("trajgraph: begins a run: ")
     assert process.stderr.readline().startswith("trajgraph: model Qwen3-8B: answers in")
+    assert process.stderr.readline().startswith("trajgraph: begins /")
     assert re.match(
         r"trajgraph: the model server is down \(http://.*\): paused until it answers\n", process.stderr.readline()
     )

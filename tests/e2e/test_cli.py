@@ -62,7 +62,9 @@ def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: 
         result = trajgraph("generate", "--output", folder / "out", *arguments)
         assert result.returncode == 2, result.stderr
         assert line in result.stderr
-        assert result.stderr.count("\n") == 1
+        *before, last = result.stderr.splitlines()
+        assert line in last
+        assert [one.startswith("trajgraph: begins a run") for one in before] in ([], [True])
         assert result.stdout == ""
     assert not list((folder / "out").glob("*_run.json"))
 
@@ -74,7 +76,7 @@ def test_a_server_that_does_not_answer_yet_is_waited_for_with_a_word(
     nowhere = f"http://127.0.0.1:{free_port()}{path}"
     result = generate(folder, model_url, tools_url, flag, nowhere, "--max-downtime", 0.6)
     assert result.returncode == 2
-    waiting, given_up = result.stderr.splitlines()
+    _, waiting, given_up = result.stderr.splitlines()
     assert nowhere in waiting
     assert waiting.endswith(": waiting for it, 0.6 s at most")
     assert given_up + ": waiting for it, 0.6 s at most" == waiting
@@ -87,14 +89,20 @@ def test_a_run_ends_with_its_counts_and_files_and_is_quiet_without_a_terminal(
     result = generate(folder, model_url, tools_url, "--limit", 3)
     assert result.returncode == 0
     assert re.fullmatch(
+        r"trajgraph: begins a run: 3 questions of \S+, model Qwen3-8B at http://\S+, tools [\w, ]+ at http://\S+\n"
         r"trajgraph: model Qwen3-8B: answers in \d\.\d s, first prompt [\d,]+ tokens, context 32,768 tokens; "
-        r"tools: pubmed_search, browse_webpage, google_search\n",
+        r"tools: pubmed_search, browse_webpage, google_search\n"
+        r"trajgraph: begins \S+_run\.json: 0 accepted, 0 rejected, 3 to do\n",
         result.stderr,
     )
     lines = result.stdout.splitlines()
     assert lines[0] == "3 questions: 3 accepted, 0 rejected, 0 failed, 0 pending"
     assert lines[1] == "3 of 3 pass every gate (100 %)"
-    assert all(Path(line.strip()).exists() for line in lines[2:])
+    paths, after = [line.strip() for line in lines[2:] if line.startswith("  ")], lines[-3:]
+    assert [Path(path).exists() for path in paths] == [True] * 4
+    assert [line.split()[:3] for line in after] == [
+        ["next:", "trajgraph", name] for name in ("export", "audit", "report")
+    ]
 
 
 def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None:

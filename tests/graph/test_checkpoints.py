@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.responses import JSONResponse
 
-from batch.run_files import ThreadIds
+from batch.run_files import Ids
 from graph.checkpoints import CompressingSerializer, copy_checkpoints, open_checkpoints
 from tests.support.runs import answer, counts, generate, read_jsonl, stored_bytes, two_turns
 from tests.support.servers import Reply, ScriptedModel
@@ -130,17 +130,17 @@ async def test_no_packed_value_escapes_the_tests_that_look_for_secrets(tmp_path:
 
 def test_a_thread_is_the_same_uuid_for_the_same_run_and_sample() -> None:
     run = str(uuid.uuid4())
-    ids = ThreadIds(run, "settings")
-    assert ids.of("qwen3_traj_00001", "Q?") == ThreadIds(run, "settings").of("qwen3_traj_00001", "Q?")
+    ids = Ids(run, "settings")
+    assert ids.thread("qwen3_traj_00001", "Q?") == Ids(run, "settings").thread("qwen3_traj_00001", "Q?")
     others = {
-        ids.of("qwen3_traj_00002", "Q?"),
-        ids.of("qwen3_traj_00001", "P?"),
-        ThreadIds(run, "x").of("qwen3_traj_00001", "Q?"),
+        ids.thread("qwen3_traj_00002", "Q?"),
+        ids.thread("qwen3_traj_00001", "P?"),
+        Ids(run, "x").thread("qwen3_traj_00001", "Q?"),
     }
-    assert len(others | {ids.of("qwen3_traj_00001", "Q?")}) == 4
-    assert str(uuid.UUID(ids.of("x", "Q?"))) == ids.of("x", "Q?")
+    assert len(others | {ids.thread("qwen3_traj_00001", "Q?")}) == 4
+    assert str(uuid.UUID(ids.thread("x", "Q?"))) == ids.thread("x", "Q?")
 
 
 def test_a_run_that_was_started_before_keeps_its_threads() -> None:
     run = str(uuid.uuid4())
-    assert ThreadIds(run).of("qwen3_traj_00001", "Q?") == str(uuid.uuid5(uuid.UUID(run), "qwen3_traj_00001"))
+    assert Ids(run).thread("qwen3_traj_00001", "Q?") == str(uuid.uuid5(uuid.UUID(run), "qwen3_traj_00001"))

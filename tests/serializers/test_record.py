@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from batch.stats import Stats
 from graph.state import State
 from quality.verdict import judge
-from serializers.record import QuestionRow, build_record, sample_id
+from serializers.record import QuestionRow, build_record, family, sample_id
 from serializers.tool_output import render
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -104,7 +104,7 @@ def test_results_are_kept_bounded() -> None:
     ],
 )
 def test_a_sample_is_named_after_the_models_family_and_the_questions_place(model: str, identity: str) -> None:
-    assert sample_id(model, 7) == identity
+    assert sample_id(family(model), 7) == identity
 
 
 def test_the_counts_of_the_statistics_add_up() -> None:

@@ -15,6 +15,7 @@ import zstandard
 
 from batch.config import RunConfig
 from batch.flags import build
+from batch.prepare import prepare
 from batch.run import RunResult
 from batch.run import generate as run_generate
 from cli import main
@@ -125,7 +126,7 @@ async def generate(
         {"questions_file": folder / "questions.jsonl", "output": folder, "local_model_url": url, "mcp_url": tools_url,
          "concurrency": 3, **settings},
     )  # fmt: skip
-    return await run_generate(config, waits=waits)
+    return await run_generate(prepare(config), waits)
 
 
 def stats(result: RunResult) -> dict[str, Any]:

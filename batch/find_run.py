@@ -1,0 +1,122 @@
+"""Which run a command works on: the newest unfinished one that was made alike, else a complete one, else a new one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backends.errors import UsageError
+from batch import flags
+from batch.config import HASHED, RunConfig, Settings, differences, text_sha256
+from batch.jsonl import read_lines, summaries
+from batch.run_files import RunFiles, runs_in
+
+_SAME_RUN = ("source_file", "model_name", "instance_id", "shard")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stored run as a command would go on with it: under these settings and this prompt."""
+
+    files: RunFiles
+    content: dict[str, Any]
+    settings: Settings
+    prompt: str
+    changed: Sequence[str]
+    """A line for each setting in which it was made otherwise; empty when it is the same."""
+    complete: bool
+
+    @property
+    def same_flags(self) -> bool:
+        """Whether what differs is what the flags name, not the flags: the questions, the prompt's text, the tools."""
+        ours = {name: value for name, value in self.settings.items() if name not in HASHED}
+        return not flags.differences(RunConfig, self.content["settings"], ours)
+
+
+def find_run(config: RunConfig, settings: Settings, prompt: str, asked: int) -> tuple[Found | None, list[Found]]:
+    """The run in the output folder that a command is about, and the unfinished others of the same questions, model and
+    instance, newest first. `asked` is how many questions the command asks. `settings` may lack what is not known yet.
+    """
+    runs = [
+        as_found(config, settings, prompt, asked, files, content, resumed=False)
+        for files, content in reversed(runs_in(config.output))
+        if all(content["settings"].get(key) == settings[key] for key in _SAME_RUN)
+    ]
+    unfinished = [run for run in runs if not run.complete]
+    if config.redo:
+        chosen = next(iter([run for run in runs if not run.changed] or runs), None)
+        if not chosen or config.fresh:
+            raise UsageError(f"--redo {config.redo}: there is no run of these questions and this model to redo it in")
+    elif config.fresh:
+        chosen = None
+    elif config.allow_changed_settings:
+        ranked = [*(run for run in unfinished if not run.changed), *unfinished, *runs]
+        chosen = next(iter(ranked), None)
+    else:
+        ranked = [*(run for run in unfinished if not run.changed), *(run for run in runs if not run.changed)]
+        chosen = next(iter([*ranked, *(run for run in unfinished if run.same_flags)]), None)
+    return chosen, [run for run in unfinished if run is not chosen]
+
+
+def as_found(
+    config: RunConfig, settings: Settings, prompt: str, asked: int, files: RunFiles, content: dict[str, Any],
+    *, resumed: bool,
+) -> Found:  # fmt: skip
+    """A run, compared with what a command says. `resumed` is one that was named, and keeps its own prompt."""
+    settings, prompt = _under_stored_prompt(config, settings, prompt, content, resumed=resumed)
+    changed = differences(content["settings"], settings)
+    return Found(files, content, settings, prompt, changed, _is_complete(files, config, asked))
+
+
+def _under_stored_prompt(
+    config: RunConfig, settings: Settings, prompt: str, content: dict[str, Any], *, resumed: bool
+) -> tuple[Settings, str]:
+    """A run that is resumed keeps the text that it was started with: `resume` whatever the file says now, `generate`
+    where no file is given and the built-in text has another wording in this version.
+    """
+    theirs, stored, options = content["settings"], content.get("prompt"), content["options"]
+    alike = theirs.get("max_tool_calls") == settings["max_tool_calls"] and tuple(
+        options.get("tools") or config.tools.tools
+    ) == tuple(config.tools.tools)
+    built_in = not config.system_prompt_file and not options.get("system_prompt_file") and alike
+    if "prompt_sha256" not in settings or not (resumed or built_in) or not isinstance(stored, str):
+        return settings, prompt
+    if text_sha256(stored) != theirs.get("prompt_sha256"):
+        if not resumed:
+            return settings, prompt
+        raise UsageError(
+            "the run's stored prompt is not the one that it was started with: start another run with --fresh"
+        )
+    return {**settings, "prompt_sha256": text_sha256(stored)}, stored
+
+
+def _is_complete(files: RunFiles, config: RunConfig, asked: int) -> bool:
+    """Whether a run had nothing left to do, for so many questions, when it was last worked on."""
+    try:
+        left = json.loads(files.stats.read_text(encoding="utf-8"))
+        if left["pending"] or left["failed"] or left["questions"] < asked or any(read_lines(files.failed)):
+            return False
+        if config.samples.accept:
+            options = json.loads(files.run.read_text(encoding="utf-8"))["options"]
+            return (options.get("accept"), options.get("max_samples")) == (
+                config.samples.accept, config.samples.max_samples,
+            )  # fmt: skip
+        return bool(left["samples"] >= asked * config.samples.most)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def rejected_for(files: RunFiles, wanted: str) -> set[str]:
+    """The ids of a run's rejected samples, or of those with this reason among theirs. Raises UsageError for none."""
+    reasons: dict[str, int] = {}
+    found = set[str]()
+    for row in summaries(files.rejected):
+        named = list(map(str, row["metadata"].get("reject_reasons") or ["no_answer"]))
+        reasons |= {name: reasons.get(name, 0) + 1 for name in named}
+        found |= {row["sample_id"]} if wanted in ("rejected", *named) else set()
+    if not found:
+        there = ", ".join(f"{name} {count}" for name, count in sorted(reasons.items(), key=lambda one: -one[1]))
+        raise UsageError(
+            f"--redo {wanted}: {files.rejected} has no such sample; " + (f"it has: {there}" if there else "it has none")
+        )
+    return found
