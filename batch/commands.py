@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backends.errors import UsageError
 from backends.setting import option
 from batch.config import RunConfig
 from batch.flags import changed, from_dict, with_flags
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
-Run = Annotated[Path, typer.Argument(help="A …_run.json, or its folder for the newest run in it.")]
+Runs = Annotated[list[Path], typer.Argument(help="Each a …_run.json, or a folder for all runs in it.")]
 
 
 @app.command()
@@ -41,17 +42,27 @@ def generate(
 
 @app.command()
 def resume(
-    run: Run,
+    runs: Runs,
     api_key: ApiKey = None,
     allow_changed_settings: Annotated[bool, option("Resume a run under other settings.")] = False,
 ) -> None:
-    """Resume a run with the flags that it was started with, and retry what failed."""
-    from batch.run_files import read_run
+    """Resume runs, one after the other, with the flags that they were started with, and retry what failed."""
+    from batch.run_files import named_runs
 
-    files, content = read_run(run)
-    config = from_dict(RunConfig, content["options"])
-    config = changed(config, output=files.folder, api_key=api_key, allow_changed_settings=allow_changed_settings)
-    raise typer.Exit(run_to_end(generate_and_report(config, files)))
+    codes = []
+    for files, content in named_runs(runs):
+        config = from_dict(RunConfig, content["options"])
+        config = changed(config, output=files.folder, api_key=api_key, allow_changed_settings=allow_changed_settings)
+        try:
+            codes.append(run_to_end(generate_and_report(config, files)))
+        except UsageError as error:
+            if len(codes) == 0 and len(runs) == 1 and not runs[0].is_dir():
+                raise
+            log.error("%s", error)
+            codes.append(2)
+        if codes[-1] == 130:
+            break
+    raise typer.Exit(max(codes))
 
 
 @app.command()
@@ -65,15 +76,16 @@ def doctor(config: RunConfig, as_json: Annotated[bool, option("Print it as JSON.
 
 @app.command()
 def status(
-    run: Run, follow: Annotated[bool, option("Print it again every few seconds.", None, "--follow")] = False
+    runs: Runs, follow: Annotated[bool, option("Print it again every few seconds.", None, "--follow")] = False
 ) -> None:
-    """Print how a run is doing, from another terminal: what is written, what is left, how fast it goes."""
-    from batch.status import status_line
+    """Print how runs are doing, from another terminal: what is written, what is left, how fast, what is stuck."""
+    from batch.run_files import named_runs
+    from batch.status import status_of
 
     while True:
-        line, alive = status_line(run)
-        typer.echo(line)
-        if not follow or not alive:
+        told = [status_of(files, content) for files, content in named_runs(runs)]
+        typer.echo("\n".join(text for text, _ in told))
+        if not follow or not any(alive for _, alive in told):
             return
         time.sleep(5)
 
@@ -95,21 +107,27 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
         log_as_json()
     prepared = prepare(config, run)
     with run_log(verbose=config.verbose) as to_log:
-        log.info("%s", first_word(prepared))
-        from batch.run import generate  # takes a second or two to import
-
-        result = await generate(prepared, to_log=to_log)
-        files = result.files
-        written = [path for path in (*files.outputs.values(), files.stats, files.run, files.log) if _has_content(path)]
-        ends.info("ended, exit code %d: %s", result.code, describe(result.stats).replace("\n", "; "))
-        if as_json:
-            tell(event="end", exit_code=result.code, stats=result.stats, files=list(map(str, written)))
+        if prepared.is_done and prepared.found:
+            files, code = prepared.found, 0
+            to_log(files.log)
+            stats = json.loads(files.stats.read_text(encoding="utf-8"))
+            log.info("%s is already complete (another: --fresh; its rejected anew: --redo rejected)", files.run)
         else:
-            said = [describe(result.stats), *(f"  {path}" for path in written)]
-            typer.echo("\n".join([*said, *(f"next: {one}" for one in next_commands(result.stats, files.run))]))
-        if result.stopped:
+            log.info("%s", first_word(prepared))
+            from batch.run import generate  # takes a second or two to import
+
+            result = await generate(prepared, to_log=to_log)
+            files, stats, code = result.files, result.stats, result.code
+        written = [path for path in (*files.outputs.values(), files.stats, files.run, files.log) if _has_content(path)]
+        ends.info("ended, exit code %d: %s", code, describe(stats).replace("\n", "; "))
+        if as_json:
+            tell(event="end", exit_code=code, stats=stats, files=list(map(str, written)))
+        else:
+            said = [describe(stats), *(f"  {path}" for path in written)]
+            typer.echo("\n".join([*said, *(f"next: {one}" for one in next_commands(stats, files.run))]))
+        if code and stats["pending"]:
             log.info("stopped; to resume: trajgraph resume %s", files.run)
-    return result.code
+    return code
 
 
 def _has_content(path: Path) -> bool:

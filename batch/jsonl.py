@@ -5,8 +5,9 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 from typing_extensions import TypedDict
@@ -180,10 +181,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def atomic_write(path: Path, parts: Iterable[str]) -> None:
     """Write a file in one step: the old one stays until the new one is on disk."""
+    with replaced(path) as target:
+        target.writelines(parts)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[str]]:
+    """A file to write in the place of another, which stays until all of the new one is on disk."""
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("w", encoding="utf-8", errors="replace") as target:
-            target.writelines(parts)
+            yield target
             target.flush()
             os.fsync(target.fileno())
         new.replace(path)

@@ -1,17 +1,16 @@
 """What a command has to read before it asks anything: checked settings, the questions, the prompt's file, once each."""
 
-import logging
+import json
 from dataclasses import dataclass
 
 from backends.mcp_servers import absolute
 from batch import flags
-from batch.config import RunConfig
-from batch.find_run import find_run
+from batch.config import RunConfig, text_sha256
+from batch.find_run import Found, as_found, find_run
 from batch.flags import changed
+from batch.jsonl import sample_ids
 from batch.questions import QuestionsFile, check_questions
-from batch.run_files import RunFiles, check_writable
-
-log = logging.getLogger("trajgraph")
+from batch.run_files import RunFiles, check_writable, read_run
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,10 @@ class Prepared:
     """The system prompt that a file replaces the built-in one with."""
     run: RunFiles | None
     """The run that `resume` names."""
+    found: RunFiles | None
+    """The run that the command is about, as far as is known before the tools are."""
+    is_done: bool
+    """Whether nothing is left to do in it."""
 
 
 def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
@@ -37,24 +40,35 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
         config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
     )
     check_writable(config.output)
-    return Prepared(config, questions, prompt_file, run)
+    found = _found(config, questions, prompt_file, run)
+    done = found is not None and found.complete and not found.changed and not config.redo and _is_whole(found.files)
+    return Prepared(config, questions, prompt_file, run, found.files if found else None, done)
 
 
 def first_word(prepared: Prepared) -> str:
     """What the command is about to do, before any server is asked."""
-    config, questions = prepared.config, prepared.questions
-    if prepared.run:
-        does = f"goes on with {prepared.run.stem}"
-    else:
-        settings = flags.compared(config) | {
-            "source_file": config.questions_file.name, "questions_sha256": questions.sha256,
-        }  # fmt: skip
-        found, _ = find_run(config, settings, "", questions.asked)
-        does = "begins a run" if found is None else f"goes on with {found.files.stem}"
-    tools = config.tools
+    config, questions, tools = prepared.config, prepared.questions, prepared.config.tools
+    does = f"goes on with {prepared.found.stem}" if prepared.found else "begins a run"
     servers = [*(() if tools.mcp and not tools.mcp_url else (tools.url,)), *(word.split()[0] for word in tools.mcp)]
     return (
         f"{does}: {questions.asked:,} question{'s' * (questions.asked != 1)} of {config.questions_file}, model "
-        f"{config.model.model_name} at {config.model.local_model_url}, tools "
-        f"{', '.join(config.tools.tools)} at {', '.join(servers)}"
+        f"{config.model.model_name} at {config.model.local_model_url}, tools {', '.join(config.tools.tools)} at "
+        f"{', '.join(servers)}"
     )
+
+
+def _found(config: RunConfig, questions: QuestionsFile, prompt_file: str | None, run: RunFiles | None) -> Found | None:
+    """The run that the command is about, as far as can be known without its tools."""
+    about = {"source_file": config.questions_file.name, "questions_sha256": questions.sha256}
+    settings = flags.compared(config) | about
+    if prompt_file is not None:
+        settings["prompt_sha256"] = text_sha256(prompt_file)
+    if run:
+        return as_found(config, settings, "", questions.asked, *read_run(run.run), resumed=False)
+    return find_run(config, settings, "", questions.asked)[0]
+
+
+def _is_whole(files: RunFiles) -> bool:
+    """Whether a run's files have as many records as its statistics say: a line that was taken out is asked again."""
+    stats = json.loads(files.stats.read_text(encoding="utf-8"))
+    return all(sum(1 for _ in sample_ids(files.outputs[kind])) == stats[kind] for kind in ("accepted", "rejected"))

@@ -47,11 +47,6 @@ class RunResult:
     files: RunFiles
     code: int
 
-    @property
-    def stopped(self) -> bool:
-        """Whether it was ended before all was finished."""
-        return self.code != 0 and bool(self.stats["pending"])
-
 
 async def generate(
     prepared: Prepared, waits: tuple[float, ...] = RETRY_WAITS, to_log: Callable[[Path], None] | None = None

@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -218,6 +218,16 @@ def runs_in(folder: Path) -> list[tuple[RunFiles, dict[str, Any]]]:
             found.append((path, *read_run(path)))
     found.sort(key=lambda run: (_begun(run[2], run[0]), run[0]))
     return [(files, content) for _, files, content in found]
+
+
+def named_runs(paths: Sequence[Path]) -> list[tuple[RunFiles, dict[str, Any]]]:
+    """The runs of folders and `…_run.json` files, each once. Raises UsageError for a path that names none."""
+    found: dict[Path, tuple[RunFiles, dict[str, Any]]] = {}
+    for path in paths:
+        runs = runs_in(path) if path.is_dir() else []
+        for files, content in runs or [read_run(path)]:
+            found.setdefault(files.run.resolve(), (files, content))
+    return list(found.values())
 
 
 def _begun(content: dict[str, Any], path: Path) -> float:

@@ -1,56 +1,81 @@
 """How a run is doing, read from its files while another process writes them."""
 
 import re
+import sqlite3
 import time
+import uuid
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from batch.config import RunConfig
 from batch.flags import from_dict
-from batch.jsonl import sample_ids
-from batch.questions import check_questions
-from batch.run_files import RunFiles, process_at_work, read_run
+from batch.jsonl import sample_ids, summaries
+from batch.questions import QuestionsFile, check_questions
+from batch.run_files import Ids, RunFiles, process_at_work
+from batch.stats import Stats
+from batch.watch import duration, outcome_line
 from serializers.record import sample_of
 
 _TAIL = 5_000_000
 _WRITTEN = re.compile(rb'"generation_time": "(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
 _TIME = "%Y-%m-%dT%H:%M:%S"
+_STUCK = 300.0
+"""Seconds without a step after which a question is called stuck."""
+_NAMED = 3
+_LONGEST_LOOK = 200_000
+"""Questions among which stuck ones are looked for by name."""
 
 
-def status_line(run: Path) -> tuple[str, bool]:
-    """One line, and whether a process is at work."""
-    files, content = read_run(run)
+def status_of(files: RunFiles, content: dict[str, Any]) -> tuple[str, bool]:
+    """A line or a few, and whether a process is at work."""
     config = from_dict(RunConfig, content["options"])
-    share = config.share()
-    questions = check_questions(config.questions_file, skip_bad_rows=True, limit=config.limit, share=share).asked
-    accepted, rejected = _by_question(files.trajectories), _by_question(files.rejected)
-    failed = _by_question(files.failed)
-    listed = f"{accepted.total():,} accepted, {rejected.total():,} rejected, {failed.total():,} failed"
+    questions = check_questions(config.questions_file, skip_bad_rows=True, limit=config.limit, share=config.share())
+    stats = Stats()
+    numbers: dict[str, Counter[int]] = {"accepted": Counter(), "rejected": Counter()}
+    for kind, counted in numbers.items():
+        for record in summaries(files.outputs[kind]):
+            stats.add(kind, record)
+            counted[sample_of(record["sample_id"])[0]] += 1
+    failed = Counter(sample_of(name)[0] for name in sample_ids(files.failed))
     samples = config.samples
+    listed = f"{stats.counts['accepted']:,} accepted, {stats.counts['rejected']:,} rejected, {failed.total():,} failed"
     if samples.accept:
-        tried = accepted + rejected
-        enough = sum(accepted[number] >= samples.accept or tried[number] >= samples.most for number in tried)
-        pending = questions - enough
-        line = f"{files.stem}: {listed}; {enough:,} of {questions:,} questions have enough"
+        tried = numbers["accepted"] + numbers["rejected"]
+        enough = sum(numbers["accepted"][number] >= samples.accept or tried[number] >= samples.most for number in tried)
+        pending = questions.asked - enough
+        line = f"{files.stem}: {listed}; {enough:,} of {questions.asked:,} questions have enough"
     else:
-        asked = questions * samples.most
-        pending = max(asked - accepted.total() - rejected.total() - failed.total(), 0)
+        asked = questions.asked * samples.most
+        pending = max(asked - stats.counts.total() - failed.total(), 0)
         line = f"{files.stem}: {listed}, {pending:,} pending of {asked:,}"
     process = process_at_work(files)
     if process is None:
         return f"{line}; no process is working on it", False
-    return f"{line}; process {process} is at work{_pace(files, None if samples.accept else pending)}", True
+    rate = _rate(files)
+    left = "" if not rate or samples.accept else f", about {duration(pending / rate)} left" if pending else ", ending"
+    pace = f", {rate:.2g}/s{left}" if rate else ""
+    facts = {
+        "accepted": stats.counts["accepted"], "rejected": stats.counts["rejected"], "failed": failed.total(),
+        "reject_reasons": dict(stats.reasons.most_common(1)), "tool_errors": stats.tool_errors,
+        **_per_second(stats, rate),
+    }  # fmt: skip
+    lines = [
+        f"{line}; process {process} is at work{pace}",
+        f"  {config.model.local_model_url}: {outcome_line(facts, 200)}",
+    ]
+    return "\n".join([*lines, *_stuck(files, content, questions)]), True
 
 
-def _by_question(path: Path) -> Counter[int]:
-    """How many samples of each question, by its row number, are in a file."""
-    return Counter(sample_of(name)[0] for name in sample_ids(path)) if path.exists() else Counter()
+def _per_second(stats: Stats, rate: float) -> dict[str, float]:
+    """Replies and tokens a second, from what samples take on average and how many end."""
+    each = rate / max(stats.counts.total(), 1)
+    return {"replies_per_second": each * stats.replies, "tokens_per_second": each * stats.output_tokens}
 
 
-def _pace(files: RunFiles, pending: int | None) -> str:
-    """From the times in the last records of the process at work; what is left is known only where each of them ends a
-    question.
-    """
+def _rate(files: RunFiles) -> float:
+    """Samples a second, from the times in the last records of the process at work; 0 where too few are known."""
     since, times = (files.folder / f"{files.stem}_run.lock").stat().st_mtime, list[float]()
     for path in (files.trajectories, files.rejected):
         if not path.exists():
@@ -62,7 +87,43 @@ def _pace(files: RunFiles, pending: int | None) -> str:
         if path.stat().st_size > _TAIL and found:
             since = max(since, found[0])
     recent = sum(at >= since for at in times)
-    if recent < 2:
-        return ""
-    rate = recent / max(time.time() - since, 1.0)
-    return f", {rate:.1f}/s" + ("" if pending is None else f", about {pending / rate / 60:.0f} min left")
+    return recent / max(time.time() - since, 1.0) if recent > 1 else 0.0
+
+
+def _stuck(files: RunFiles, content: dict[str, Any], questions: QuestionsFile) -> list[str]:
+    """The questions in work whose last step is long ago, the oldest first."""
+    steps: dict[str, float] = {}
+    for path in (files.checkpoints, *files.worker_checkpoints):
+        for thread, at in _last_steps(path):
+            steps[thread] = max(at, steps.get(thread, 0.0))
+    old = sorted((at, thread) for thread, at in steps.items() if time.time() - at > _STUCK)
+    if not old:
+        return []
+    ids, names = Ids.of_run(files, content), dict[str, str]()
+    wanted = {thread for _, thread in old[:_NAMED]}
+    for number, row in questions.stream() if questions.asked <= _LONGEST_LOOK else ():
+        for sample in range(1, 5):
+            name = ids.sample(number, sample)
+            if (thread := ids.thread(name, row["question"])) in wanted:
+                names[thread] = name
+    each = [f"{names.get(thread, thread)}, last step {duration(time.time() - at)} ago" for at, thread in old[:_NAMED]]
+    more = f"; and {len(old) - _NAMED} more" if len(old) > _NAMED else ""
+    return [f"  no step for long: {'; '.join(each)}{more}"]
+
+
+def _last_steps(path: Path) -> list[tuple[str, float]]:
+    """Each thread with the time of its last checkpoint, which is in its id."""
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2)) as stored:
+            rows = stored.execute("SELECT thread_id, max(checkpoint_id) FROM checkpoints GROUP BY thread_id").fetchall()
+        return [(thread, _time_of(uuid.UUID(checkpoint))) for thread, checkpoint in rows]
+    except (sqlite3.Error, ValueError):
+        return []
+
+
+def _time_of(checkpoint: uuid.UUID) -> float:
+    """Seconds since 1970 of a UUID of version 6, whose time comes highest bits first, in 100 ns since 1582."""
+    high = checkpoint.int >> 80
+    return (((high << 12) | ((checkpoint.int >> 64) & 0x0FFF)) - 0x01B21DD213814000) / 1e7

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from quality.gates import GATES, Thresholds, failed_gate_names, failed_gates, is_error
-from training.rows import Row, read_rows
+from training.rows import Row
+from training.sources import Source
 
 _VERDICTS = ("grounded", "never_retrieved", "retrieved_later", "numbers_missing")
 
@@ -54,16 +54,17 @@ class Audit:
 
 
 def audit(
-    paths: Sequence[Path],
+    given: Sequence[Source],
     thresholds: Thresholds,
     hard: Sequence[str],
     keep: Callable[[Row], object] | None = None,
     count: Callable[[str], int] | None = None,
 ) -> tuple[list[Audit], Audit]:
     """Counts by file, and in total; `keep(row)` is called for each row that fails no hard gate."""
-    files, total = [Audit(path.name) for path in paths], Audit("total")
-    for path, counts in zip(paths, files, strict=True):
-        for row in read_rows(path, count):
+    parts = [(source, path) for source in given for path in source.files]
+    files, total = [Audit(path.name) for _, path in parts], Audit("total")
+    for (source, path), counts in zip(parts, files, strict=True):
+        for row in source.rows(path, count):
             failed = failed_gate_names(row.parsed, thresholds) if row.record else []
             counts.add(row, failed, hard)
             total.add(row, failed, hard)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ def check_folder(folder: Path) -> None:
 
 
 def card(
-    done: ExportResult, run: Mapping[str, Any], funnel: Mapping[str, Any], format_name: str, token_limit: int
+    done: ExportResult, runs: Sequence[Mapping[str, Any]], funnel: Mapping[str, Any], format_name: str, token_limit: int
 ) -> str:
     """The text of `README.md`."""
     configs = "\n".join(f"  - split: {name}\n    path: {path.name}" for name, path in done.files.items())
-    settings = _table(run)
+    names = dict.fromkeys(name for run in runs for name in run)
+    settings = _table({name: _together([run.get(name) for run in runs]) for name in names})
     counts = _table({**funnel, **{f"of these, fail {name}": count for name, count in done.gates.items()}})
     columns = _table({f"`{name}`": _MEANINGS.get(name, "whether they fit") for name in done.sample})
     sizes = Counter(min(tokens // 2048, 15) for tokens in done.tokens)
@@ -94,6 +95,12 @@ One row, its texts shortened:
 
 def _table(values: Mapping[str, Any]) -> str:
     return "\n".join(f"| {name} | {_cell(value)} |" for name, value in values.items())
+
+
+def _together(values: Sequence[Any]) -> Any:
+    """What is the same in all runs, once; else each of them."""
+    each = list(dict.fromkeys(map(str, values)))
+    return each[0] if len(each) == 1 else ", ".join(each)
 
 
 def _shortened(value: Any) -> Any:

@@ -1,11 +1,12 @@
 """The commands from a run to a training set: audit, export, report, show."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,10 @@ from backends.errors import UsageError
 from backends.printable import printable
 from backends.setting import option
 from batch.flags import listed_names
+
+if TYPE_CHECKING:
+    from training.rows import Row
+    from training.sources import Source
 
 app = typer.Typer()
 
@@ -28,7 +33,7 @@ class Format(StrEnum):
     dpo = "dpo"
 
 
-Run = Annotated[Path, typer.Argument(help="A …_run.json, its folder, or any JSONL of trajectories.")]
+Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_run.json, JSONL of trajectories.")]
 Hard = Annotated[str | None, option("Gates that reject a row; else those of README.", "Gates")]
 TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates")]
 ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates")]
@@ -39,7 +44,7 @@ MaxCalls = Annotated[int, option("Calls that are allowed, where a row does not s
 
 @app.command()
 def audit(
-    files: Annotated[list[Path], typer.Argument(help="JSONL of trajectories, ours or the earlier scripts'.")],
+    files: Runs,
     as_json: Annotated[bool, option("Print JSON.", None, "--json")] = False,
     write_clean: Annotated[Path | None, option("Write the rows that fail no hard gate here.")] = None,
     explain: Annotated[str | None, option("Say of one sample what is wrong with it.", metavar="SAMPLE_ID")] = None,
@@ -55,29 +60,23 @@ def audit(
     from quality.gates import Thresholds
     from training.audit import audit as counted
     from training.audit import explained, table
-    from training.rows import files_of, read_rows
+    from training.sources import sources
 
     if not 0 <= tool_error_share <= 1:
         raise UsageError(f"--tool-error-share {tool_error_share}: give a share between 0 and 1")
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
-    paths = [path for given in files for path in files_of(given)]
-    count = _counter(tokenizer, tokenize_url)
+    given, count = sources(files, together=write_clean is not None), _counter(tokenizer, tokenize_url)
     if explain:
-        rows = chain.from_iterable(read_rows(path, count) for path in paths)
-        found = [explained(row, thresholds) for row in rows if row.sample_id == explain]
-        if not found:
-            raise UsageError(f"--explain {explain}: no such sample in {', '.join(map(str, paths))}")
-        typer.echo(printable("\n\n".join(found)))
+        row = _sample(explain, sources(files, rejected=True), count)
+        typer.echo(printable(explained(row, thresholds)))
         return
     if write_clean:
-        new = write_clean.with_name(f".{write_clean.name}.new")  # the clean file may be the one that is read
-        with new.open("w", encoding="utf-8", errors="replace") as clean:
+        with _written("--write-clean", write_clean) as clean:  # it may be the file that is read
             by_file, total = counted(
-                paths, thresholds, hard, lambda row: clean.write(encoded(row.record).decode() + "\n"), count
+                given, thresholds, hard, lambda row: clean.write(encoded(row.record).decode() + "\n"), count
             )
-        new.replace(write_clean)
     else:
-        by_file, total = counted(paths, thresholds, hard, count=count)
+        by_file, total = counted(given, thresholds, hard, count=count)
     audits = [*by_file, *([total] if len(by_file) > 1 else [])]
     typer.echo(json.dumps([one.content() for one in audits], indent=1) if as_json else table(audits, hard))
     raise typer.Exit(1 if total.unfit else 0)
@@ -85,7 +84,7 @@ def audit(
 
 @app.command()
 def export(
-    run: Run,
+    runs: Runs,
     format_name: Annotated[Format, option("For TRL, LLaMA-Factory, span masking, datasets, …", None, "--format")],
     output: Annotated[Path, option("Folder for the files and their card.")] = Path("dataset"),
     where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
@@ -100,7 +99,7 @@ def export(
     from quality.gates import Thresholds, estimated_tokens, failed_gate_names
     from training.card import card, check_folder
     from training.export import ExportSpec, exported
-    from training.rows import files_of, read_rows
+    from training.sources import prompts_of, sources
     from training.template import Template
     from training.where import conditions
 
@@ -108,14 +107,16 @@ def export(
         raise UsageError(f"--test-share {test_share}: give a share between 0 and 1")
     check_folder(output)
     thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
-    run_info, hard, keep = _run_info(run), _hard(hard_gates), conditions(where or [], thresholds)
-    paths = files_of(run, rejected=format_name is Format.dpo)
-    prompts = {run_info.get("settings", {}).get("prompt_sha256"), None, *run_info.get("earlier_prompts", {})}
-    left_out = ("unreadable", "left out by --where", "fail a hard gate", "made under a prompt that is not kept")
-    seen = dict.fromkeys(("trajectories read", *left_out), 0)
+    hard, keep = _hard(hard_gates), conditions(where or [], thresholds)
+    (given,) = sources(runs, rejected=format_name is Format.dpo, together=True)
+    prompts = prompts_of([given])
+    lost, unnamed = "made under a prompt that is not kept", "that name no prompt, exported without one"
+    seen = dict.fromkeys(
+        ("trajectories read", "unreadable", "left out by --where", "fail a hard gate", lost, unnamed), 0
+    )
 
     def chosen() -> Iterator[Any]:
-        for row in chain.from_iterable(read_rows(path, count) for path in paths):
+        for row in chain.from_iterable(given.rows(path, count) for path in given.files):
             seen["trajectories read"] += 1
             if not row.record:
                 seen["unreadable"] += 1
@@ -123,26 +124,21 @@ def export(
                 seen["left out by --where"] += 1
             elif format_name is not Format.dpo and set(failed_gate_names(row.parsed, thresholds)) & set(hard):
                 seen["fail a hard gate"] += 1
-            elif run_info and row.metadata.get("prompt_sha256") not in prompts:
-                seen["made under a prompt that is not kept"] += 1
+            elif prompts.is_lost(row):
+                seen[lost] += 1
             else:
+                seen[unnamed] += prompts.system(row) is None
                 yield row
 
-    settings = run_info.get("settings", {"source": run.name})
-    spec = ExportSpec(
-        format_name.value,
-        run_info.get("prompt"),
-        run_info.get("earlier_prompts", {}),
-        settings.get("tool_role", "tool"),
-        thresholds,
-        hard,
-        test_share,
-        count or estimated_tokens,
-    )
+    spec = ExportSpec(format_name.value, prompts, thresholds, hard, test_share, count or estimated_tokens)
     done = exported(chosen(), output, spec, Template(verify_template) if verify_template else None)
-    funnel = {**run_info.get("funnel", {}), **seen, **done.left_out, **done.rows}
-    for reason, number in done.left_out.items():
-        typer.echo(f"left out: {number} rows {reason}")
+    funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
+    for reason, number in [*((name, seen[name]) for name in list(seen)[1:-1]), *done.left_out.items()]:
+        if number:
+            typer.echo(f"left out: {number:,} rows {reason}")
+    if seen[unnamed]:
+        typer.echo(f"{seen[unnamed]:,} rows {unnamed}: no run beside them says what they were made under")
+    settings = [content["settings"] for _, content in given.runs] or [{"source": given.name}]
     text = card(done, settings, funnel, format_name.value, token_limit)
     (output / "README.md").write_text(text, encoding="utf-8", errors="replace")
     for name, path in done.files.items():
@@ -153,41 +149,58 @@ def export(
 
 
 @app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="A run, its folder, or a JSONL; two stand side by side.")],
-    output: Annotated[Path, option("The page.")] = Path("report.html"),
-) -> None:
-    """Write one page to look at: the run at a glance, a list to search, each trajectory as a timeline."""
+def report(runs: Runs, output: Annotated[Path, option("The page.")] = Path("report.html")) -> None:
+    """Write one page to look at: a list to search, each trajectory as a timeline; two arguments stand side by side."""
     from quality.gates import Thresholds
     from training.report import write_report
-    from training.rows import files_of
+    from training.sources import sources
 
-    shown = []
-    for run in runs:
-        name = run.stem if run.is_file() else run.resolve().name
-        shown.append((name, files_of(run, rejected=True), _run_info(run).get("funnel", {})))
-    with output.open("w", encoding="utf-8", errors="replace") as page:
-        count = write_report(page, shown, Thresholds())
+    given = sources(runs, rejected=True)
+    with _written("--output", output) as page:
+        count = write_report(page, given, Thresholds())
     typer.echo(f"{output}: {count:,} trajectories")
 
 
 @app.command()
 def show(
     sample_id: Annotated[str, typer.Argument(help="Which one.")],
-    run: Run = Path("pubmed_training_data"),
+    runs: Annotated[list[Path] | None, typer.Argument(help="As for report; else pubmed_training_data.")] = None,
     whole: Annotated[bool, option("Tool outputs in full.", None, "--whole")] = False,
 ) -> None:
     """Print one trajectory as a timeline, with what is wrong with it."""
     from quality.gates import Thresholds
     from training.audit import explained
-    from training.rows import files_of, read_rows
+    from training.sources import sources
     from training.timeline import timeline
 
-    for row in chain.from_iterable(map(read_rows, files_of(run, rejected=True))):
-        if row.sample_id == sample_id:
-            typer.echo(printable(f"{timeline(row, whole=whole)}\n\n{explained(row, Thresholds())}"))
-            return
-    raise UsageError(f"{sample_id}: no such sample in {run}")
+    row = _sample(sample_id, sources(runs or [Path("pubmed_training_data")], rejected=True))
+    typer.echo(printable(f"{timeline(row, whole=whole)}\n\n{explained(row, Thresholds())}"))
+
+
+@contextmanager
+def _written(flag: str, path: Path) -> Iterator[IO[str]]:
+    """A file to write, put in its place at the end. Raises UsageError when it cannot be."""
+    from batch.jsonl import replaced
+
+    try:
+        with replaced(path) as target:
+            yield target
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot be written ({error.strerror or error})") from error
+
+
+def _sample(sample_id: str, given: "Sequence[Source]", count: Callable[[str], int] | None = None) -> "Row":
+    """The one row with this id. Raises UsageError where there is none, or more than one."""
+    from training.rows import read_rows
+
+    paths = [path for source in given for path in source.files]
+    found = [row for row in chain.from_iterable(read_rows(path, count) for path in paths) if row.sample_id == sample_id]
+    if len(found) > 1:
+        places = "; ".join(f"{row.path}, line {row.line}" for row in found)
+        raise UsageError(f"{sample_id} stands more than once: {places}. Give the one that you mean")
+    if not found:
+        raise UsageError(f"{sample_id}: no such sample in {', '.join(map(str, paths))}")
+    return found[0]
 
 
 def _hard(listed: str | None) -> tuple[str, ...]:
@@ -196,19 +209,6 @@ def _hard(listed: str | None) -> tuple[str, ...]:
     names = DEFAULT_HARD_GATES if listed is None else listed_names(listed)
     check_names(names)
     return names
-
-
-def _run_info(run: Path) -> dict[str, Any]:
-    """What the run says of itself: its prompt, settings and counts; nothing for a bare file."""
-    from batch.run_files import read_run
-    from training.rows import is_run
-
-    if not is_run(run):
-        return {}
-    files, content = read_run(run)
-    stats = json.loads(files.stats.read_text(encoding="utf-8")) if files.stats.exists() else {}
-    names = ("questions", "accepted", "rejected", "failed", "pending")
-    return {**content, "funnel": {name: stats[name] for name in names if name in stats}}
 
 
 def _counter(tokenizer: Path | None, url: str | None) -> Callable[[str], int] | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from backends.errors import UsageError
 from batch.jsonl import encoded
-from graph.limits import ToolRole
 from quality.gates import Thresholds, estimated_tokens, failed_gate_names
 from training.messages import (
     Message,
@@ -25,6 +24,7 @@ from training.messages import (
     unmarked,
 )
 from training.rows import Row
+from training.sources import Prompts
 from training.template import Problem, Template, template_problems, wrongly_masked
 
 
@@ -51,26 +51,18 @@ def split_of(question: str, test_share: float) -> str:
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """How rows are made: prompts and `tool_role` are the run's own; what fails a `hard` gate is the worse of two."""
+    """How rows are made, each under its own prompt; what fails a `hard` gate is the worse of two."""
 
     format_name: str
-    prompt: str | None = None
-    earlier_prompts: Mapping[str, str] = field(default_factory=dict)
-    """By their hash: what the run's first records were made under, where it was changed since."""
-    tool_role: ToolRole = "tool"
+    prompts: Prompts = field(default_factory=Prompts)
     thresholds: Thresholds = field(default_factory=Thresholds)
     hard: Sequence[str] = ()
     test_share: float = 0.0
     count: Callable[[str], int] = estimated_tokens
 
-    def system(self, row: Row) -> str | None:
-        """The system prompt that a trajectory was made under."""
-        return self.earlier_prompts.get(str(row.metadata.get("prompt_sha256")), self.prompt)
-
     def messages(self, row: Row) -> list[Message]:
         """The conversation as the model saw it."""
-        role = row.metadata.get("tool_role")
-        return messages(row, self.system(row), role if role in ("tool", "user") else self.tool_role)
+        return messages(row, self.prompts.system(row), self.prompts.tool_role(row))
 
 
 def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Template | None = None) -> ExportResult:
@@ -210,7 +202,7 @@ def _by_message(row: Row, spec: ExportSpec) -> _Made:
 def _by_text(row: Row, spec: ExportSpec) -> _Made:
     """What is trained on is marked by its place in the interleaved text."""
     in_one = spec.format_name == "drtulu"
-    chat = one_message(row, spec.system(row)) if in_one else unmarked(spec.messages(row))
+    chat = one_message(row, spec.prompts.system(row)) if in_one else unmarked(spec.messages(row))
     content: dict[str, Any] = {"conversations": chat} if in_one else {"question": row.question, "text": row.text}
     if spec.format_name == "parquet":
         content["messages"] = [{"tool_call_id": None, **said} for said in chat]
@@ -224,7 +216,7 @@ def _pairs(rows: Iterable[Row], spec: ExportSpec) -> Iterator[_Made]:
     by_question: dict[tuple[str, str | None], tuple[list[Row], list[Row]]] = {}
     for row in rows:
         fit = not row.reject_reasons and not set(failed_gate_names(row.parsed, spec.thresholds)) & set(spec.hard)
-        by_question.setdefault((row.question, spec.system(row)), ([], []))[0 if fit else 1].append(row)
+        by_question.setdefault((row.question, spec.prompts.system(row)), ([], []))[0 if fit else 1].append(row)
     for (_, system), sides in by_question.items():
         head = 2 if system else 1
         for pair in zip(*sides, strict=False):

@@ -15,7 +15,8 @@ from quality.citations import Citation
 from quality.gates import DEFAULT_HARD_GATES, GATES, Thresholds, failed_gates, is_error
 from serializers.cites import cites
 from serializers.segments import Segment, body_start, snippets
-from training.rows import Row, read_rows
+from training.rows import Row
+from training.sources import Source
 
 _PAGE = Path(__file__).with_name("report.html")
 _SCRIPT = re.compile(r"<script>\n(.*)</script>", re.DOTALL)
@@ -32,10 +33,8 @@ _TITLES = {
 }
 
 
-def write_report(
-    target: IO[str], runs: Sequence[tuple[str, Sequence[Path], Mapping[str, int]]], thresholds: Thresholds
-) -> int:
-    """Write the page for runs (name, files, what the run itself counts); returns how many trajectories are in it."""
+def write_report(target: IO[str], given: Sequence[Source], thresholds: Thresholds) -> int:
+    """Write the page for what the arguments name; returns how many trajectories are in it."""
     index: dict[str, Any] = {"runs": [], "rows": [], "gates": list(GATES), "files": []}
     blocks: list[str] = []
     packed: list[Any] = []
@@ -46,10 +45,10 @@ def write_report(
             blocks.append(_block(f"chunk-{len(blocks)}", base64.b64encode(content).decode()))
             packed.clear()
 
-    for name, paths, asked in runs:
-        numbers = _Numbers(asked)
-        for path in paths:
-            for row in read_rows(path):
+    for source in given:
+        numbers = _Numbers(source.funnel)
+        for path in source.files:
+            for row in source.rows(path):
                 failed = failed_gates(row.parsed, thresholds) if row.record else {}
                 numbers.add(row, list(failed))
                 index["rows"].append(
@@ -61,13 +60,13 @@ def write_report(
                     pack()
             index["files"].append(path.name)
         pack()
-        index["runs"].append({"name": name, "charts": numbers.charts()})
+        index["runs"].append({"name": source.name, "charts": numbers.charts()})
     index["about"] = f"{len(index['rows']):,} trajectories"
     page = _PAGE.read_text(encoding="utf-8")
     script = _SCRIPT.search(page)
     assert script
     digest = base64.b64encode(hashlib.sha256(f"\n{script[1]}".encode()).digest()).decode()
-    title = html.escape(" and ".join(name for name, _, _ in runs))
+    title = html.escape(" and ".join(source.name for source in given))
     data = _block("index", json.dumps(index, ensure_ascii=False).replace("<", "\\u003c"))
     before, after = page.replace("@HASH@", digest).replace("@TITLE@", title).split("@DATA@")
     target.write(before + data)

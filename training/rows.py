@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
-from batch.run_files import read_run
 from quality.gates import Trajectory, estimated_tokens, parse_trajectory
 from serializers.bounds import storable
 
@@ -101,25 +100,6 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
                     yield Row(path, number, _record(line), count)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path stands for a run (its `…_run.json` or folder), not for a file of trajectories."""
-    return path.is_dir() or path.name.endswith("_run.json")
-
-
-def files_of(run: Path, *, rejected: bool = False) -> list[Path]:
-    """The trajectories of a run (its `…_run.json` or folder), or the JSONL file itself."""
-    if not is_run(run):
-        if not run.exists():
-            raise UsageError(f"{run}: No such file or directory")
-        return [run]
-    files = read_run(run)[0]
-    wanted = [files.trajectories, files.rejected] if rejected else [files.trajectories]
-    found = [path for path in wanted if path.exists()]
-    if not found:
-        raise UsageError(f"{run}: this run has written no trajectory yet")
-    return found
 
 
 def _record(line: bytes) -> Mapping[str, Any]:

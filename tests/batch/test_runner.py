@@ -98,7 +98,7 @@ async def test_an_interrupted_run_saves_what_is_in_flight_and_goes_on_there(
 
     scripted_model.script = interrupting
     stopped = await generate(folder, scripted_model, tools_url)
-    assert stopped.stopped
+    assert stopped.code == 130
     assert stats(stopped)["pending"] > 0
     assert sum(counts(stopped)) == 6
     scripted_model.script = two_turns

@@ -58,7 +58,12 @@ def test_a_run_writes_its_log_and_verbose_each_call(tmp_path: Path, tools_url: s
             assert said in text, said
         again = trajgraph(*generate_command(tmp_path, url, tools_url))
         assert again.returncode == 0
-        assert "is already complete: 2 accepted, 0 rejected" in log.read_text()[len(text) :]
+        assert "is already complete" in log.read_text()[len(text) :]
+        rows = next((tmp_path / "out").glob("*_incremental.jsonl"))
+        rows.write_text(rows.read_text().splitlines()[0] + "\n")  # a line that is taken out is asked again
+        assert "goes on with" in trajgraph(*generate_command(tmp_path, url, tools_url)).stderr
+        assert len(rows.read_text().splitlines()) == 2
+    assert "is already complete" in trajgraph(*generate_command(tmp_path, url, tools_url)).stderr, "without any server"
 
 
 def test_worker_processes_write_their_calls_and_their_samples_ends_to_the_runs_log(

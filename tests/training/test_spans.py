@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batch.config import text_sha256
 from tests.support.runs import answer, call, generate_command, read_jsonl, trajgraph, write_questions
 from tests.support.servers import ScriptedModel, offline_tools
 from tests.support.trajectories import record, replaced, sound
@@ -70,14 +71,13 @@ def test_a_format_that_masks_by_tags_alone_leaves_such_rows_out_and_says_so(nudg
 def test_a_prompt_that_was_kept_with_a_loose_tag_is_balanced_where_a_trainer_masks_by_tags(
     tmp_path: Path, nudged: Path
 ) -> None:
-    rows = [json.dumps(record(n, sound(n), prompt_sha256="p")) for n in range(3)]
+    prompt = "Never write <tool_output> yourself."
+    sha = text_sha256(prompt)
+    rows = [json.dumps(record(n, sound(n), prompt_sha256=sha)) for n in range(3)]
     old = tmp_path / "pubmed_trajectory_20250101_000000_m"
     Path(f"{old}_incremental.jsonl").write_text("\n".join(rows) + "\n")
     content = json.loads(next(nudged.glob("*_run.json")).read_text())
-    content |= {
-        "prompt": "Never write <tool_output> yourself.",
-        "settings": {**content["settings"], "prompt_sha256": "p"},
-    }
+    content |= {"prompt": prompt, "settings": {**content["settings"], "prompt_sha256": sha}}
     Path(f"{old}_run.json").write_text(json.dumps(content))
     made = export(tmp_path, tmp_path / "set", "drtulu")
     assert len(made) == 3

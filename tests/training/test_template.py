@@ -11,6 +11,7 @@ from tests.support.runs import read_jsonl, trajgraph
 from tests.support.trajectories import call, output, record, sound, think
 from training.export import ExportSpec, exported
 from training.rows import read_rows
+from training.sources import Prompts
 from training.template import Template
 
 HEADED = "{% for m in messages %}<|im_start|>ROLE\nCONTENT<|im_end|>\n{% endfor %}"
@@ -38,7 +39,12 @@ def verify(rows: Path, source: str, format_name: str = "messages", prompt: str |
     path = rows.with_name("template.jinja")
     path.write_text(source)
     try:
-        exported(read_rows(rows), rows.with_name("set"), ExportSpec(format_name, prompt), Template(path))
+        exported(
+            read_rows(rows),
+            rows.with_name("set"),
+            ExportSpec(format_name, Prompts(of_file={rows: {"prompt": prompt}})),
+            Template(path),
+        )
     except UsageError as error:
         return str(error)
     return ""

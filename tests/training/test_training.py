@@ -259,6 +259,7 @@ def test_odd_metadata_stops_neither_an_audit_nor_an_export_nor_a_page(tmp_path: 
              "gates", "citations", "max_tool_calls")  # fmt: skip
     rows = [record(1, sound(1), None, **{name: value}) for name in names for value in ODD]
     rows += [{**record(2, sound(2)), "question": value, "topic": value} for value in ODD]
+    rows = [{**row, "sample_id": f"qwen3_traj_{number:05d}"} for number, row in enumerate(rows, 1)]
     path = tmp_path / "rows.jsonl"
     path.write_text(
         "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,146 @@
+"""What the arguments of a command name: folders (all their runs), runs, files of trajectories; each id once."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.errors import UsageError
+from batch.config import text_sha256
+from batch.logs import log
+from batch.run_files import RunFiles, read_run, runs_in
+from graph.limits import ToolRole
+from training.rows import Row, read_rows
+
+_NO_TRAJECTORIES = ("_rejected.jsonl", "_failed.jsonl", "_superseded.jsonl")
+_FUNNEL = ("questions", "accepted", "rejected", "failed", "pending")
+
+
+@dataclass
+class Source:
+    """One argument: a set of trajectories in which each id stands once."""
+
+    name: str
+    files: list[Path] = field(default_factory=list)
+    runs: list[tuple[RunFiles, dict[str, Any]]] = field(default_factory=list)
+    _places: dict[str, tuple[Path, int]] = field(default_factory=dict)
+
+    def rows(self, path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
+        """The rows of one of its files. Raises UsageError for an id that has been read before."""
+        for row in read_rows(path, count):
+            if row.record.get("sample_id"):
+                before = self._places.setdefault(row.sample_id, (path, row.line))
+                if before != (path, row.line):
+                    raise UsageError(
+                        f"{row.sample_id} stands twice: {before[0]}, line {before[1]}, and {path}, line {row.line}. "
+                        "Give what is of one run each (runs with an --instance-id have ids of their own)"
+                    )
+            yield row
+
+    @property
+    def funnel(self) -> dict[str, int]:
+        """What its runs count of themselves, added up."""
+        found: dict[str, int] = {}
+        for files, _ in self.runs:
+            with suppress(OSError, ValueError):
+                stats = json.loads(files.stats.read_text(encoding="utf-8"))
+                found |= {name: found.get(name, 0) + stats[name] for name in _FUNNEL if name in stats}
+        return found
+
+
+@dataclass
+class Prompts:
+    """The system prompts and tool roles under which trajectories were made, as the runs beside them keep them."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    """By their hash."""
+    of_file: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
+    """The runs of files that are a run's own."""
+
+    def add(self, content: Mapping[str, Any]) -> None:
+        """What a run keeps."""
+        kept = {content["settings"].get("prompt_sha256"): content.get("prompt"), **content.get("earlier_prompts", {})}
+        self.texts |= {
+            sha: text for sha, text in kept.items() if isinstance(text, str) and text_sha256(text) == sha
+        }  # fmt: skip
+
+    def is_lost(self, row: Row) -> bool:
+        """Whether a row names a prompt that no run keeps."""
+        sha = row.metadata.get("prompt_sha256")
+        return sha is not None and sha not in self.texts
+
+    def system(self, row: Row) -> str | None:
+        """The system prompt that a row was made under: the one that it names, else its run's; None where none is."""
+        sha = row.metadata.get("prompt_sha256")
+        if sha is not None:
+            return self.texts.get(sha)
+        found = self.of_file.get(row.path, {}).get("prompt")
+        return found if isinstance(found, str) else None
+
+    def tool_role(self, row: Row) -> ToolRole:
+        """The role of tool outputs in the prompt that the model saw."""
+        said = row.metadata.get("tool_role") or self.of_file.get(row.path, {}).get("settings", {}).get("tool_role")
+        return "user" if said == "user" else "tool"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path stands for a run's `…_run.json`, not for a file of trajectories."""
+    return path.name.endswith("_run.json")
+
+
+def sources(given: Sequence[Path], *, rejected: bool = False, together: bool = False) -> list[Source]:
+    """What each argument names, or all of them together, with the rejected where they are wanted; says which runs are
+    read. Raises UsageError for what is not there, or holds no trajectory.
+    """
+    found: list[Source] = []
+    for path in given:
+        files, runs = _named(path, rejected=rejected)
+        if found and together:
+            known = {one.resolve() for one in found[0].files}
+            found[0].files += [one for one in files if one.resolve() not in known]
+            found[0].runs += runs
+            found[0].name += f" and {path.name}"
+        else:
+            found.append(Source(path.stem if path.is_file() else path.resolve().name, files, runs))
+    for source in found:
+        if len(source.runs) > 1:
+            log.info("%d runs are read: %s", len(source.runs), ", ".join(files.stem for files, _ in source.runs))
+    return found
+
+
+def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFiles, dict[str, Any]]]]:
+    if not path.exists():
+        raise UsageError(f"{path}: No such file or directory")
+    if path.is_file() and not is_run(path):
+        return [path], []
+    runs = runs_in(path) if path.is_dir() else [read_run(path)]
+    own = {each for files, _ in runs for each in (*files.outputs.values(), files.superseded)}
+    loose = [
+        each for each in (sorted(path.glob("pubmed_trajectory_*.jsonl")) if path.is_dir() else ())
+        if each not in own and (rejected or not each.name.endswith(_NO_TRAJECTORIES))
+    ]  # fmt: skip
+    wanted = [[files.trajectories, *([files.rejected] if rejected else [])] for files, _ in runs]
+    found = [each for kinds in [*wanted, loose] for each in kinds if each.exists()]
+    if not found and any(files.rejected.exists() for files, _ in runs):
+        where = ", ".join(str(files.rejected) for files, _ in runs if files.rejected.exists())
+        raise UsageError(f"{path}: no trajectory was accepted; the rejected are in {where}")
+    if not found:
+        raise UsageError(
+            f"{path}: {'this run has' if runs else 'no run is here, and nothing has'} written no trajectory"
+        )
+    return found, runs
+
+
+def prompts_of(given: Sequence[Source]) -> Prompts:
+    """The prompts that the runs of these arguments keep, and the runs in the folders of their files."""
+    kept = Prompts()
+    for folder in dict.fromkeys(path.parent for source in given for path in source.files):
+        for files, content in runs_in(folder):
+            kept.add(content)
+            kept.of_file |= dict.fromkeys([files.trajectories, files.rejected], content)
+    for source in given:
+        for _, content in source.runs:
+            kept.add(content)
+    return kept
