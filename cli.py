@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from dotenv import load_dotenv
 
+from backends.command_app import CommandApp
 from backends.errors import UsageError
 from backends.setting import option
 from batch.commands import ApiKey, generate_and_report
@@ -24,7 +25,7 @@ from servers.commands import app as servers_app
 from training.commands import app as training_app
 
 log = logging.getLogger("trajgraph")
-app = typer.Typer(
+app = CommandApp(
     help="Biomedical questions in, deep-research trajectories out: a LangGraph, a local model, MCP tools.",
     no_args_is_help=True,
     invoke_without_command=True,
@@ -46,7 +47,7 @@ def common(version: Annotated[bool, option("Print the version.", None, "--versio
 @app.command()
 def demo(
     output: Annotated[Path, option("Folder for the run's files.")] = Path("demo_output"),
-    concurrency: Annotated[int, option("Questions worked on at the same time.")] = 4,
+    concurrency: Annotated[int, option("Questions worked on at the same time.", low=1)] = 4,
 ) -> None:
     """See it work: bundled questions, a small rule-based model and an offline tool server, all on this machine."""
     raise typer.Exit(run_to_end(_demo(output, concurrency)))
@@ -63,7 +64,7 @@ def diagram() -> None:
 @app.command()
 def studio(
     run: Annotated[Path | None, typer.Argument(help="A …_run.json or its folder, to look into a batch run.")] = None,
-    port: Annotated[int, option("Port of the API that Studio talks to.")] = 2024,
+    port: Annotated[int, option("Port of the API that Studio talks to.", low=1, high=65535)] = 2024,
     browser: Annotated[bool, option("Open the page.")] = True,
     api_key: ApiKey = None,
 ) -> None:

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS tools (name TEXT PRIMARY KEY, tool TEXT NOT NULL);
 Ask = Callable[[], Awaitable[Any]]
 Failed = Callable[[Any], bool]
 """Whether a result says that the call failed."""
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _RAISED, _SAID = 1, 2
 """How a kept call failed: the server flagged it, or the result says so."""
 
@@ -116,6 +117,8 @@ class Cassette:
             with self._alone:
                 return execute(*asked).fetchall()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+                raise OSError(f"--cassette {self._path}: {error}") from error
             raise UsageError(f"--cassette {self._path} cannot be used ({error})") from error
 
 

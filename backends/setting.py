@@ -1,7 +1,10 @@
 """Flags: a setting is a field of a frozen dataclass that says everything about its flag, its bounds and its place."""
 
+import math
 from dataclasses import MISSING, field
 from typing import Any
+
+from backends.errors import UsageError
 
 
 def setting(
@@ -38,8 +41,25 @@ def setting(
     return field(**given, metadata={"setting": about}, repr=not secret)
 
 
-def option(help_text: str, panel: str | None = None, *names: str, **more: Any) -> Any:
-    """A flag of a command that is no setting of a run; `names` where they are not those of the parameter."""
+def option(
+    help_text: str,
+    panel: str | None = None,
+    *names: str,
+    low: float | None = None,
+    high: float | None = None,
+    **more: Any,
+) -> Any:
+    """A flag of a command that is no setting of a run; `names` where they are not those of the parameter. A number is
+    from `low` to `high`.
+    """
     import typer
 
+    def bounded(parameter: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not (low if low is not None else -math.inf) <= value <= (high or math.inf):
+            wanted = f"from {low:g} to {high:g}" if high is not None else f"not below {low:g}"
+            raise UsageError(f"{parameter.opts[0]} {value}: give a number {wanted}")
+        return value
+
+    if low is not None or high is not None:
+        more["callback"] = bounded
     return typer.Option(*names, help=help_text, rich_help_panel=panel, **more)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backends.command_app import CommandApp
 from backends.errors import UsageError
 from backends.setting import option
 from batch.config import RunConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from backends.model_check import Finding
     from batch.run_files import RunFiles
 
-app = typer.Typer()
+app = CommandApp()
 ApiKey = Annotated[str | None, option("Key of the model server, if it wants one.", "Model", envvar="OPENAI_API_KEY")]
 Runs = Annotated[list[Path], typer.Argument(help="Each a …_run.json, or a folder for all runs in it.")]
 

@@ -76,6 +76,7 @@ class RunConfig:
     instance_id: str | None = setting(None, "Keeps runs apart that share an output folder.", compared=True)
     max_downtime: float | None = setting(None, "End the run when a server stays down so many seconds.", above=0)
     skip_bad_rows: bool = setting(False, "Report unusable rows and go on.")
+    dedupe: bool = setting(False, "Ask a question that stands more than once only once.")
     verbose: bool = setting(False, "Write each request and each call to the run's log, too.", short="-v")
     system_prompt_file: Path | None = setting(None, "Replaces the built-in system prompt.", "Model")
     tool_role: ToolRole = setting("tool", "Role of tool outputs in the prompt.", "Model", compared=True)

@@ -30,8 +30,9 @@ async def described(config: RunConfig) -> str:
             descriptions = tools.descriptions
     prompt = safe_prompt(config, descriptions, config.prompt())
     questions = check_questions(
-        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
-    )
+        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share(),
+        dedupe=config.dedupe,
+    )  # fmt: skip
     settings = config.settings(questions.sha256, prompt, "")
     del settings["tools_sha256"]
     found, _ = find_run(config, settings, prompt, questions.asked)

@@ -37,8 +37,9 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
         config = changed(config, mcp_url=config.tools.url)
     prompt_file = None if run else config.prompt()
     questions = check_questions(
-        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share()
-    )
+        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share(),
+        dedupe=config.dedupe,
+    )  # fmt: skip
     check_writable(config.output)
     found = _found(config, questions, prompt_file, run)
     done = found is not None and found.complete and not found.changed and not config.redo and _is_whole(found.files)

@@ -12,6 +12,10 @@ from backends.json_codec import load_json
 from serializers.bounds import storable
 from serializers.record import QuestionRow
 
+_KNOWN = ("question", "topic", "question_type", "expected_search_terms")
+_MOST_COMPARED = 2_000_000
+"""Questions among which those are looked for that stand more than once."""
+
 
 @dataclass(frozen=True)
 class BadRow:
@@ -51,6 +55,9 @@ class QuestionsFile:
     limit: int | None = None
     """Only the first so many rows."""
     share: Share = field(default_factory=Share)
+    repeated: int = 0
+    """Questions that had stood before, the first of them in `first_repeated` (its row, and that of the other)."""
+    first_repeated: tuple[int, int] = (0, 0)
 
     @property
     def asked(self) -> int:
@@ -88,14 +95,21 @@ class QuestionsFile:
 
 
 def check_questions(
-    path: Path, *, skip_bad_rows: bool = False, limit: int | None = None, share: Share | None = None
+    path: Path,
+    *,
+    skip_bad_rows: bool = False,
+    limit: int | None = None,
+    share: Share | None = None,
+    dedupe: bool = False,
 ) -> QuestionsFile:
-    """Read the whole file once. Raises UsageError when it is missing, empty, or has a bad row (within `limit`, if there
-    is one) that is not to be skipped.
+    """Read the whole file once; with `dedupe`, a question that has stood before is no row that is asked. Raises
+    UsageError when it is missing, empty, or has a bad row (within `limit`, if there is one) that is not to be skipped.
     """
     digest = hashlib.sha256()
     rows = 0
     bad: list[BadRow] = []
+    places: dict[int, int] = {}
+    repeated, first = 0, (0, 0)
     try:
         if not path.is_file() and path.exists():
             raise UsageError(f"{path}: no regular file, and it is read more than once: write it to a file first")
@@ -111,11 +125,19 @@ def check_questions(
                     if not skip_bad_rows and (limit is None or rows <= limit):
                         raise UsageError(f"{path}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
                     bad.append(BadRow(number, rows, row))
+                    continue
+                if rows > _MOST_COMPARED:
+                    continue
+                before = places.setdefault(hash(" ".join(row["question"].split())), rows)
+                if before != rows:
+                    repeated, first = repeated + 1, first if repeated else (rows, before)
+                    if dedupe:
+                        bad.append(BadRow(number, rows, f"the same question as row {before}"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error} (--questions-file)") from error
     if rows == len(bad):
         raise UsageError(f"{path}: no question in it (--questions-file wants one JSON object a line)")
-    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp, limit, share or Share())
+    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp, limit, share or Share(), repeated, first)
 
 
 def _stamp(file: BinaryIO) -> tuple[int, int]:
@@ -128,16 +150,36 @@ def _read_row(line: bytes) -> QuestionRow | str:
     try:
         row: Any = load_json(line)
     except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
+        return f"not JSON ({_encoding_of(line) or error})"
     if not isinstance(row, dict):
         return "not a JSON object"
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
         return 'no "question" in it'
     terms = row.get("expected_search_terms")
-    return QuestionRow(
+    found = QuestionRow(
         question=question,
         topic=str(row.get("topic") or ""),
         question_type=str(row.get("question_type") or ""),
         expected_search_terms=storable(terms) if isinstance(terms, list) else [],
     )
+    if others := {name: storable(value) for name, value in row.items() if name not in _KNOWN}:
+        found["fields"] = others
+    return found
+
+
+def _encoding_of(line: bytes) -> str:
+    """What a line is that is no UTF-8, and how to make it so; empty when that is not known."""
+    if b"\0" in line:
+        return "it is UTF-16: iconv -f UTF-16 -t UTF-8 FILE > NEW"
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        try:
+            line.decode("gb18030")
+        except UnicodeDecodeError:
+            return "it is no UTF-8"
+        return "it is no UTF-8, perhaps GBK: iconv -f GBK -t UTF-8 FILE > NEW"
+    if line.count(b"\r") > 1:
+        return "its lines end with CR alone: tr '\\r' '\\n' < FILE > NEW"
+    return "it is a JSON array: jq -c '.[]' FILE > NEW" if line.strip() == b"[" else ""

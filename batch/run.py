@@ -55,6 +55,12 @@ async def generate(
     `to_log` is told. Raises UsageError.
     """
     config, questions, run = prepared.config, prepared.questions, prepared.run
+    if questions.repeated and not config.dedupe:
+        row, before = questions.first_repeated
+        log.warning(
+            "%d questions stand more than once (row %d is row %d): --dedupe asks each once",
+            questions.repeated, row, before,
+        )  # fmt: skip
     for bad in questions.bad_rows():
         log.warning("skipped: %s, line %d: %s", config.questions_file, bad.line, bad.why)
     if config.samples.most > 1 and config.model.sampling.temperature < 0.5:
@@ -125,7 +131,9 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     stop = StopSignal()
     watch_first_process(stop)
     share = config.share().of(worker, workers)
-    questions = check_questions(config.questions_file, skip_bad_rows=True, limit=limit, share=share)
+    questions = check_questions(
+        config.questions_file, skip_bad_rows=True, limit=limit, share=share, dedupe=config.dedupe
+    )
     if questions.sha256 != content["settings"]["questions_sha256"]:
         raise UsageError(f"{config.questions_file} was changed during the run: put it back and run the same command")
     ids = Ids.of_run(files, content)

@@ -31,7 +31,9 @@ _LONGEST_LOOK = 200_000
 def status_of(files: RunFiles, content: dict[str, Any]) -> tuple[str, bool]:
     """A line or a few, and whether a process is at work."""
     config = from_dict(RunConfig, content["options"])
-    questions = check_questions(config.questions_file, skip_bad_rows=True, limit=config.limit, share=config.share())
+    questions = check_questions(
+        config.questions_file, skip_bad_rows=True, limit=config.limit, share=config.share(), dedupe=config.dedupe
+    )
     stats = Stats()
     numbers: dict[str, Counter[int]] = {"accepted": Counter(), "rejected": Counter()}
     for kind, counted in numbers.items():

@@ -4,7 +4,7 @@ Ours go under `metadata` only. Everything about the trajectory is derived from t
 """
 
 import re
-from typing import Any
+from typing import Any, NotRequired
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from typing_extensions import TypedDict
@@ -22,12 +22,15 @@ _SAMPLE = re.compile(r"_traj_(\d+)(?:_s(\d+))?$")
 
 
 class QuestionRow(TypedDict):
-    """One line of the questions file; a row without the last three has empty ones."""
+    """One line of the questions file; a row without the three behind the question has empty ones. `fields` are the
+    columns that are none of these.
+    """
 
     question: str
     topic: str
     question_type: str
     expected_search_terms: list[str]
+    fields: NotRequired[dict[str, Any]]
 
 
 class ToolCallRecord(TypedDict):
@@ -99,6 +102,7 @@ def build_record(name: str, row: QuestionRow, state: State, metadata: dict[str, 
         trajectory=trajectory,
         metadata={
             "expected_search_terms": row["expected_search_terms"],
+            **({"question_fields": row["fields"]} if "fields" in row else {}),
             "tools_used": tools_used,
             "total_tool_calls": len(calls),
             **metadata,

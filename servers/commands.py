@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backends.command_app import CommandApp
 from backends.errors import UsageError
 from backends.setting import option
 from servers.demo_model.manners import MANNERS, ThinkIn
@@ -16,24 +17,24 @@ if TYPE_CHECKING:
     from servers.tool_server.corpus_build import Progress
     from servers.tool_server.sources import Sources
 
-app = typer.Typer()
-corpus = typer.Typer(help="A corpus of papers of your own, to search without a network.", no_args_is_help=True)
+app = CommandApp()
+corpus = CommandApp(help="A corpus of papers of your own, to search without a network.", no_args_is_help=True)
 app.add_typer(corpus, name="corpus")
 
 
-FaultRate = Annotated[float, option("Share of requests to break, 0 to 1, to inject faults.")]
+FaultRate = Annotated[float, option("Share of requests to break, 0 to 1, to inject faults.", low=0, high=1)]
 FaultSeed = Annotated[int, option("Which requests are broken, and how.")]
 
 
 @app.command()
 def serve_model(
     host: Annotated[str, option("Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, option("Port; 0 takes a free one.", low=0, high=65535)] = 8000,
     model_name: Annotated[str, option("The name it serves.")] = "demo",
     manners: Annotated[str, option("Whose manners: " + ", ".join(MANNERS) + ".", metavar="NAME")] = "vllm",
     think_in: Annotated[ThinkIn | None, option("Where its thoughts go, if elsewhere.")] = None,
-    latency: Annotated[float, option("Seconds a reply takes.")] = 0.0,
-    max_model_len: Annotated[int | None, option("Tokens of prompt and reply together, if others.")] = None,
+    latency: Annotated[float, option("Seconds a reply takes.", low=0)] = 0.0,
+    max_model_len: Annotated[int | None, option("Tokens of prompt and reply together, if others.", low=1)] = None,
     api_key: Annotated[str | None, option("Refuse requests without this key.")] = None,
     faults: FaultRate = 0.0,
     seed: FaultSeed = 0,
@@ -51,10 +52,10 @@ def serve_model(
 @app.command()
 def serve_tools(
     host: Annotated[str, option("Address to listen on; beyond this machine, a token is needed.")] = "127.0.0.1",
-    port: Annotated[int, option("Port; 0 takes a free one.", envvar="MCP_TRANSPORT_PORT")] = 8003,
+    port: Annotated[int, option("Port; 0 takes a free one.", low=0, high=65535, envvar="MCP_TRANSPORT_PORT")] = 8003,
     stdio: Annotated[bool, option("Serve one client on standard input and output.", None, "--stdio")] = False,
     token: Annotated[str | None, option("Bearer token that callers must give.", envvar="MCP_TOKEN")] = None,
-    max_calls: Annotated[int, option("Calls at the same time; the others wait.")] = 64,
+    max_calls: Annotated[int, option("Calls at the same time; the others wait.", low=1)] = 64,
     offline: Annotated[bool, option("The bundled papers, no network.", "Sources", "--offline")] = False,
     corpus_index: Annotated[
         Path | None, option("Papers from this index, no network.", "Sources", "--corpus", metavar="INDEX")
@@ -75,8 +76,6 @@ def serve_tools(
     from servers.tool_server.guard import Guard, is_loopback
     from servers.tool_server.server import http_app, tool_server
 
-    if max_calls < 1:
-        raise UsageError(f"--max-calls {max_calls}: give a number above 0")
     if web and not corpus_index:
         raise UsageError("--web goes with --corpus; without both, everything is live")
     if not stdio and not is_loopback(host) and not token:
@@ -107,7 +106,10 @@ def corpus_build(
         state = "done" if progress.done else f"{rate:,.0f}/s"
         typer.echo(f"{progress.file.name}: {progress.entries:,} entries, {state}", err=True)
 
-    built = build_corpus(index, files, report)
+    try:
+        built = build_corpus(index, files, report)
+    except OSError as error:
+        raise UsageError(f"{index}: cannot be written ({error.strerror or error})") from error
     typer.echo(
         f"{index}: {built.papers:,} papers, {index.stat().st_size / 1e6:,.0f} MB; this time {built.replaced:,} "
         f"replaced a record, {built.deleted:,} were deleted, {built.older:,} were older than what is there"

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from backends.command_app import CommandApp
 from backends.errors import UsageError
 from backends.printable import printable
 from backends.setting import option
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from training.rows import Row
     from training.sources import Source
 
-app = typer.Typer()
+app = CommandApp()
 
 
 class Format(StrEnum):
@@ -35,11 +36,11 @@ class Format(StrEnum):
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_run.json, JSONL of trajectories.")]
 Hard = Annotated[str | None, option("Gates that reject a row; else those of README.", "Gates")]
-TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates")]
-ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates")]
+TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates", low=1)]
+ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates", low=0, high=1)]
 Tokenizer = Annotated[Path | None, option("A tokenizer.json to count tokens with.", "Tokens")]
 TokenizeUrl = Annotated[str | None, option("A server's /tokenize to count tokens with.", "Tokens")]
-MaxCalls = Annotated[int, option("Calls that are allowed, where a row does not say.", "Gates")]
+MaxCalls = Annotated[int, option("Calls that are allowed, where a row does not say.", "Gates", low=0)]
 
 
 @app.command()
@@ -62,8 +63,6 @@ def audit(
     from training.audit import explained, table
     from training.sources import sources
 
-    if not 0 <= tool_error_share <= 1:
-        raise UsageError(f"--tool-error-share {tool_error_share}: give a share between 0 and 1")
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
     given, count = sources(files, together=write_clean is not None), _counter(tokenizer, tokenize_url)
     if explain:
@@ -88,7 +87,7 @@ def export(
     format_name: Annotated[Format, option("For TRL, LLaMA-Factory, span masking, datasets, …", None, "--format")],
     output: Annotated[Path, option("Folder for the files and their card.")] = Path("dataset"),
     where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
-    test_share: Annotated[float, option("Share of questions kept for testing.")] = 0.0,
+    test_share: Annotated[float, option("Share of questions kept for testing.", low=0, high=0.999)] = 0.0,
     token_limit: TokenLimit = 16_384,
     tokenizer: Tokenizer = None,
     tokenize_url: TokenizeUrl = None,
@@ -103,8 +102,6 @@ def export(
     from training.template import Template
     from training.where import conditions
 
-    if not 0 <= test_share < 1:
-        raise UsageError(f"--test-share {test_share}: give a share between 0 and 1")
     check_folder(output)
     thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
     hard, keep = _hard(hard_gates), conditions(where or [], thresholds)

@@ -235,5 +235,17 @@ def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:
     except ImportError as error:
         raise UsageError("--format parquet needs an extra: pip install -e '.[training]'") from error
     new = path.with_name(f".{path.name}.new")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), new)
-    new.replace(path)
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_sound(dict(row)) for row in rows]), new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _sound(value: Any) -> Any:
+    """Without lone surrogates, which Parquet cannot hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_sound(name): _sound(one) for name, one in value.items()}
+    return [_sound(one) for one in value] if isinstance(value, list | tuple) else value

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from backends.errors import UsageError
 from serializers.segments import Segment
+from training.bounds import bounded
 from training.messages import Message, nudged_ranges
 from training.rows import Row
 
@@ -77,13 +78,14 @@ class Template:
     def rendered(self, chat: Sequence[Message]) -> _Rendered:
         """What would be trained on. Raises UsageError when the template refuses the messages."""
         try:
-            text = self._template.render(
-                messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in chat],
-                add_generation_prompt=False,
-                tools=None,
-                bos_token="",
-                eos_token="",
-            )
+            with bounded():
+                text = self._template.render(
+                    messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in chat],
+                    add_generation_prompt=False,
+                    tools=None,
+                    bos_token="",
+                    eos_token="",
+                )
         except self._failure as error:
             raise UsageError(f"--verify-template {self.path} refuses the messages: {error}") from error
         except Exception as error:  # a template is a program: it may fail in any way

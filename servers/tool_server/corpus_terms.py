@@ -139,9 +139,9 @@ class Terms:
         parts = words(word)
         if not parts:
             return ""
-        found = [phrase_in(tuple(f"{name}_stems" for name in _TEXT), stems(parts)), fact(whole("s", parts))]
-        found += [fact(whole("j", parts)), *self._identifiers(word)]
-        return any_of(found)
+        named = (fact(whole(kind, parts)) for kind in "sj")
+        found = [phrase_in(tuple(f"{name}_stems" for name in _TEXT), stems(parts)), *filter(self.finds, named)]
+        return any_of([*found, *self._identifiers(word)])
 
     def phrase(self, quoted: str) -> str:
         """A quoted phrase without a tag: in the text as it stands, or the whole of a name."""

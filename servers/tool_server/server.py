@@ -1,4 +1,4 @@
-"""The MCP server: the three tools at `/mcp`, under today's and yesterday's names, and `GET /mcp/health`."""
+"""The MCP server: the three tools at `/mcp`, under today's and yesterday's names, and `GET /health`."""
 
 import asyncio
 import json
@@ -111,7 +111,8 @@ def tool_server(sources: Sources, max_calls: int = MAX_CALLS) -> FastMCP:
         said = {"pubmed_search": pubmed or "ok", "browse_webpage": "ok", "google_search": google or "ok"}
         return JSONResponse(said, status_code=503 if pubmed else 200)
 
-    server.custom_route("/mcp/health", methods=["GET"])(health)
+    for path in ("/mcp/health", "/health"):  # the latter is the earlier backend's
+        server.custom_route(path, methods=["GET"])(health)
     return server
 
 

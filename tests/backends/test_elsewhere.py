@@ -201,7 +201,7 @@ def test_no_command_shows_foreign_text_raw(tmp_path: Path) -> None:
         told.append(trajgraph("generate", "--questions-file", questions, "--output", tmp_path / "out", "--local-model-url", f"{base}/v1",
                               "--mcp-url", f"{tools}/mcp", "--tools", "pubmed_search"))  # fmt: skip
     assert "denies the key or the model (401)" in told[-1].stderr
-    assert told[-1].stderr.count("\n") == 1
+    assert told[-1].stderr.count("\n") == 2  # what it does, and this
     for shown in told:
         text = shown.stdout + shown.stderr
         assert "red" in text

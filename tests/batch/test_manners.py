@@ -141,7 +141,7 @@ def test_a_dry_run_prints_settings_counts_prompt_and_the_first_request_and_asks_
     done = trajgraph(*command, "--dry-run", "--api-key", "s3cret-key-12")
     assert done.returncode == 0, done.stderr
     settings, _, rest = done.stdout.partition("# counts\n")
-    assert json.loads(settings.removeprefix("# settings\n"))["concurrency"] == 3
+    assert json.loads(settings.removeprefix("# settings\n"))["concurrency"] == 5
     assert rest.startswith("6 questions, 0 unusable rows, 1 samples of each at most; 6 questions pending; a new run\n")
     request = json.loads(rest.partition("# first request")[2].partition("\n")[2])
     assert request["messages"][1] == {"role": "user", "content": "Question 1 about heart failure?"}

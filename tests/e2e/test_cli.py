@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -47,19 +48,22 @@ def test_every_mistake_is_one_line_that_names_the_mend(folder: Path, model_url: 
         ("no tool for arxiv; it has browse_webpage, ", (*questions, *ok, "--tools", "arxiv")),
         ("file: cannot be written", (*questions, *ok, "--output", folder / "file")),
         ("--concurrency 0: give a number above 0", (*questions, *ok, "--concurrency", 0)),
+        ("--limit is given 2 times: give it once", (*questions, *ok, "--limit", 1, "--limit", 2)),
+        ("--fresh is given 2 times: give it once", (*questions, *ok, "--fresh", "--fresh")),
         ("--limit 0: give a number above 0", (*questions, *ok, "--limit", 0)),
         ("--system-prompt-file", (*questions, *ok, "--system-prompt-file", folder / "no-prompt.txt")),
     ]
     mistakes += [
         ("No such option: --nonsense", (*questions, "--nonsense")),
         ("Invalid value for '--concurrency'", (*questions, "--concurrency", "abc")),
-        ("an address begins with http://", (*questions, *ok, "--mcp-url", "notaurl")),
-        ("did you mean", (*questions, *ok, "--local-model-url", model_url.removesuffix("/v1"))),
+        ("an address begins with http://", (*questions, *ok[:2], "--mcp-url", "notaurl")),
+        ("did you mean", (*questions, *ok[2:], "--local-model-url", model_url.removesuffix("/v1"))),
         ("--tools: name at least one tool", (*questions, *ok, "--tools", "")),
-        ("no password in an address", (*questions, *ok, "--local-model-url", "http://me:secret@127.0.0.1/v1")),
+        ("no password in an address", (*questions, *ok[2:], "--local-model-url", "http://me:secret@127.0.0.1/v1")),
     ]
     for line, arguments in mistakes:
-        result = trajgraph("generate", "--output", folder / "out", *arguments)
+        output = () if "--output" in arguments else ("--output", folder / "out")
+        result = trajgraph("generate", *output, *arguments)
         assert result.returncode == 2, result.stderr
         assert line in result.stderr
         *before, last = result.stderr.splitlines()
@@ -74,7 +78,8 @@ def test_a_server_that_does_not_answer_yet_is_waited_for_with_a_word(
     folder: Path, model_url: str, tools_url: str, flag: str, path: str
 ) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}{path}"
-    result = generate(folder, model_url, tools_url, flag, nowhere, "--max-downtime", 0.6)
+    urls = {"--local-model-url": model_url, "--mcp-url": tools_url, flag: nowhere}
+    result = generate(folder, urls["--local-model-url"], urls["--mcp-url"], "--max-downtime", 0.6)
     assert result.returncode == 2
     _, waiting, given_up = result.stderr.splitlines()
     assert nowhere in waiting
@@ -178,6 +183,37 @@ def test_the_earlier_launcher_takes_its_four_arguments_and_the_newest_questions(
     (record,) = read_jsonl(next(output.glob("*_incremental.jsonl")))
     assert record["question"] == "A new question about obesity?"
     assert json.loads(next(output.glob("*_run.json")).read_text())["options"]["concurrency"] == 3
+
+
+def test_the_commands_of_the_earlier_document_work_from_their_own_folder(tmp_path: Path, tools_url: str) -> None:
+    """`cd scripts/pubmed_data_generator`, then the script, the launcher, each with what they took, and a look at health."""
+    below, output = tmp_path / "scripts" / "pubmed_data_generator", tmp_path / "pubmed_training_data"
+    below.mkdir(parents=True)
+    output.mkdir()
+    for name in ("generate_trajectory_from_questions.py", "run_local_model_generation.sh"):
+        assert (ROOT / "scripts" / "pubmed_data_generator" / name).resolve() == ROOT / name
+        (below / name).symlink_to(ROOT / name)
+    write_questions(
+        output / "questions.jsonl", ["Does semaglutide help?", "Does olaparib help?", "Does dapagliflozin help?"]
+    )
+    environment = {**os.environ, "MCP_URL": tools_url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = [sys.executable, "generate_trajectory_from_questions.py", "--questions-file", "../../pubmed_training_data/questions.jsonl",
+              "--output", "../../pubmed_training_data", "--model-name", "Qwen3-8B"]  # fmt: skip
+    with demo_model() as url:
+        for command in (
+            [*script, "--local-model-url", url, "--limit", "1"], [*script, "--local-model-url", url, "--limit", "2", "--concurrency", "2"],
+            [*script, "--local-model-url", url, "--no-incremental", "--instance-id", "gpu0"],
+            ["bash", "run_local_model_generation.sh", "", url], ["bash", "run_local_model_generation.sh", "", url, "Qwen3-8B", "3", "--limit", "3"],
+            ["bash", "run_local_model_generation.sh", "../../pubmed_training_data/questions.jsonl", url, "Qwen3-8B", "2", "--fresh", "--limit", "1"],
+        ):  # fmt: skip
+            done = subprocess.run(command, cwd=below, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    rows = sorted(len(read_jsonl(path)) for path in output.glob("*_incremental.jsonl"))
+    assert rows == [1, 3, 3], (
+        "the limits and the launcher went on with one run; the instance and --fresh have their own"
+    )
+    with urlopen(tools_url.replace("/mcp", "/health")) as health:
+        assert health.status == 200
 
 
 def test_the_diagram_is_mermaid() -> None:

@@ -187,7 +187,7 @@ async def test_health_is_200_only_when_pubmed_can_be_asked_and_names_a_missing_k
 
 
 def test_flags_that_do_not_go_together_are_said() -> None:
-    for flags, why in [(("--web",), "--web goes with --corpus"), (("--max-calls", "0"), "a number above 0")]:
+    for flags, why in [(("--web",), "--web goes with --corpus"), (("--max-calls", "0"), "a number not below 1")]:
         result = trajgraph("serve-tools", *flags)
         assert result.returncode == 2
         assert why in result.stderr

@@ -139,7 +139,7 @@ def counts(result: RunResult) -> list[int]:
 
 def generate_command(folder: Path, model_url: str, tools_url: str) -> list[str]:
     command = ["generate", "--questions-file", str(folder / "questions.jsonl"), "--output", str(folder / "out")]
-    return [*command, "--local-model-url", model_url, "--mcp-url", tools_url, "--concurrency", "3"]
+    return [*command, "--local-model-url", model_url, "--mcp-url", tools_url]
 
 
 CONCURRENCY = 4

@@ -1,0 +1,1 @@
+../../generate_trajectory_from_questions.py

@@ -1,0 +1,1 @@
+../../run_local_model_generation.sh
