@@ -38,6 +38,7 @@ def write_report(target: IO[str], given: Sequence[Source], thresholds: Threshold
     index: dict[str, Any] = {"runs": [], "rows": [], "gates": list(GATES), "files": []}
     blocks: list[str] = []
     packed: list[Any] = []
+    every: list[_Numbers] = []
 
     def pack() -> None:
         if packed:
@@ -60,7 +61,9 @@ def write_report(target: IO[str], given: Sequence[Source], thresholds: Threshold
                     pack()
             index["files"].append(path.name)
         pack()
-        index["runs"].append({"name": source.name, "charts": numbers.charts()})
+        every.append(numbers)
+        index["runs"].append({"name": source.name, "line": numbers.line(source)})
+    index["charts"] = _charts(every)
     index["about"] = f"{len(index['rows']):,} trajectories"
     page = _PAGE.read_text(encoding="utf-8")
     script = _SCRIPT.search(page)
@@ -79,58 +82,95 @@ class _Numbers:
     """A run at a glance."""
 
     def __init__(self, asked: Mapping[str, int]) -> None:
-        self._counts: dict[str, Counter[str]] = {
+        self.counts: dict[str, Counter[str]] = {
             name: Counter() for name in ("funnel", "stop reasons", "gates failed", "tool errors", "citations")
         }
-        self._counts["funnel"].update(
+        self.counts["funnel"].update(
             {name: asked[name] for name in ("questions", "pending", "failed") if name in asked}
         )
-        self._sizes: dict[str, Counter[int]] = {name: Counter() for name in ("calls", "thousand tokens", "seconds")}
+        self.sizes: dict[str, Counter[int]] = {name: Counter() for name in ("calls", "thousand tokens", "seconds")}
+        self.models: dict[str, None] = {}
+        self.tokens = 0
+        self.first, self.last = "", ""
+        """When the first and the last of them were made."""
 
     def add(self, row: Row, failed: Sequence[str]) -> None:
-        funnel, metadata = self._counts["funnel"], row.metadata
+        funnel, metadata = self.counts["funnel"], row.metadata
+        self.tokens += row.tokens
+        if isinstance(model := metadata.get("model"), str):
+            self.models[model] = None
+        if isinstance(made := metadata.get("generation_time"), str) and made:
+            self.first, self.last = min(self.first or made, made), max(self.last, made)
         funnel["trajectories"] += 1
         funnel["whole answer"] += any(piece.closed for piece in row.parsed.of("answer"))
         funnel["accepted"] += not (
             set(failed) & set(DEFAULT_HARD_GATES) if row.reject_reasons is None else row.reject_reasons
         )
         funnel["every gate"] += not failed
-        self._counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
-        self._counts["gates failed"].update(failed)
+        self.counts["stop reasons"][str(metadata.get("stop_reason", "not said"))] += 1
+        self.counts["gates failed"].update(failed)
         names = {piece.call: _TOOL.search(piece.attributes) for piece in row.parsed.of("call_tool")}
         for piece in row.parsed.of("tool_output"):
             if is_error(piece):
                 name = names.get(piece.call)
-                self._counts["tool errors"][name[1] if name else "unnamed"] += 1
-        self._counts["citations"].update(citation.verdict for citation in row.parsed.cited)
+                self.counts["tool errors"][name[1] if name else "unnamed"] += 1
+        self.counts["citations"].update(citation.verdict for citation in row.parsed.cited)
         missing = sum(bool(citation.numbers_missing) for citation in row.parsed.cited)
-        self._counts["citations"].update({"numbers missing": missing} if missing else {})
-        self._sizes["calls"][len(row.parsed.of("call_tool"))] += 1
-        self._sizes["thousand tokens"][row.tokens // 1000] += 1
+        self.counts["citations"].update({"numbers missing": missing} if missing else {})
+        self.sizes["calls"][len(row.parsed.of("call_tool"))] += 1
+        self.sizes["thousand tokens"][row.tokens // 1000] += 1
         if row.seconds is not None:
-            self._sizes["seconds"][int(row.seconds)] += 1
+            self.sizes["seconds"][int(row.seconds)] += 1
 
-    def charts(self) -> list[list[Any]]:
-        """`[title, [[label, value]…]]`."""
-        counted = [
-            [title, [list(pair) for pair in (counts.items() if title == "funnel" else counts.most_common())]]
-            for title, counts in self._counts.items() if counts
+    def line(self, source: Source) -> str:
+        """The run in a line: acceptance, model, temperature, date, tokens."""
+        funnel = self.counts["funnel"]
+        share = f"{100 * funnel['accepted'] / funnel['trajectories']:.0f}%" if funnel["trajectories"] else "none"
+        settings = [content["settings"] for _, content in source.runs]
+        temperatures = sorted({f"{one['temperature']:g}" for one in settings if "temperature" in one})
+        dates = sorted({self.first[:10], self.last[:10]} - {""})
+        parts = [
+            f"{share} accepted ({funnel['accepted']:,} of {funnel['trajectories']:,})", ", ".join(self.models),
+            f"temperature {', '.join(temperatures)}" if temperatures else "", " to ".join(dates),
+            f"{self.tokens:,} tokens",
         ]  # fmt: skip
-        sized = [[title, _bins(counts)] for title, counts in self._sizes.items() if counts]
-        return counted + sized
+        return " · ".join(filter(None, parts))
 
 
-def _bins(counts: Counter[int]) -> list[list[Any]]:
-    """`[label, value]` from the least to the most, without a gap, in so few steps that they can be seen."""
-    least, most = min(counts), max(counts)
+def _charts(runs: Sequence[_Numbers]) -> list[list[Any]]:
+    """`[title, [[label, value of each run]…]]`: the same labels and steps for all runs, in the order of the first."""
+    charts = []
+    for title in runs[0].counts:
+        every = Counter[str]()
+        for run in runs:
+            every.update(run.counts[title])
+        labels = list(dict.fromkeys(name for run in runs for name in run.counts[title]))
+        if title != "funnel":
+            labels.sort(key=lambda label: -every[label])
+        if labels:
+            charts.append([title, [[label, [run.counts[title][label] for run in runs]] for label in labels]])
+    for title in runs[0].sizes:
+        if any(run.sizes[title] for run in runs):
+            charts.append([title, _bins([run.sizes[title] for run in runs])])
+    return charts
+
+
+def _bins(runs: Sequence[Counter[int]]) -> list[list[Any]]:
+    """`[label, values]` from the least to the most, without a gap, in so few steps that they can be seen; what is zero
+    has a step to itself.
+    """
+    zeros = [counts[0] for counts in runs]
+    sizes = [size for counts in runs for size in counts if size]
+    found: list[list[Any]] = [["0", zeros]] if any(zeros) else []
+    if not sizes:
+        return found
+    least, most = min(sizes), max(sizes)
     width = (most - least) // _BINS + 1
-    sums: Counter[int] = Counter()
-    for size, count in counts.items():
-        sums[(size - least) // width] += count
-    starts = [least + width * at for at in range((most - least) // width + 1)]
-    return [
-        [f"{start}" if width == 1 else f"{start} to {start + width - 1}", sums[at]] for at, start in enumerate(starts)
-    ]
+    for start in range(least, most + 1, width):
+        step = range(start, start + width)
+        values = [sum(count for size, count in counts.items() if size in step and size) for counts in runs]
+        found.append([f"{start}" if width == 1 else f"{start} to {start + width - 1}", values])
+    return found
 
 
 def _facts(row: Row) -> str:
@@ -155,7 +195,8 @@ def _pieces(row: Row, failed: Mapping[str, Sequence[Segment]]) -> Iterator[dict[
         )
         parts = _result(piece) if piece.kind == "tool_output" else _written(piece, by_start)
         wrong = [name for name, segments in failed.items() if any(one is piece for one in segments)]
-        yield {"k": piece.kind, "t": title, "n": piece.call, "p": parts, **({"g": wrong} if wrong else {})}
+        yield {"k": piece.kind, "t": title, "n": piece.call, "p": parts, **({"g": wrong} if wrong else {}),
+               **({"e": 1} if piece.kind == "tool_output" and is_error(piece) else {})}  # fmt: skip
 
 
 def _result(piece: Segment) -> list[Any]:

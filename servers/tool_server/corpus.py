@@ -121,7 +121,8 @@ class Corpus:
             total, pmids = _matching(index, asked.match, limit, offset)
             if not total and asked.relaxed:
                 total, pmids = _matching(index, asked.relaxed, limit, offset)
-                notices.append("no paper has all of these words or names: these have two of them")
+                these = "these have two of them" if total else "nor two of them"
+                notices.append(f"no paper has all of these words or names: {these}")
             data = [paper for pmid in pmids if (paper := _paper(index, pmid))]
         found = {"total": total, "offset": offset, "next": offset + len(data), "data": data}
         return {**found, "notices": notices} if notices else found
