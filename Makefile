@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(ENV)/bin
 REAL := .venv-real
-CODE := backends batch benchmarks cli.py graph nodes quality serializers servers studio tests training
+CODE := backends batch benchmarks cli.py generate_trajectory_from_questions.py graph nodes quality serializers servers studio tests training
 MAX_LINES := 300
 
 ifdef UV
@@ -61,12 +61,14 @@ clean:
 	rm -rf .venv .venv-*
 
 $(ENV)/runtime: requirements.lock pyproject.toml
+	@echo "installing trajgraph and $$(grep -c == requirements.lock) packages into $(ENV) …"
 	$(VENV) $(ENV)
 	$(INSTALL) -r requirements.lock
 	$(INSTALL) --no-deps -e .
 	@touch $@
 
 $(ENV)/dev: requirements-dev.lock $(ENV)/runtime
+	@echo "installing $$(grep -c == requirements-dev.lock) packages for the tests into $(ENV) …"
 	$(INSTALL) -r requirements-dev.lock
 	@touch $@
 

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import pytest
 
 from servers.tool_server.corpus_format import BUNDLED
+from tests.support import flags_table
 from tests.support.runs import ROOT, write_questions
 from tests.support.servers import free_port
 
@@ -105,3 +106,11 @@ def test_the_licence_and_the_lock_files_are_there() -> None:
         locked = (ROOT / name).read_text(encoding="utf-8")
         assert "--hash=sha256:" in locked
         assert "://" not in locked
+
+
+def test_the_tables_of_flags_are_those_of_the_settings() -> None:
+    assert flags_table.in_file("README.md") == flags_table.table()
+    translated = flags_table.meanings("README.zh-CN.md")
+    assert translated.keys() == flags_table.flags().keys()
+    assert flags_table.in_file("README.zh-CN.md") == flags_table.table(translated)
+    assert not set(translated.values()) & {text for _, text in flags_table.flags().values()}, "each is in Chinese"
