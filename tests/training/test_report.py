@@ -171,7 +171,7 @@ def test_in_a_browser_the_list_and_the_reader_are_what_one_sees_and_the_overview
         assert "accepted" in view.locator("#lines").inner_text()
         assert not view.locator("#charts .bar").first.is_visible()
         view.locator("#lines").click()
-        assert view.locator("#charts .bar").first.is_visible()
+        view.locator("#charts .bar").first.wait_for(state="visible")
         funnel = view.locator("#charts > div").first.inner_text().split()
         assert "-3" in funnel, "five trajectories beside eight"
         assert view.evaluate("document.documentElement.scrollWidth") <= width
