@@ -9,6 +9,7 @@ from quality.gates import GATES, Thresholds, failed_gate_names, failed_gates, is
 from training.rows import Row
 from training.sources import Source
 
+_LONGEST_HEAD = 28
 _VERDICTS = ("grounded", "never_retrieved", "retrieved_later", "numbers_missing")
 
 
@@ -75,9 +76,14 @@ def audit(
 
 def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
     """For a terminal: a line for each gate, a column for each file; hard gates are marked."""
-    heads = [audit.name if len(audit.name) <= 28 else f"…{audit.name[-27:]}" for audit in audits]
+    heads = [audit.name for audit in audits]
+    legend: list[str] = []
+    if any(len(head) > _LONGEST_HEAD for head in heads):  # names are not cut: numbers stand for them
+        named = [(f"({number})" if audit.name != "total" else "total") for number, audit in enumerate(audits, 1)]
+        legend = [f"{short} {head}" for short, head in zip(named, heads, strict=True) if short != head]
+        heads = named
     widths = [max(len(head), 7) for head in heads]
-    lines = [f"{'':<24}" + "".join(f"  {head:>{width}}" for head, width in zip(heads, widths, strict=True))]
+    lines = [*legend, f"{'':<24}" + "".join(f"  {head:>{width}}" for head, width in zip(heads, widths, strict=True))]
 
     def line(name: str, values: list[Any]) -> None:
         lines.append(

@@ -142,6 +142,8 @@ def read_query(text: str, finds: Callable[[str], bool]) -> Query:
     while reader.at < len(tokens):
         found = _combined(found, "AND", reader.expression())
         reader.at += 1  # a closing bracket that nothing opened
+    if text.strip() and not found and not terms.notices:
+        terms.say("nothing was searched for: the query has only words that are in every text")
     each = list(reader.plain.values())[:12]
     if reader.refined or len(each) < 3:
         return Query(found, "", tuple(terms.notices))

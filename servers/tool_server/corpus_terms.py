@@ -90,7 +90,7 @@ class Terms:
         for at, word in enumerate(run):
             is_searched = word.lower() not in IGNORED or (word == "A" and at > 0)
             notices = len(self.notices)
-            term = self._letter(kept, word) if kept and re.fullmatch(r"[^\W\d_]", word) else self.plain(word)
+            term = self._letter(kept, word) if kept and re.fullmatch(r"[A-Za-z]", word) else self.plain(word)
             if names[at]:
                 del self.notices[notices:]  # it is part of a name: nothing odd about it
             if initials[at]:

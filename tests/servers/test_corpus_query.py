@@ -102,6 +102,7 @@ NAMED = {
     "abc[pmcid]": "abc was left out: it is no PMC number",
     " OR ".join(f"word{n}" for n in range(70)): "only of a query 64 terms are read",
     "x" * 5000: "only the first 4000 characters",
+    "of the": "nothing was searched for",
     "hearing vaccine kinase": "no paper has all of these words",
 }
 
