@@ -49,7 +49,7 @@ def test_a_model_that_is_down_behind_a_list_of_models_pauses_the_run(folder: Pat
         await app(scope, receive, send)
 
     with served(failing) as base:
-        done = trajgraph(*generate_command(folder, f"{base}/v1", tools_url))
+        done = trajgraph(*generate_command(folder, f"{base}/v1", tools_url), "--concurrency", "3")
     assert re.search(r"the model server is down \(.*\): paused until it answers", done.stderr)
     assert done.stdout.startswith("6 questions: 6 accepted, 0 rejected, 0 failed, 0 pending")
 
