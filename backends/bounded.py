@@ -56,7 +56,7 @@ def check_address(flag: str, address: str) -> None:
         parts.port  # noqa: B018
     except ValueError as error:
         raise UsageError(f"{flag}: this is not a web address ({error})") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(map(str.isspace, parts.netloc)):
         shown = without_secrets(address if "://" in address else f"http://{address}").removeprefix("http://")
         raise UsageError(f"{flag} {shown}: an address begins with http://")
     if "@" in parts.netloc:

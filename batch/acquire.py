@@ -11,7 +11,7 @@ from batch.config import RunConfig, Settings, made_under
 from batch.find_run import Found, as_found, find_run, rejected_for
 from batch.flags import to_dict
 from batch.jsonl import atomic_write, truncate_partial_line
-from batch.run_files import UNSORTED, Ids, RunFiles, create_run, folder_locked, read_run
+from batch.run_files import UNSORTED, Ids, RunFiles, create_run, folder_locked, read_run, same_ids
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Acquired:
     is_new: bool = False
     others: Sequence[Found] = ()
     """Unfinished runs of the same questions and model that it leaves alone."""
+    named_alike: Sequence[RunFiles] = ()
+    """Other runs in the folder that give their samples the same ids."""
 
 
 @contextmanager
@@ -49,21 +51,27 @@ def acquire_run(
             if found is None:
                 files = create_run(config, settings, prompt)
                 stack.enter_context(files.locked())
-                ids = Ids.of_run(files, read_run(files.run)[1])
-                acquired = Acquired(files, settings, prompt, ids, is_new=True, others=others)
+                content = read_run(files.run)[1]
+                ids = Ids.of_run(files, content)
+                named_alike = same_ids(files, content)
+                acquired = Acquired(files, settings, prompt, ids, is_new=True, others=others, named_alike=named_alike)
             else:
                 files, content, changed = found.files, found.content, found.changed
                 stack.enter_context(files.locked())
                 for path in files.outputs.values():
                     truncate_partial_line(path)
-                if changed and not config.allow_changed_settings and not config.redo:
+                if changed and not (config.allow_changed_settings or config.redo or found.known):
                     raise UsageError(
                         f"{files.run} was started with other settings ({'; '.join(changed)}): set them back, start "
                         "another run with --fresh, or resume all the same with --allow-changed-settings"
                     )
                 under = made_under(found.settings) if changed else content.get("made_under")
                 goes_on = config.redo is not None and content.get("redo") == config.redo and not found.complete
-                redo = rejected_for(files, config.redo) if config.redo and not goes_on else set[str]()
+                redo = (
+                    rejected_for(files, config.redo, config.samples.accept)
+                    if config.redo and not goes_on
+                    else set[str]()
+                )
                 _update(files, content, found, config, under)
                 ids = Ids.of_run(files, {**content, "made_under": under})
                 acquired = Acquired(

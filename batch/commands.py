@@ -84,7 +84,12 @@ def status(
     from batch.status import status_of
 
     while True:
-        told = [status_of(files, content) for files, content in named_runs(runs)]
+        told = []
+        for files, content in named_runs(runs):
+            try:
+                told.append(status_of(files, content))
+            except UsageError as error:
+                told.append((f"{files.stem}: {error}", False))
         typer.echo("\n".join(text for text, _ in told))
         if not follow or not any(alive for _, alive in told):
             return
@@ -102,7 +107,7 @@ def worker(run: Path, number: int, count: int, limit: int) -> None:
 async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, *, as_json: bool = False) -> int:
     """A run to its end, with what is told of it then; returns the exit code."""
     from batch.prepare import first_word, prepare
-    from batch.stats import describe, next_commands
+    from batch.stats import describe, next_commands, quoted
 
     if as_json:
         log_as_json()
@@ -127,7 +132,7 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
             said = [describe(stats), *(f"  {path}" for path in written)]
             typer.echo("\n".join([*said, *(f"next: {one}" for one in next_commands(stats, files.run))]))
         if code and stats["pending"]:
-            log.info("stopped; to resume: trajgraph resume %s", files.run)
+            log.info("stopped; to resume: trajgraph resume %s", quoted(files.run))
     return code
 
 

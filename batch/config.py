@@ -68,8 +68,8 @@ class RunConfig:
 
     questions_file: Path = setting(help="JSONL, one object with a question per line.")
     output: Path = setting(Path("pubmed_training_data"), "Folder for the run's files.")
-    concurrency: int = setting(5, "Questions worked on at the same time.", above=0)
-    workers: int = setting(1, "Processes to share them, when one CPU is saturated.", above=0)
+    concurrency: int = setting(5, "Questions worked on at the same time.", above=0, high=100_000)
+    workers: int = setting(1, "Processes to share them, when one CPU is saturated.", above=0, high=1000)
     limit: int | None = setting(None, "Only the first so many questions.", above=0)
     shard: str | None = setting(None, "I/N: the I-th of N shares, for machines started apart.", compared=True)
     incremental: bool = setting(True, "Put the trajectories in order at the end.")
@@ -106,6 +106,8 @@ class RunConfig:
         """Raises UsageError for a value that makes no sense."""
         flags.check(self)
         self.share()
+        if self.instance_id is not None and not (0 < len(self.instance_id) <= 80 and self.instance_id.isprintable()):
+            raise UsageError("--instance-id: give a name of 1 to 80 letters that can be printed")
         self.samples.check()
         check_names(self.hard_gates)
 

@@ -1,6 +1,7 @@
 """Which run a command works on: the newest unfinished one that was made alike, else a complete one, else a new one."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from backends.errors import UsageError
 from batch import flags
 from batch.config import HASHED, RunConfig, Settings, differences, text_sha256
-from batch.jsonl import read_lines, summaries
+from batch.jsonl import read_lines, sample_ids, summaries
 from batch.run_files import RunFiles, runs_in
+from serializers.record import sample_of
 
 _SAME_RUN = ("source_file", "model_name", "instance_id", "shard")
 
@@ -25,6 +27,8 @@ class Found:
     changed: Sequence[str]
     """A line for each setting in which it was made otherwise; empty when it is the same."""
     complete: bool
+    known: bool
+    """Whether it has been worked on under these settings, perhaps with others since: by `--redo`, say."""
 
     @property
     def same_flags(self) -> bool:
@@ -39,13 +43,16 @@ def find_run(config: RunConfig, settings: Settings, prompt: str, asked: int) -> 
     """
     runs = [
         as_found(config, settings, prompt, asked, files, content, resumed=False)
-        for files, content in reversed(runs_in(config.output))
+        for files, content in reversed(runs_in(config.output, strict=not config.fresh))
         if all(content["settings"].get(key) == settings[key] for key in _SAME_RUN)
     ]
     unfinished = [run for run in runs if not run.complete]
+    if config.redo and config.fresh:
+        raise UsageError("--redo and --fresh do not go together: one goes on with a run, the other begins one")
     if config.redo:
-        chosen = next(iter([run for run in runs if not run.changed] or runs), None)
-        if not chosen or config.fresh:
+        ranked = [*(run for run in runs if not run.changed), *(run for run in runs if run.known), *runs]
+        chosen = next(iter(ranked), None)
+        if not chosen:
             raise UsageError(f"--redo {config.redo}: there is no run of these questions and this model to redo it in")
     elif config.fresh:
         chosen = None
@@ -53,8 +60,12 @@ def find_run(config: RunConfig, settings: Settings, prompt: str, asked: int) -> 
         ranked = [*(run for run in unfinished if not run.changed), *unfinished, *runs]
         chosen = next(iter(ranked), None)
     else:
-        ranked = [*(run for run in unfinished if not run.changed), *(run for run in runs if not run.changed)]
-        chosen = next(iter([*ranked, *(run for run in unfinished if run.same_flags)]), None)
+        ranked = [
+            *(run for run in unfinished if not run.changed), *(run for run in unfinished if run.known),
+            *(run for run in runs if not run.changed), *(run for run in runs if run.known),
+            *(run for run in unfinished if run.same_flags),
+        ]  # fmt: skip
+        chosen = next(iter(ranked), None)
     return chosen, [run for run in unfinished if run is not chosen]
 
 
@@ -65,7 +76,8 @@ def as_found(
     """A run, compared with what a command says. `resumed` is one that was named, and keeps its own prompt."""
     settings, prompt = _under_stored_prompt(config, settings, prompt, content, resumed=resumed)
     changed = differences(content["settings"], settings)
-    return Found(files, content, settings, prompt, changed, _is_complete(files, config, asked))
+    known = not changed or any(not differences(earlier, settings) for earlier in content.get("earlier_settings", ()))
+    return Found(files, content, settings, prompt, changed, _is_complete(files, config, asked), known)
 
 
 def _under_stored_prompt(
@@ -106,14 +118,18 @@ def _is_complete(files: RunFiles, config: RunConfig, asked: int) -> bool:
         return False
 
 
-def rejected_for(files: RunFiles, wanted: str) -> set[str]:
-    """The ids of a run's rejected samples, or of those with this reason among theirs. Raises UsageError for none."""
+def rejected_for(files: RunFiles, wanted: str, accept: int | None = None) -> set[str]:
+    """The ids of a run's rejected samples, or of those with this reason; not of questions that have as many
+    accepted as they are to have. Raises UsageError for none.
+    """
     reasons: dict[str, int] = {}
     found = set[str]()
+    accepted = Counter(sample_of(name)[0] for name in sample_ids(files.trajectories)) if accept else Counter[int]()
     for row in summaries(files.rejected):
         named = list(map(str, row["metadata"].get("reject_reasons") or ["no_answer"]))
         reasons |= {name: reasons.get(name, 0) + 1 for name in named}
-        found |= {row["sample_id"]} if wanted in ("rejected", *named) else set()
+        has_enough = accept is not None and accepted[sample_of(row["sample_id"])[0]] >= accept
+        found |= {row["sample_id"]} if wanted in ("rejected", *named) and not has_enough else set()
     if not found:
         there = ", ".join(f"{name} {count}" for name, count in sorted(reasons.items(), key=lambda one: -one[1]))
         raise UsageError(

@@ -119,7 +119,8 @@ def check(config: Any) -> None:
         if about["above"] is not None and value <= about["above"]:
             raise UsageError(f"{flag}: give a number above {about['above']:g}")
         if (low is not None and value < low) or (high is not None and value > high):
-            raise UsageError(f"{flag}: give a number {f'from {low:g} to {high:g}' if high else f'not below {low:g}'}")
+            least = low if low is not None else about["above"] or 0
+            raise UsageError(f"{flag}: give a number {f'from {least:g} to {high:g}' if high else f'not below {low:g}'}")
 
 
 def with_flags(

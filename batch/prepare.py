@@ -42,7 +42,7 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
     )  # fmt: skip
     check_writable(config.output)
     found = _found(config, questions, prompt_file, run)
-    done = found is not None and found.complete and not found.changed and not config.redo and _is_whole(found.files)
+    done = found is not None and found.complete and found.known and not config.redo and _is_whole(found.files)
     return Prepared(config, questions, prompt_file, run, found.files if found else None, done)
 
 

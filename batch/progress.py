@@ -39,6 +39,7 @@ class Progress:
         rejected samples that are wanted anew.
         """
         if redo:
+            self.files.stats.unlink(missing_ok=True)  # until they are counted anew, it is not complete
             for record in summaries(self.files.rejected):
                 if record["sample_id"] in redo:
                     await saver.adelete_thread(self._ids.thread(record["sample_id"], record["question"]))

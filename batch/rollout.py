@@ -208,6 +208,7 @@ class Rollout:
             "source_file": self.settings["source_file"],
             **({"instance_id": instance, "api_model": self.config.model.model_name} if instance else {}),
             "attempts": attempts,
+            "temperature": self.config.model.sampling.temperature,
             **({} if seed is None else {"seed": seed}),
             **({"sampling": sampling} if (sampling := self.config.model.sampling.sampling) else {}),
             "max_tool_calls": self.config.limits.max_tool_calls,

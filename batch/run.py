@@ -92,6 +92,12 @@ async def generate(
                         progress.write_stats(0.0)  # what is true now, should this process be killed
                         log.info("%s", found)
                         log.info("%s", _word(acquired, progress))
+                        if acquired.named_alike:
+                            log.warning(
+                                "its samples get the same ids as those of %s: a training set of both is refused; give "
+                                "--instance-id or another --output",
+                                ", ".join(one.stem for one in acquired.named_alike[:3]),
+                            )
                         if config.workers == 1:
                             async with watched(progress, started):
                                 await _run_here(config, services, saver, acquired, progress, stop, waits)
@@ -117,7 +123,7 @@ def _word(acquired: Acquired, progress: Progress) -> str:
     if acquired.redo:
         said += f"; {len(acquired.redo):,} rejected are sampled anew"
     for other in acquired.others[:3]:
-        differs = "; ".join(other.changed) or "it has as much to do"
+        differs = "; ".join(other.changed) or "an older one of the same settings"
         said += f"; left alone, unfinished: {other.files.run} ({differs})"
     return said
 

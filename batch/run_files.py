@@ -21,6 +21,7 @@ from backends.errors import UsageError
 from batch.config import RunConfig, Settings, made_under
 from batch.flags import to_dict
 from batch.jsonl import atomic_write
+from batch.logs import log
 from serializers.record import family, sample_id
 
 UNSORTED = "other_questions"
@@ -210,14 +211,37 @@ def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
     return files, content
 
 
-def runs_in(folder: Path) -> list[tuple[RunFiles, dict[str, Any]]]:
-    """The runs in a folder that can be read, the newest last: by their own time, whatever their files are named."""
+def runs_in(folder: Path, *, strict: bool = False) -> list[tuple[RunFiles, dict[str, Any]]]:
+    """The runs in a folder, the newest last: by their own time, whatever their files are named. One that cannot be read
+    is named; where it is `strict`, UsageError is raised.
+    """
     found = []
     for path in sorted(folder.glob("*_run.json")):
-        with suppress(UsageError):
+        try:
             found.append((path, *read_run(path)))
+        except UsageError as error:
+            if strict:
+                raise UsageError(f"{error}. Mend it or move it away, or start another run with --fresh") from error
+            log.warning("left out: %s", error)
     found.sort(key=lambda run: (_begun(run[2], run[0]), run[0]))
     return [(files, content) for _, files, content in found]
+
+
+def same_ids(files: RunFiles, content: Mapping[str, Any]) -> list[RunFiles]:
+    """The other runs in a run's folder that give their samples the same ids: not those of another share of the file."""
+    mine, ours = Ids.of_run(files, content).named_after, content["settings"]
+    parts = ("source_file", "questions_sha256")
+
+    def is_other_share(theirs: Mapping[str, Any]) -> bool:
+        shards = [str(one.get("shard") or "") for one in (ours, theirs)]
+        alike = all(ours.get(name) == theirs.get(name) for name in parts)
+        return alike and all(shards) and shards[0] != shards[1] and len({one.partition("/")[2] for one in shards}) == 1
+
+    return [
+        other for other, about in runs_in(files.folder)
+        if other.run != files.run and Ids.of_run(other, about).named_after == mine
+        and not is_other_share(about["settings"])
+    ]  # fmt: skip
 
 
 def named_runs(paths: Sequence[Path]) -> list[tuple[RunFiles, dict[str, Any]]]:

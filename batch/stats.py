@@ -1,6 +1,7 @@
 """The numbers of a run, in the shape of the earlier scripts' stats file."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,7 @@ def describe(stats: Mapping[str, Any]) -> str:
     """The statistics in a few lines for the end of a command."""
     counts = ", ".join(f"{stats[name]} {name}" for name in ("accepted", "rejected", "failed", "pending"))
     samples = "" if stats["samples"] == stats["questions"] else f", {stats['samples']} samples"
-    lines = [f"{stats['questions']} questions{samples}: {counts}"]
+    lines = [f"{stats['questions']} question{'s' * (stats['questions'] != 1)}{samples}: {counts}"]
     if stats["rejected"]:
         lines.append(f"rejected for {_listed(stats['reject_reasons'])}")
     if finished := stats["accepted"] + stats["rejected"]:
@@ -132,14 +133,19 @@ def describe(stats: Mapping[str, Any]) -> str:
 
 def next_commands(stats: Mapping[str, Any], run: Path) -> list[str]:
     """What to do next with a run."""
-    found = []
+    found, named = [], quoted(run)
     if stats["accepted"]:
-        found.append(f"trajgraph export {run} --format messages")
+        found.append(f"trajgraph export {named} --format messages")
     if stats["accepted"] + stats["rejected"]:
-        found += [f"trajgraph audit {run}", f"trajgraph report {run}"]
+        found += [f"trajgraph audit {named}", f"trajgraph report {named}"]
     if stats["rejected"] and not stats["pending"]:
         found.append("the same command with --redo rejected (or one of the reasons), and another --temperature, say")
     return found
+
+
+def quoted(path: Path) -> str:
+    """A path as a word of a shell's command, no flag."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

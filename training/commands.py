@@ -128,14 +128,22 @@ def export(
                 yield row
 
     spec = ExportSpec(format_name.value, prompts, thresholds, hard, test_share, count or estimated_tokens)
-    done = exported(chosen(), output, spec, Template(verify_template) if verify_template else None)
+    template = Template(verify_template) if verify_template else None
+    try:
+        done = exported(chosen(), output, spec, template)
+    except UsageError as error:
+        counted = "; ".join(f"{seen[name]:,} rows {name}" for name in list(seen)[1:-1] if seen[name])
+        kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[lost] else ""
+        raise UsageError(f"{error}{f' (left out: {counted}{kept})' if counted else ''}") from error
     funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
     for reason, number in [*((name, seen[name]) for name in list(seen)[1:-1]), *done.left_out.items()]:
         if number:
-            typer.echo(f"left out: {number:,} rows {reason}")
+            typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
     if seen[unnamed]:
         typer.echo(f"{seen[unnamed]:,} rows {unnamed}: no run beside them says what they were made under")
-    settings = [content["settings"] for _, content in given.runs] or [{"source": given.name}]
+    settings = [
+        one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
+    ] or [{"source": given.name}]
     text = card(done, settings, funnel, format_name.value, token_limit)
     (output / "README.md").write_text(text, encoding="utf-8", errors="replace")
     for name, path in done.files.items():
@@ -179,6 +187,8 @@ def _written(flag: str, path: Path) -> Iterator[IO[str]]:
     """A file to write, put in its place at the end. Raises UsageError when it cannot be."""
     from batch.jsonl import replaced
 
+    if path.is_dir() or not path.name:
+        raise UsageError(f"{flag} {path}: it is a folder, give a file")
     try:
         with replaced(path) as target:
             yield target

@@ -71,7 +71,10 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Temp
     """
     if template and spec.format_name == "text":
         raise UsageError("--verify-template: --format text is trained on as it is, no template is applied to it")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
     done, lost, rows_lost = ExportResult(), list[str](), 0
     fixes: dict[str, None] = {}
     made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
@@ -102,7 +105,7 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Temp
             chat = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
             raise UsageError(f"the chat template would lose {chat}. Fix: {'; '.join(fixes)}. Nothing was exported")
         if not done.tokens:
-            pairs = "no question has an accepted and a rejected trajectory: generate with --samples-per-question"
+            pairs = "no question has an accepted and a rejected trajectory here: generate with --samples-per-question"
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
             raise UsageError(f"nothing to export: {pairs if spec.format_name == 'dpo' else why}")
         for handle in handles.values():

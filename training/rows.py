@@ -20,6 +20,8 @@ class Row:
     path: Path
     line: int
     record: Mapping[str, Any]
+    digest: int = 0
+    """Of the line."""
     count: Callable[[str], int] | None = None
     """Counts the tokens of a text; where there is none, they are estimated."""
 
@@ -97,7 +99,7 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield Row(path, number, _record(line), count)
+                    yield Row(path, number, _record(line), hash(line.strip()), count)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
 

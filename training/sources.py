@@ -25,14 +25,18 @@ class Source:
     name: str
     files: list[Path] = field(default_factory=list)
     runs: list[tuple[RunFiles, dict[str, Any]]] = field(default_factory=list)
-    _places: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    _places: dict[str, tuple[Path, int, int]] = field(default_factory=dict)
 
     def rows(self, path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
-        """The rows of one of its files. Raises UsageError for an id that has been read before."""
+        """The rows of one of its files; the same line of another file is the same row. Raises UsageError for an id that
+        has been read before.
+        """
         for row in read_rows(path, count):
             if row.record.get("sample_id"):
-                before = self._places.setdefault(row.sample_id, (path, row.line))
-                if before != (path, row.line):
+                before = self._places.setdefault(row.sample_id, (path, row.line, row.digest))
+                if before[0] != path and before[2] == row.digest:
+                    continue
+                if before[:2] != (path, row.line):
                     raise UsageError(
                         f"{row.sample_id} stands twice: {before[0]}, line {before[1]}, and {path}, line {row.line}. "
                         "Give what is of one run each (runs with an --instance-id have ids of their own)"
@@ -100,7 +104,8 @@ def sources(given: Sequence[Path], *, rejected: bool = False, together: bool = F
         if found and together:
             known = {one.resolve() for one in found[0].files}
             found[0].files += [one for one in files if one.resolve() not in known]
-            found[0].runs += runs
+            own = {files.run.resolve() for files, _ in found[0].runs}
+            found[0].runs += [run for run in runs if run[0].run.resolve() not in own]
             found[0].name += f" and {path.name}"
         else:
             found.append(Source(path.stem if path.is_file() else path.resolve().name, files, runs))
@@ -127,9 +132,7 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
         where = ", ".join(str(files.rejected) for files, _ in runs if files.rejected.exists())
         raise UsageError(f"{path}: no trajectory was accepted; the rejected are in {where}")
     if not found:
-        raise UsageError(
-            f"{path}: {'this run has' if runs else 'no run is here, and nothing has'} written no trajectory"
-        )
+        raise UsageError(f"{path}: {'this run has written' if runs else 'no run is here, and'} no trajectory")
     return found, runs
 
 

@@ -16,7 +16,7 @@ from batch.config import RunConfig
 from batch.find_run import find_run
 from batch.flags import changed
 from batch.run_files import RunFiles, create_run
-from tests.support.runs import answer, counts, generate, read_jsonl, two_turns
+from tests.support.runs import answer, counts, generate, read_jsonl, trajgraph, two_turns
 from tests.support.servers import ScriptedModel
 
 CHOICES = st.lists(
@@ -168,3 +168,63 @@ async def test_samples_of_an_instance_are_named_after_it_and_those_of_an_earlier
     old = await generate(folder, scripted_model, tools_url, instance_id="gpu3")
     assert old.files == first.files
     assert sorted(row["sample_id"] for row in read_jsonl(old.files.trajectories))[0] == "qwen3_traj_00001"
+
+
+async def test_the_command_that_began_a_run_knows_it_after_a_redo_under_another_temperature(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = half
+    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
+    first = await generate(folder, scripted_model, tools_url, **gates)
+    await generate(folder, scripted_model, tools_url, **gates, temperature=0.9, redo="rejected")
+    asked = len(scripted_model.requests)
+    again = await generate(folder, scripted_model, tools_url, **gates)
+    assert (again.files, len(scripted_model.requests)) == (first.files, asked)
+    first.files.stats.unlink()  # as an interrupted one
+    rows = first.files.rejected.read_text().splitlines()
+    first.files.rejected.write_text("\n".join(rows[1:]) + "\n")
+    scripted_model.script = two_turns
+    again = await generate(folder, scripted_model, tools_url, **gates)
+    assert (again.files, counts(again)) == (first.files, [4, 2, 0, 0])
+    assert len(list(folder.glob("*_run.json"))) == 1
+
+
+async def test_a_redo_that_is_killed_before_it_asks_goes_on(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = half
+    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
+    first = await generate(folder, scripted_model, tools_url, **gates)
+    content = json.loads(first.files.run.read_text())
+    first.files.run.write_text(json.dumps({**content, "redo": "rejected"}))  # this was written, the rejected set aside
+    first.files.rejected.rename(first.files.superseded)
+    first.files.stats.unlink()
+    scripted_model.script = two_turns
+    again = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")
+    assert (again.files, counts(again)) == (first.files, [6, 0, 0, 0])
+
+
+async def test_a_run_whose_ids_are_those_of_another_in_the_folder_says_so(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_model.script = two_turns
+    await generate(folder, scripted_model, tools_url, shard="1/2")
+    with caplog.at_level("WARNING", "trajgraph"):
+        await generate(folder, scripted_model, tools_url, shard="2/2")
+        await generate(folder, scripted_model, tools_url, instance_id="gpu1")
+        assert "the same ids" not in caplog.text
+        await generate(folder, scripted_model, tools_url, temperature=0.8)
+    assert "the same ids" in caplog.text
+
+
+async def test_a_damaged_run_is_named_and_not_begun_anew(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    files = (await generate(folder, scripted_model, tools_url)).files
+    files.run.write_text(files.run.read_text()[:100])
+    with pytest.raises(UsageError, match=f"{files.run.name}: not a run .* --fresh"):
+        await generate(folder, scripted_model, tools_url)
+    fresh = await generate(folder, scripted_model, tools_url, fresh=True)
+    done = trajgraph("status", folder)
+    assert (done.returncode, "left out: " in done.stderr, fresh.files.stem in done.stdout) == (0, True, True)

@@ -63,6 +63,7 @@ def test_a_cat_of_several_runs_finds_its_prompts_in_the_runs_beside_it(night: Pa
     lost = trajgraph("export", away, "--format", "messages", "--output", tmp_path / "lost")
     assert lost.returncode == 2
     assert "nothing to export" in lost.stderr
+    assert "20 rows made under a prompt that is not kept" in lost.stderr
     with away.open("a") as rows:  # of the earlier scripts
         row = read_jsonl(away)[0]
         rows.write(json.dumps({**row, "sample_id": "pubmed_traj_00001", "metadata": {}}) + "\n")
@@ -77,8 +78,7 @@ def test_an_id_that_stands_twice_is_refused_with_both_places(night: Path, tmp_pa
     twice.write_bytes(first.read_bytes() * 2)
     for command in (
         ("audit", twice), ("export", twice, "--format", "text", "--output", tmp_path / "set"), ("report", twice, "--output", tmp_path / "r.html"),
-        ("export", first, twice, "--format", "text", "--output", tmp_path / "set"), ("show", "gpu0_traj_00001", twice),
-        ("audit", first, twice, "--write-clean", tmp_path / "clean.jsonl"),
+        ("show", "gpu0_traj_00001", twice),
     ):  # fmt: skip
         done = trajgraph(*command)
         assert done.returncode == 2, done.stdout
@@ -86,6 +86,22 @@ def test_an_id_that_stands_twice_is_refused_with_both_places(night: Path, tmp_pa
         assert "line " in done.stderr
     assert not (tmp_path / "r.html").exists()
     assert trajgraph("audit", first, first).returncode == 0, "two arguments stand side by side"
+    for mistaken in (
+        ("report", first, "--output", "."),
+        ("audit", first, "--write-clean", tmp_path),
+        ("export", first, "--format", "text", "--output", twice),
+    ):
+        done = trajgraph(*mistaken)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+def test_a_row_that_is_named_twice_is_one_row(night: Path, tmp_path: Path) -> None:
+    cat = tmp_path / "all.jsonl"
+    cat.write_bytes(b"".join(path.read_bytes() for path in night.glob("*_incremental.jsonl")))
+    (tmp_path / "link").symlink_to(night)
+    check(exported(tmp_path / "set", cat, night, tmp_path / "link"))
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "| accepted | 20 |" in card
 
 
 def test_every_command_reads_all_runs_of_a_folder_and_says_which(night: Path, tmp_path: Path) -> None:
