@@ -75,11 +75,10 @@ def outcome_line(facts: Mapping[str, Any], width: int) -> str:
     ]  # fmt: skip
     if len(line := " · ".join(long)) <= width:
         return line
-    short = [
-        f"{share} accepted", f"{facts['rejected']:,} rejected", f"{facts['failed']:,} failed",
-        f"{facts['replies_per_second']:.1f} r/s {facts['tokens_per_second']:,.0f} tok/s",
-        f"{facts['tool_errors']:,} tool err",
-    ]  # fmt: skip
+    failed = [f"{facts['failed']:,} failed"] if facts["failed"] else []
+    errors = [f"{facts['tool_errors']:,} tool err"] if facts["tool_errors"] else []
+    pace = f"{facts['replies_per_second']:.1f} r/s {facts['tokens_per_second']:,.0f} tok/s"
+    short = [f"{share} accepted", f"{facts['rejected']:,} rejected", *failed, pace, *errors]
     room = width - len(" · ".join(short)) - len(" : ")
     if reason and room >= 3:
         short[1] += f": {reason if len(reason) <= room else reason[: room - 1] + '…'}"
