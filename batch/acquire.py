@@ -66,13 +66,16 @@ def acquire_run(
                         "another run with --fresh, or resume all the same with --allow-changed-settings"
                     )
                 under = made_under(found.settings) if changed else content.get("made_under")
-                goes_on = config.redo is not None and content.get("redo") == config.redo and not found.complete
+                begun = content.get("redo") == {"what": config.redo, "set_aside": True}
+                goes_on = begun and not changed and not found.complete
                 redo = (
                     rejected_for(files, config.redo, config.samples.accept)
                     if config.redo and not goes_on
                     else set[str]()
                 )
-                _update(files, content, found, config, under)
+                if changed or redo:
+                    files.stats.unlink(missing_ok=True)  # until they are counted anew, it is not complete
+                _update(files, content, found, config, under, goes_on=goes_on)
                 ids = Ids.of_run(files, {**content, "made_under": under})
                 acquired = Acquired(
                     files, found.settings, found.prompt, ids, bool(changed) or UNSORTED in content, frozenset(redo),
@@ -81,13 +84,15 @@ def acquire_run(
         yield acquired
 
 
-def _update(files: RunFiles, content: dict[str, Any], found: Found, config: RunConfig, under: str | None) -> None:
+def _update(
+    files: RunFiles, content: dict[str, Any], found: Found, config: RunConfig, under: str | None, *, goes_on: bool
+) -> None:
     """Write to `run.json` under what the run goes on."""
     changed = bool(found.changed)
     earlier = [*content.get("earlier_settings", []), *([content["settings"]] if changed else [])]
     update: dict[str, Any] = {
         "settings": found.settings, "options": to_dict(config), "earlier_settings": earlier, "prompt": found.prompt,
-        "redo": config.redo,
+        "redo": {"what": config.redo, "set_aside": goes_on} if config.redo else None,
     }  # fmt: skip
     if under is not None:
         update["made_under"] = under

@@ -13,6 +13,9 @@ from batch.jsonl import read_lines, sample_ids, summaries
 from batch.run_files import RunFiles, runs_in
 from serializers.record import sample_of
 
+_QUESTIONS = "questions_sha256"
+_WANTED = ("samples_per_question", "accept", "max_samples", "dedupe")
+"""What decides, beside the questions, how many samples a run is to have."""
 _SAME_RUN = ("source_file", "model_name", "instance_id", "shard")
 
 
@@ -51,7 +54,8 @@ def find_run(config: RunConfig, settings: Settings, prompt: str, asked: int) -> 
         raise UsageError("--redo and --fresh do not go together: one goes on with a run, the other begins one")
     if config.redo:
         ranked = [*(run for run in runs if not run.changed), *(run for run in runs if run.known), *runs]
-        chosen = next(iter(ranked), None)
+        asked_same = [run for run in ranked if run.content["settings"].get(_QUESTIONS) == settings[_QUESTIONS]]
+        chosen = next(iter(ranked if config.allow_changed_settings else asked_same), None)
         if not chosen:
             raise UsageError(f"--redo {config.redo}: there is no run of these questions and this model to redo it in")
     elif config.fresh:
@@ -108,12 +112,9 @@ def _is_complete(files: RunFiles, config: RunConfig, asked: int) -> bool:
         left = json.loads(files.stats.read_text(encoding="utf-8"))
         if left["pending"] or left["failed"] or left["questions"] < asked or any(read_lines(files.failed)):
             return False
-        if config.samples.accept:
-            options = json.loads(files.run.read_text(encoding="utf-8"))["options"]
-            return (options.get("accept"), options.get("max_samples")) == (
-                config.samples.accept, config.samples.max_samples,
-            )  # fmt: skip
-        return bool(left["samples"] >= asked * config.samples.most)
+        theirs = json.loads(files.run.read_text(encoding="utf-8"))["options"]
+        ours, defaults = flags.to_dict(config), flags.defaults(RunConfig)
+        return all(theirs.get(name, defaults[name]) == ours[name] for name in _WANTED)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -36,6 +36,8 @@ class _Id(TypedDict):
 _SUMMARY, _ID = msgspec.json.Decoder(Summary), msgspec.json.Decoder(_Id)
 
 
+_GROUP = 200
+"""Records that are held in memory while a file is divided."""
 _LINE_ENDS = {letter: f"\\u{ord(letter):04x}" for letter in "\u2028\u2029\x85"}
 
 
@@ -201,13 +203,18 @@ def replaced(path: Path) -> Iterator[IO[str]]:
 
 def set_aside(path: Path, aside: Path, stays: Callable[[Summary], bool]) -> int:
     """Move the records that do not stay to another file; returns how many."""
-    kept, moved = list[bytes](), list[bytes]()
+    moved, group = 0, list[bytes]()
     for line in _each(path, bytes):
-        (kept if stays(summary(line)) else moved).append(line.rstrip(b"\n"))
+        if not stays(summary(line)):
+            moved, group = moved + 1, [*group, line.rstrip(b"\n")]
+        if len(group) == _GROUP:
+            append_lines(aside, group)
+            group = []
+    if group:
+        append_lines(aside, group)
     if moved:
-        append_lines(aside, moved)
-        atomic_write(path, (line.decode() + "\n" for line in kept))
-    return len(moved)
+        atomic_write(path, (line.decode() for line in _each(path, bytes) if stays(summary(line))))
+    return moved
 
 
 def put_in_order(path: Path) -> None:

@@ -81,6 +81,11 @@ def log_to_stderr() -> None:
     logging.getLogger().addFilter(lambda _: False)  # it logs on the root, too; other loggers' records pass
 
 
+def is_json() -> bool:
+    """Whether what the command logs goes to stdout as JSON lines."""
+    return any(isinstance(handler, _JsonLines) for handler in log.handlers)
+
+
 def log_as_json() -> None:
     """What the command logs goes to stdout as JSON lines."""
     log.handlers = [_JsonLines()]

@@ -42,7 +42,8 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
     )  # fmt: skip
     check_writable(config.output)
     found = _found(config, questions, prompt_file, run)
-    done = found is not None and found.complete and found.known and not config.redo and _is_whole(found.files)
+    done = found is not None and found.complete and found.known and not config.redo
+    done = done and found is not None and _same_tools(config, found) and _is_whole(found.files)
     return Prepared(config, questions, prompt_file, run, found.files if found else None, done)
 
 
@@ -67,6 +68,13 @@ def _found(config: RunConfig, questions: QuestionsFile, prompt_file: str | None,
     if run:
         return as_found(config, settings, "", questions.asked, *read_run(run.run), resumed=False)
     return find_run(config, settings, "", questions.asked)[0]
+
+
+def _same_tools(config: RunConfig, found: Found) -> bool:
+    """Whether what decides the prompt and the tools is the same, without asking a server: else it is compared there."""
+    theirs, ours = found.content["options"], flags.to_dict(config)
+    alike = all(theirs.get(name) == ours[name] for name in ("tools", "tool_map", "mcp", "mcp_url"))
+    return alike and bool(theirs.get("system_prompt_file")) == bool(ours["system_prompt_file"])
 
 
 def _is_whole(files: RunFiles) -> bool:

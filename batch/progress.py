@@ -11,7 +11,7 @@ from batch.config import RunConfig
 from batch.jsonl import Summary, atomic_write, read_lines, sample_ids, set_aside, summaries, truncate_partial_line
 from batch.logs import ends, log
 from batch.questions import QuestionsFile
-from batch.run_files import Ids, RunFiles, mark_sorted
+from batch.run_files import Ids, RunFiles, mark_set_aside, mark_sorted
 from batch.stats import Stats
 from graph.checkpoints import GroupSaver
 from serializers.record import QuestionRow, sample_of
@@ -30,6 +30,8 @@ class Progress:
         """What each sample became that an earlier process finished, or that others may follow."""
         self.failed_before: set[str] = set()
         """Samples that an earlier command failed."""
+        self._not_asked = 0
+        """Samples that an earlier command wanted, and this one does not."""
         self._open = 0
         """Questions of which more samples may be asked."""
 
@@ -39,11 +41,12 @@ class Progress:
         rejected samples that are wanted anew.
         """
         if redo:
-            self.files.stats.unlink(missing_ok=True)  # until they are counted anew, it is not complete
             for record in summaries(self.files.rejected):
                 if record["sample_id"] in redo:
                     await saver.adelete_thread(self._ids.thread(record["sample_id"], record["question"]))
+            await saver.flush()
             set_aside(self.files.rejected, self.files.superseded, lambda record: record["sample_id"] not in redo)
+            mark_set_aside(self.files)
         every = replace(self.questions, limit=None).stream() if changed else ()
         asked = {number: row["question"] for number, row in every}
         threads = set[str]()
@@ -73,6 +76,7 @@ class Progress:
                 await saver.adelete_thread(thread)
         if changed:
             mark_sorted(self.files)
+        self._not_asked = sum(not self._is_wanted(name) for name in self._finished)
         self._count_open()
 
     def read_finished(self, *, retried: bool = False) -> None:
@@ -110,6 +114,11 @@ class Progress:
                 return name
         return None
 
+    def _is_wanted(self, name: str) -> bool:
+        """Whether a sample is one of those that this command asks for."""
+        row, number = sample_of(name)
+        return number <= self._config.samples.most and self.questions.asks(row)
+
     def finish_sample(self, name: str, kind: str) -> None:
         """Remember what a sample became, while its question may want more."""
         self._finished[name] = kind
@@ -140,7 +149,7 @@ class Progress:
         counted = self.stats.counts.total()
         if self._config.samples.accept:
             return counted + self._open
-        return max(self.questions.asked * self._config.samples.most, counted)  # an earlier command may have wanted more
+        return self.questions.asked * self._config.samples.most + self._not_asked
 
     def write_stats(self, seconds: float) -> dict[str, Any]:
         """Write the statistics file; returns its content."""

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,7 +60,16 @@ class QuestionsFile:
     """Questions that had stood before, the first of them in `first_repeated` (its row, and that of the other)."""
     first_repeated: tuple[int, int] = (0, 0)
 
-    @property
+    @cached_property
+    def _bad_numbers(self) -> frozenset[int]:
+        return frozenset(row.row_number for row in self.bad)
+
+    def asks(self, row_number: int) -> bool:
+        """Whether a question, by its 1-based place in the file, is asked."""
+        last = min(self.rows, self.limit or self.rows)
+        return 0 < row_number <= last and self.share.holds(row_number) and row_number not in self._bad_numbers
+
+    @cached_property
     def asked(self) -> int:
         """How many questions are asked."""
         last = min(self.rows, self.limit or self.rows)
@@ -70,7 +80,6 @@ class QuestionsFile:
 
         Raises UsageError when the file is no longer what it was when it was checked.
         """
-        bad = {row.row_number for row in self.bad}
         with self.path.open("rb") as lines:
             for row_number, line in enumerate(filter(bytes.strip, lines), start=1):
                 if _stamp(lines) != self.stamp:
@@ -79,7 +88,7 @@ class QuestionsFile:
                     )
                 if self.limit is not None and row_number > self.limit:
                     return
-                if row_number in bad or not self.share.holds(row_number):
+                if row_number in self._bad_numbers or not self.share.holds(row_number):
                     continue
                 row = _read_row(line)
                 if isinstance(row, str):

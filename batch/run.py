@@ -36,6 +36,8 @@ from batch.workers import run_workers, watch_first_process
 from graph.build import TrajectoryGraph, build_graph
 from graph.checkpoints import GroupSaver, open_checkpoints
 
+_NAMED = 20
+"""Skipped rows that are named one by one."""
 _EXIT_CODES = {"interrupted": 130, "outage": 1, "worker": 1}
 
 
@@ -61,7 +63,10 @@ async def generate(
             "%d questions stand more than once (row %d is row %d): --dedupe asks each once",
             questions.repeated, row, before,
         )  # fmt: skip
-    for bad in questions.bad_rows():
+    bad_rows = questions.bad_rows()
+    if len(bad_rows) > _NAMED:
+        log.warning("skipped: %d rows of %s; the first of them:", len(bad_rows), config.questions_file)
+    for bad in bad_rows[:_NAMED]:
         log.warning("skipped: %s, line %d: %s", config.questions_file, bad.line, bad.why)
     if config.samples.most > 1 and config.model.sampling.temperature < 0.5:
         log.warning(

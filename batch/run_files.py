@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -212,9 +212,7 @@ def read_run(path: Path) -> tuple[RunFiles, dict[str, Any]]:
 
 
 def runs_in(folder: Path, *, strict: bool = False) -> list[tuple[RunFiles, dict[str, Any]]]:
-    """The runs in a folder, the newest last: by their own time, whatever their files are named. One that cannot be read
-    is named; where it is `strict`, UsageError is raised.
-    """
+    """The runs in a folder, the newest last by their own time. What cannot be read is named; if `strict`, it raises."""
     found = []
     for path in sorted(folder.glob("*_run.json")):
         try:
@@ -283,10 +281,18 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
 
 
+def mark_set_aside(files: RunFiles) -> None:
+    """Note that the rejected samples that `--redo` wants anew are set aside."""
+    _rewrite(files, lambda content: {**content, "redo": {**(content.get("redo") or {}), "set_aside": True}})
+
+
 def mark_sorted(files: RunFiles) -> None:
     """Note that a run's records are all of questions that it asks."""
-    content = json.loads(files.run.read_text(encoding="utf-8"))
-    content.pop(UNSORTED, None)
+    _rewrite(files, lambda content: {name: value for name, value in content.items() if name != UNSORTED})
+
+
+def _rewrite(files: RunFiles, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    content = change(json.loads(files.run.read_text(encoding="utf-8")))
     atomic_write(files.run, [json.dumps(content, ensure_ascii=False, indent=1)])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from batch.config import RunConfig
 from batch.flags import from_dict
-from batch.jsonl import sample_ids, summaries
+from batch.jsonl import read_lines, sample_ids, summaries
 from batch.questions import QuestionsFile, check_questions
 from batch.run_files import Ids, RunFiles, process_at_work
 from batch.stats import Stats
@@ -102,6 +102,10 @@ def _stuck(files: RunFiles, content: dict[str, Any], questions: QuestionsFile) -
     if not old:
         return []
     ids, names = Ids.of_run(files, content), dict[str, str]()
+    ended = (record for path in files.outputs.values() for record in read_lines(path))
+    done = {ids.thread(str(one["sample_id"]), str(one["question"])) for one in ended}
+    if not (old := [(at, thread) for at, thread in old if thread not in done]):
+        return []
     wanted = {thread for _, thread in old[:_NAMED]}
     for number, row in questions.stream() if questions.asked <= _LONGEST_LOOK else ():
         for sample in range(1, 5):

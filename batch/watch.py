@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from batch.logs import draw_over, log
+from batch.logs import draw_over, is_json, log
 from batch.progress import Progress
 from batch.stats import commonest
 
@@ -101,8 +101,8 @@ async def watched(progress: Progress, started: float) -> AsyncIterator[None]:
     watch = Watch(progress)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_ended, asyncio.create_task(_keep_statistics(progress, started)))
-        if sys.stderr and sys.stderr.isatty():
-            stack.push_async_callback(_ended, asyncio.create_task(_draw(watch)))
+        if sys.stderr and sys.stderr.isatty() and not is_json():
+            stack.push_async_callback(_ended, asyncio.create_task(_draw_or_say(watch)))
         else:
             stack.push_async_callback(_ended, asyncio.create_task(_say(watch)))
         yield
@@ -129,13 +129,24 @@ async def _say(watch: Watch) -> None:
         log.info("%s", line + outcome_line(facts, 1000), extra={"facts": {"event": "progress", **facts}})
 
 
+async def _draw_or_say(watch: Watch) -> None:
+    """Draw; without a word where the terminal goes away meanwhile."""
+    try:
+        await _draw(watch)
+    except OSError:
+        draw_over(None)
+        this = asyncio.current_task()
+        if this and not this.cancelling():  # else the run has ended, and leaving the terminal is what failed
+            await _say(watch)
+
+
 async def _draw(watch: Watch) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         draw_over(lambda line: live.console.print(Text(line)))
 
         def draw() -> None:
@@ -147,5 +158,6 @@ async def _draw(watch: Watch) -> None:
                 draw()
                 await asyncio.sleep(_REDRAWN)
         finally:
-            draw()
+            with contextlib.suppress(OSError):
+                draw()
             draw_over(None)

@@ -20,10 +20,11 @@ def bounded() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     in_use = int(_IN_USE.read_text().split()[0]) * resource.getpagesize() if _IN_USE.exists() else 0
     before = signal.signal(signal.SIGALRM, out_of_time)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-    if in_use:
-        resource.setrlimit(resource.RLIMIT_AS, (in_use + _MEMORY, hard))
     try:
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+        if in_use:
+            most = in_use + _MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
         yield
     except MemoryError as error:
         raise MemoryError(f"it wants more than {_MEMORY >> 20} MB for one row") from error

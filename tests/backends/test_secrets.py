@@ -81,7 +81,7 @@ def test_a_tool_server_that_repeats_the_token_puts_it_nowhere(
             "--tools",
             "pubmed_search",
         )
-    assert "1 questions" in done.stdout, done.stderr
+    assert "1 question" in done.stdout, done.stderr
     assert b"S3cr3t" not in stored(tmp_path)
     assert "S3cr3t" not in done.stdout + done.stderr
     assert b"***" in stored(tmp_path)

@@ -43,8 +43,13 @@ async def test_what_has_made_no_step_for_long_is_named(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
     files = await begun(folder, scripted_model, tools_url)
+    with files.locked():
+        aged(files.checkpoints, 720)
+        assert "no step for long" not in trajgraph("status", files.run).stdout, "what has failed is not stuck"
+        aged(files.checkpoints, -720)
+    files.failed.unlink()  # as while they are in work
     quiet = trajgraph("status", files.run).stdout
-    assert "4 accepted, 0 rejected, 2 failed, 0 pending of 6; no process is working on it" in quiet
+    assert "4 accepted, 0 rejected, 0 failed, 2 pending of 6; no process is working on it" in quiet
     with files.locked():
         assert "no step for long" not in trajgraph("status", files.run).stdout
         aged(files.checkpoints, 720)

@@ -1,7 +1,11 @@
 """What a run says of itself while it works: two lines that fit a terminal, its log, JSON lines, true statistics."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.watch import duration, outcome_line
-from tests.support.runs import generate_command, trajgraph, trajgraph_process, write_questions
+from tests.support.runs import ROOT, generate_command, trajgraph, trajgraph_process, write_questions
 from tests.support.servers import demo_model
 
 FACTS = st.fixed_dictionaries({
@@ -88,3 +92,30 @@ def test_with_json_each_line_is_an_event_and_the_last_one_has_the_statistics(tmp
     assert [event["outcome"] for event in events if event["event"] == "sample"] == ["accepted"] * 2
     assert (events[-1]["event"], events[-1]["exit_code"], events[-1]["stats"]["accepted"]) == ("end", 0, 2)
     assert done.stderr == ""
+
+
+def test_json_lines_stay_on_stdout_where_the_errors_go_to_a_terminal(tmp_path: Path, tools_url: str) -> None:
+    write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help?", "Does olaparib help?"])
+    ours, theirs = pty.openpty()
+    with demo_model() as url:
+        command = [sys.executable, "-m", "cli", *generate_command(tmp_path, url, tools_url), "--json"]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True, check=True)
+    os.close(theirs)
+    os.close(ours)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()].count("sample") == 2
+
+
+def test_a_terminal_that_goes_away_costs_the_run_nothing(tmp_path: Path, tools_url: str) -> None:
+    write_questions(tmp_path / "questions.jsonl", [f"Does drug {n} help?" for n in range(8)])
+    ours, theirs = pty.openpty()
+    with demo_model(latency=0.2) as url:
+        command = [sys.executable, "-m", "cli", *generate_command(tmp_path, url, tools_url)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True, start_new_session=True
+        )
+        os.close(theirs)
+        while not list((tmp_path / "out").glob("*_incremental.jsonl")):
+            os.read(ours, 1 << 16)
+        os.close(ours)
+        told = process.communicate(timeout=60)[0]
+    assert (process.returncode, told.startswith("8 questions: 8 accepted")) == (0, True)

@@ -16,8 +16,8 @@ from batch.config import RunConfig
 from batch.find_run import find_run
 from batch.flags import changed
 from batch.run_files import RunFiles, create_run
-from tests.support.runs import answer, counts, generate, read_jsonl, trajgraph, two_turns
-from tests.support.servers import ScriptedModel
+from tests.support.runs import counts, generate, generate_command, read_jsonl, trajgraph, two_turns, write_questions
+from tests.support.servers import ScriptedModel, demo_model
 
 CHOICES = st.lists(
     st.tuples(st.sampled_from([0.1, 0.7]), st.sampled_from(["gpu0", "gpu1", None]), st.booleans()), max_size=6
@@ -96,62 +96,6 @@ async def test_a_complete_run_is_named_and_nothing_is_asked(
     assert len(scripted_model.requests) == asked
 
 
-def half(messages: list[dict[str, Any]]) -> Any:
-    """Even questions are answered without a search, and so without a citation; odd ones as they should be."""
-    return answer() if int(messages[1]["content"].split()[1]) % 2 == 0 else two_turns(messages)
-
-
-async def test_the_rejected_are_sampled_anew_under_another_temperature_and_the_accepted_stay(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = half
-    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
-    first = await generate(folder, scripted_model, tools_url, **gates)
-    assert counts(first) == [3, 3, 0, 0]
-    kept = read_jsonl(first.files.trajectories)
-    with pytest.raises(UsageError, match="it has: no_tool_use 3"):
-        await generate(folder, scripted_model, tools_url, **gates, redo="no_answer")
-    scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, **gates, temperature=0.9, redo="no_tool_use")
-    assert (again.files, counts(again)) == (first.files, [6, 0, 0, 0])
-    assert read_jsonl(first.files.trajectories)[:3] == kept
-    assert len(read_jsonl(first.files.superseded)) == 3
-    assert {request["temperature"] for request in scripted_model.requests[-6:]} == {0.9}
-    with pytest.raises(UsageError, match="it has none"):
-        await generate(folder, scripted_model, tools_url, **gates, temperature=0.9, redo="rejected")
-
-
-async def test_the_rejected_are_sampled_anew_under_the_same_settings_too(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = half
-    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",), "keep_checkpoints": True}
-    first = await generate(folder, scripted_model, tools_url, **gates)
-    asked = len(scripted_model.requests)
-    again = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")
-    assert (again.files, counts(again)) == (first.files, [3, 3, 0, 0])
-    assert len(scripted_model.requests) - asked == 3
-
-
-async def test_an_interrupted_redo_goes_on_and_redoes_nothing_twice(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = half
-    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
-    await generate(folder, scripted_model, tools_url, **gates)
-    refused = {"Question 2", "Question 4"}
-    scripted_model.script = lambda messages: (
-        JSONResponse({"error": {"message": "no"}}, 400)
-        if any(messages[1]["content"].startswith(name) for name in refused)
-        else half(messages)
-    )
-    broken = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")
-    assert counts(broken) == [3, 1, 2, 0]
-    scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")
-    assert counts(again) == [5, 1, 0, 0], "the one that was rejected anew stays"
-
-
 async def test_samples_of_an_instance_are_named_after_it_and_those_of_an_earlier_version_keep_their_names(
     folder: Path, scripted_model: ScriptedModel, tools_url: str
 ) -> None:
@@ -168,40 +112,6 @@ async def test_samples_of_an_instance_are_named_after_it_and_those_of_an_earlier
     old = await generate(folder, scripted_model, tools_url, instance_id="gpu3")
     assert old.files == first.files
     assert sorted(row["sample_id"] for row in read_jsonl(old.files.trajectories))[0] == "qwen3_traj_00001"
-
-
-async def test_the_command_that_began_a_run_knows_it_after_a_redo_under_another_temperature(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = half
-    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
-    first = await generate(folder, scripted_model, tools_url, **gates)
-    await generate(folder, scripted_model, tools_url, **gates, temperature=0.9, redo="rejected")
-    asked = len(scripted_model.requests)
-    again = await generate(folder, scripted_model, tools_url, **gates)
-    assert (again.files, len(scripted_model.requests)) == (first.files, asked)
-    first.files.stats.unlink()  # as an interrupted one
-    rows = first.files.rejected.read_text().splitlines()
-    first.files.rejected.write_text("\n".join(rows[1:]) + "\n")
-    scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, **gates)
-    assert (again.files, counts(again)) == (first.files, [4, 2, 0, 0])
-    assert len(list(folder.glob("*_run.json"))) == 1
-
-
-async def test_a_redo_that_is_killed_before_it_asks_goes_on(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = half
-    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
-    first = await generate(folder, scripted_model, tools_url, **gates)
-    content = json.loads(first.files.run.read_text())
-    first.files.run.write_text(json.dumps({**content, "redo": "rejected"}))  # this was written, the rejected set aside
-    first.files.rejected.rename(first.files.superseded)
-    first.files.stats.unlink()
-    scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")
-    assert (again.files, counts(again)) == (first.files, [6, 0, 0, 0])
 
 
 async def test_a_run_whose_ids_are_those_of_another_in_the_folder_says_so(
@@ -228,3 +138,33 @@ async def test_a_damaged_run_is_named_and_not_begun_anew(
     fresh = await generate(folder, scripted_model, tools_url, fresh=True)
     done = trajgraph("status", folder)
     assert (done.returncode, "left out: " in done.stderr, fresh.files.stem in done.stdout) == (0, True, True)
+
+
+def test_a_complete_run_with_other_tools_or_another_prompt_is_not_taken_for_the_same(
+    tmp_path: Path, tools_url: str
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help?"])
+    (tmp_path / "prompt.txt").write_text("Search, then answer in <answer>.")
+    with demo_model() as url:
+        command = generate_command(tmp_path, url, tools_url)
+        for more in ((), ("--tools", "pubmed_search"), ("--system-prompt-file", tmp_path / "prompt.txt")):
+            assert "already complete" not in trajgraph(*command, *more).stderr
+            assert "already complete" in trajgraph(*command, *more).stderr
+    assert len(list((tmp_path / "out").glob("*_run.json"))) == 3
+
+
+async def test_samples_that_are_wanted_no_more_leave_the_others_pending(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    first = await generate(folder, scripted_model, tools_url, limit=2, samples_per_question=4)
+    assert counts(first) == [8, 0, 0, 0]
+    scripted_model.script = lambda messages: (
+        JSONResponse({"error": {"message": "no"}}, 400)
+        if "Question 6 " in messages[1]["content"]
+        else two_turns(messages)
+    )
+    more = await generate(folder, scripted_model, tools_url)
+    assert (more.files, counts(more)) == (first.files, [11, 0, 1, 0])
+    scripted_model.script = two_turns
+    assert counts(await generate(folder, scripted_model, tools_url)) == [12, 0, 0, 0]

@@ -123,7 +123,7 @@ def test_a_prompt_of_digits_does_not_outgrow_the_context_of_a_server_that_counts
             "generate", "--questions-file", questions, "--local-model-url", url, "--mcp-url", tools_url,
             "--output", tmp_path / "out",
         )  # fmt: skip
-    assert done.stdout.startswith("1 questions: 1 accepted"), done
+    assert done.stdout.startswith("1 question: 1 accepted"), done
     assert len(asked) == 1 + 4, "the first token, and none was refused"
 
 

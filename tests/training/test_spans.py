@@ -33,7 +33,7 @@ def nudged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_questions(folder / "questions.jsonl", ["Does it help?"])
     with offline_tools() as tools, ScriptedModel(script=script).served() as model:
         done = trajgraph(*generate_command(folder, model.url, tools))
-    assert done.stdout.startswith("1 questions: 1 accepted"), done.stderr
+    assert done.stdout.startswith("1 question: 1 accepted"), done.stderr
     return folder / "out"
 
 
