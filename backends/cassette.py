@@ -18,7 +18,7 @@ from typing import Any
 from mcp.types import Tool
 
 from backends.config import ToolsMode
-from backends.errors import CassetteMiss, ToolFailed, UsageError
+from backends.errors import CassetteMiss, DiskRefused, ToolFailed, UsageError
 from backends.json_codec import sound
 
 _SPACE = re.compile(r"\s+")
@@ -118,7 +118,7 @@ class Cassette:
                 return execute(*asked).fetchall()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
-                raise OSError(f"--cassette {self._path}: {error}") from error
+                raise DiskRefused(f"--cassette {self._path}: {error}") from error
             raise UsageError(f"--cassette {self._path} cannot be used ({error})") from error
 
 

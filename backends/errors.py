@@ -141,6 +141,10 @@ class UsageError(RuntimeError):
     """The command cannot go ahead as it was given; the message is one line that names the fix."""
 
 
+class DiskRefused(OSError):
+    """A file of the run cannot be written: no question is at fault, and the run ends."""
+
+
 class NothingAnswers(UsageError):
     """No server answers at an address (yet); `there` when one does, and says that it is not ready."""
 

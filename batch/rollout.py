@@ -14,7 +14,15 @@ from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
 
-from backends.errors import BackendError, BadRequest, InvalidResponse, ModelTimeout, Unauthorized, UsageError
+from backends.errors import (
+    BackendError,
+    BadRequest,
+    DiskRefused,
+    InvalidResponse,
+    ModelTimeout,
+    Unauthorized,
+    UsageError,
+)
 from backends.model_client import Replies
 from batch.config import RunConfig, Settings
 from batch.run_files import Ids
@@ -131,7 +139,7 @@ class Rollout:
                 return ended.value, failures + 1
             except GraphDrained as drained:
                 raise Stopped from drained
-            except (Stopped, sqlite3.Error):
+            except (Stopped, sqlite3.Error, DiskRefused):
                 raise
             except Unauthorized as error:
                 if error.forbidden:  # perhaps for this question's words alone: whether for all is judged over many

@@ -145,7 +145,8 @@ def export(
         one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
     ] or [{"source": given.name}]
     text = card(done, settings, funnel, format_name.value, token_limit)
-    (output / "README.md").write_text(text, encoding="utf-8", errors="replace")
+    with _written("--output", output / "README.md") as written:
+        written.write(text)
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} rows")
     if verify_template:
