@@ -64,11 +64,12 @@ def audit(
     from training.sources import sources
 
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
-    given, count = sources(files, together=write_clean is not None), _counter(tokenizer, tokenize_url)
+    count = _counter(tokenizer, tokenize_url)
     if explain:
         row = _sample(explain, sources(files, rejected=True), count)
         typer.echo(printable(explained(row, thresholds)))
         return
+    given = sources(files, together=write_clean is not None)
     if write_clean:
         with _written("--write-clean", write_clean) as clean:  # it may be the file that is read
             by_file, total = counted(
@@ -108,9 +109,8 @@ def export(
     (given,) = sources(runs, rejected=format_name is Format.dpo, together=True)
     prompts = prompts_of([given])
     lost, unnamed = "made under a prompt that is not kept", "that name no prompt, exported without one"
-    seen = dict.fromkeys(
-        ("trajectories read", "unreadable", "left out by --where", "fail a hard gate", lost, unnamed), 0
-    )
+    left_out = ("unreadable", "left out by --where", "fail a hard gate", lost)
+    seen = dict.fromkeys(("trajectories read", *left_out, unnamed), 0)
 
     def chosen() -> Iterator[Any]:
         for row in chain.from_iterable(given.rows(path, count) for path in given.files):
@@ -132,11 +132,11 @@ def export(
     try:
         done = exported(chosen(), output, spec, template)
     except UsageError as error:
-        counted = "; ".join(f"{seen[name]:,} rows {name}" for name in list(seen)[1:-1] if seen[name])
+        counted = "; ".join(f"{seen[name]:,} rows {name}" for name in left_out if seen[name])
         kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[lost] else ""
         raise UsageError(f"{error}{f' (left out: {counted}{kept})' if counted else ''}") from error
     funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
-    for reason, number in [*((name, seen[name]) for name in list(seen)[1:-1]), *done.left_out.items()]:
+    for reason, number in [*((name, seen[name]) for name in left_out), *done.left_out.items()]:
         if number:
             typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
     if seen[unnamed]:

@@ -87,31 +87,17 @@ async def test_the_command_that_began_a_run_knows_it_after_a_redo_under_another_
     assert len(list(folder.glob("*_run.json"))) == 1
 
 
-async def test_a_redo_that_is_killed_before_it_asks_goes_on(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
+@pytest.mark.parametrize("is_set_aside", [False, True])
+async def test_a_redo_that_is_killed_before_or_after_the_rejected_are_set_aside_is_made_whole(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, is_set_aside: bool
 ) -> None:
     scripted_model.script = half
     gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
     first = await generate(folder, scripted_model, tools_url, **gates)
     content = json.loads(first.files.run.read_text())
-    first.files.run.write_text(
-        json.dumps({**content, "redo": {"what": "rejected", "set_aside": True}})
-    )  # this was written, the rejected set aside
-    first.files.rejected.rename(first.files.superseded)
-    first.files.stats.unlink()
-    scripted_model.script = two_turns
-    again = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")
-    assert (again.files, counts(again)) == (first.files, [6, 0, 0, 0])
-
-
-async def test_a_redo_that_is_killed_before_the_rejected_are_set_aside_begins_again(
-    folder: Path, scripted_model: ScriptedModel, tools_url: str
-) -> None:
-    scripted_model.script = half
-    gates: dict[str, Any] = {"hard_gates": ("no_tool_use",)}
-    first = await generate(folder, scripted_model, tools_url, **gates)
-    content = json.loads(first.files.run.read_text())
-    first.files.run.write_text(json.dumps({**content, "redo": {"what": "rejected", "set_aside": False}}))
+    first.files.run.write_text(json.dumps({**content, "redo": {"what": "rejected", "set_aside": is_set_aside}}))
+    if is_set_aside:
+        first.files.rejected.rename(first.files.superseded)
     first.files.stats.unlink()
     scripted_model.script = two_turns
     again = await generate(folder, scripted_model, tools_url, **gates, redo="rejected")

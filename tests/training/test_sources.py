@@ -127,4 +127,5 @@ def test_a_run_that_accepted_nothing_names_its_rejected(night: Path, tmp_path: P
     done = trajgraph("audit", folder)
     assert done.returncode == 2
     assert str(rejected) in done.stderr
+    assert "gpu0_traj_00001" in trajgraph("audit", folder, "--explain", "gpu0_traj_00001").stdout
     assert trajgraph("audit", rejected).returncode == 0
