@@ -84,7 +84,7 @@ async def _demo(output: Path, concurrency: int) -> int:
     async with demo_services() as services:
         config = changed(
             RunConfig(DEMO_QUESTIONS, output, concurrency, fresh=True),
-            model_name="demo", local_model_url=services.model_url, mcp_url=services.mcp_url,
+            model_name="demo", local_model_url=(services.model_url,), mcp_url=services.mcp_url,
         )  # fmt: skip
         code = await generate_and_report(config)
     written = sorted(read_lines(read_run(output)[0].trajectories), key=lambda record: str(record["sample_id"]))

@@ -1,76 +1,88 @@
-"""How many requests may be in flight to a server that says when it has too many."""
+"""How many requests a server is given at a time: as many as it bears."""
 
-import asyncio
 import time
-from collections import deque
-from contextlib import AbstractAsyncContextManager
 
-from backends.errors import ModelError
+_QUICKEST_FADES = 1.002
+"""What the quickest reply is multiplied by at each reply, so that one of long ago counts no more."""
+_SLOW, _SLOWEST = 0.5, 60.0
+"""Seconds that a failure counts as, at least and at most."""
+_USED = 0.8
+"""The share of a limit that must be in use before more is tried."""
 
 
-class Closed(ModelError):
-    """The run ends: nothing more is asked."""
-
-
-class AdaptiveLimit(AbstractAsyncContextManager[None]):
+class AdaptiveLimit:
     """At most `most` at a time: half as many after an overload, once in the time of a reply, and one more for each
     round of replies that went well.
+
+    One of several servers begins `low`: it gets twice as many with each round until it slows down, refuses, or says
+    that requests wait in it; from then on more by little.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.limit = float(most)
-        self._in_flight = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self.reply_time = 1.0
-        """Seconds, as of late."""
+    def __init__(self, most: int, low: int | None = None) -> None:
+        self.most = most
+        self.limit = float(min(low or most, most))
+        self.in_flight = 0
+        self.reply_time = 0.0
+        """Seconds, as of late; 0 before the first reply."""
+        self._learns = low is not None
+        self._rises_fast = True
+        self._says_what_waits = False
+        self._quickest = 0.0
         self._lowered = float("-inf")
-        self._closed = False
 
-    def close(self) -> None:
-        """Let nobody in any more; those that wait and come raise Closed."""
-        self._closed = True
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-
-    async def __aenter__(self) -> None:
-        while not self._closed and self._in_flight >= max(int(self.limit), 1):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():
-                    self._let_in()
-                raise
-        if self._closed:
-            raise Closed("the run ends")
-        self._in_flight += 1
-
-    async def __aexit__(self, *_: object) -> None:
-        self._in_flight -= 1
-        self._let_in()
+    @property
+    def room(self) -> int:
+        """How many more it may be given now."""
+        return max(int(self.limit), 1) - self.in_flight
 
     def answered(self, seconds: float) -> None:
         """A reply came, after so many seconds."""
-        self.reply_time += 0.2 * (seconds - self.reply_time)
-        if self.limit < self._most:
-            self.limit = min(self.limit + 1 / max(self.limit, 1.0), self._most)
-            self._let_in()
+        self.reply_time += (0.2 if self.reply_time else 1.0) * (seconds - self.reply_time)
+        if not self._learns:
+            self._raise(1 / max(self.limit, 1.0))
+            return
+        self._quickest = min(self._quickest * _QUICKEST_FADES, seconds) if self._quickest else seconds
+        if self._says_what_waits:
+            return
+        if self.reply_time > 4 * self._quickest:
+            self._lower(0.9)
+        elif self._in_use and self.reply_time < 2.5 * self._quickest:
+            self._raise(1.0 if self._rises_fast else 2 / self.limit)
+
+    def failed(self) -> None:
+        """It failed with a request: one that fails fast is not the quickest."""
+        self.reply_time = min(max(self.reply_time, _SLOW) * 2, _SLOWEST)
 
     def overloaded(self) -> None:
         """The server has too many."""
-        now = time.monotonic()
-        if now - self._lowered >= self.reply_time:
-            self._lowered = now
-            self.limit = max(min(self.limit, self._in_flight) / 2, 1.0)
+        self._lower(0.5)
 
-    def _let_in(self) -> None:
-        free = max(int(self.limit), 1) - self._in_flight
-        while self._waiting and free > 0:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                free -= 1
+    def said(self, running: float, waiting: float) -> None:
+        """What the server itself says of its load, from all its clients: it is full when requests wait in it."""
+        if not self._learns:
+            return
+        self._says_what_waits = True
+        if waiting > 0:
+            self._rises_fast = False
+            ours = running * min(self.in_flight / (running + waiting), 1.0)
+            self.limit = max(self.limit - waiting / 2, ours, 1.0)
+        elif self._in_use:
+            self._raise(self.limit if self._rises_fast else max(0.1 * self.limit, 1.0))
+
+    def begin_again(self) -> None:
+        """The server was gone: it has lost what it had read, and gets half as many."""
+        self.limit = max(self.limit / 2, 1.0)
+
+    @property
+    def _in_use(self) -> bool:
+        return self.in_flight >= _USED * int(self.limit)
+
+    def _raise(self, by: float) -> None:
+        self.limit = min(self.limit + by, self.most)
+
+    def _lower(self, share: float) -> None:
+        now = time.monotonic()
+        if now - self._lowered >= (self.reply_time or 1.0):
+            self._lowered = now
+            self._rises_fast = False
+            self.limit = max(min(self.limit, self.in_flight) * share, 1.0)

@@ -78,7 +78,8 @@ class LocalChatModel(BaseChatOpenAI):
         since every message of the history would be validated again at each turn. Followed nowhere, and read up to a
         bound.
         """
-        async with self.pool.post(url, data=dump_json(body), headers=self._headers, allow_redirects=False) as response:
+        headers = {**session_header(), **self._headers}
+        async with self.pool.post(url, data=dump_json(body), headers=headers, allow_redirects=False) as response:
             return await self._read("POST", url, response)
 
     async def get(self, url: str) -> Any:
@@ -86,10 +87,18 @@ class LocalChatModel(BaseChatOpenAI):
         async with self.pool.get(url, headers=self._headers, allow_redirects=False) as response:
             return await self._read("GET", url, response)
 
+    async def text(self, url: str) -> str:
+        """The same, of what is no JSON."""
+        async with self.pool.get(url, headers=self._headers, allow_redirects=False) as response:
+            return (await self._content("GET", url, response)).decode("utf-8", "replace")
+
     async def _read(self, method: str, url: str, response: aiohttp.ClientResponse) -> Any:
+        return load_json(self._secrets.hidden_in(await self._content(method, url, response)))
+
+    async def _content(self, method: str, url: str, response: aiohttp.ClientResponse) -> bytes:
         content = await read_bounded(response.content, MAX_REPLY)
         if response.status < 300:
-            return load_json(self._secrets.hidden_in(content))
+            return content
         sdk = self.root_async_client
         request = httpx2.Request(method, url, headers={**self._headers})
         kept = {name: value for name in _KEPT_HEADERS if (value := response.headers.get(name, "")).isascii() and value}
@@ -117,7 +126,9 @@ class LocalChatModel(BaseChatOpenAI):
         else without its callbacks and conversions, which cost as much as the request.
         """
         if _listened_to():
-            streamed = await self.ainvoke(messages, **asked)
+            streamed = await self.ainvoke(
+                messages, extra_headers={**session_header(), **(self.default_headers or {})}, **asked
+            )
             streamed.content = without_end_token(streamed.text)  # it may come in several pieces
             return streamed
         generation = (await self._answered(self.request(messages, **asked))).generations[0]
@@ -140,8 +151,8 @@ class LocalChatModel(BaseChatOpenAI):
 
 
 @asynccontextmanager
-async def open_chat_model(config: ModelConfig, *, concurrency: int) -> AsyncIterator[LocalChatModel]:
-    """The client of one run, with HTTP pools sized for `concurrency`; closed on leaving."""
+async def open_chat_model(config: ModelConfig, url: str, *, concurrency: int) -> AsyncIterator[LocalChatModel]:
+    """A client of the server at `url`, with HTTP pools sized for `concurrency`; closed on leaving."""
     many, seconds = concurrency + 8, config.model_timeout
     limits = httpx2.Limits(max_connections=many, max_keepalive_connections=many, keepalive_expiry=60)
     async with (
@@ -155,7 +166,7 @@ async def open_chat_model(config: ModelConfig, *, concurrency: int) -> AsyncIter
     ):
         yield LocalChatModel(
             model=config.model_name,
-            base_url=config.local_model_url,
+            base_url=url,
             api_key=SecretStr(config.api_key or NO_KEY),
             temperature=config.sampling.temperature,
             extra_body=config.sampling.sampling,
@@ -166,6 +177,18 @@ async def open_chat_model(config: ModelConfig, *, concurrency: int) -> AsyncIter
             http_async_client=http_client,
             pool=pool,
         )
+
+
+def asking_thread() -> str | None:
+    """The thread of the graph that this runs in: which trajectory asks."""
+    thread = (var_child_runnable_config.get() or {}).get("configurable", {}).get("thread_id")
+    return str(thread) if thread else None
+
+
+def session_header() -> dict[str, str]:
+    """By which a router in front of several servers can keep a trajectory at one of them."""
+    thread = asking_thread()
+    return {"X-Session-Id": thread} if thread else {}
 
 
 def _listened_to() -> bool:

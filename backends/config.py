@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backends.bounded import check_address
+from backends.endpoint_list import EndpointSpec, parse_endpoints, read_endpoints
 from backends.errors import UsageError
 from backends.headers import header_values
 from backends.mcp_servers import McpServer, check_word, mcp_servers
@@ -45,11 +45,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model server. Raises UsageError for an address that is none, or that holds a secret."""
+    """The model servers. Raises UsageError for an address that is none, or that holds a secret."""
 
-    local_model_url: str = setting(
-        "http://localhost:8000/v1", "OpenAI-compatible address.", "Model", envvar=("LOCAL_MODEL_URL", "OPENAI_BASE_URL")
-    )
+    local_model_url: tuple[str, ...] = setting(
+        ("http://localhost:8000/v1",), "OpenAI-compatible address, `,weight=2,max-in-flight=64` behind it; repeats.",
+        "Model", envvar=("LOCAL_MODEL_URL", "OPENAI_BASE_URL"),
+    )  # fmt: skip
+    endpoints: Path | None = setting(None, "File of addresses, one a line, read again when it changes.", "Model")
     model_name: str = setting("Qwen3-8B", "Its name at the server.", "Model", envvar=("MODEL_NAME",), compared=True)
     api_key: str | None = setting(
         None, "Key of the model server, if it wants one.", "Model", envvar=("OPENAI_API_KEY",), secret=True
@@ -60,7 +62,21 @@ class ModelConfig:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        check_address("--local-model-url", self.local_model_url)
+        if self.endpoints is None:
+            self.servers()
+
+    def servers(self) -> list[EndpointSpec]:
+        """Where the model is served. Raises UsageError for an address that is none, or a file that names none."""
+        if self.endpoints is not None:
+            return read_endpoints(self.endpoints)
+        return parse_endpoints(list(self.local_model_url), "--local-model-url")
+
+    @property
+    def where(self) -> str:
+        """The addresses, for a message."""
+        named = [spec.url for spec in self.servers()]
+        more = f" and {len(named) - 3} more" if len(named) > 4 else ""
+        return ", ".join(named[: 3 if more else 4]) + more
 
     @property
     def headers(self) -> dict[str, str]:

@@ -34,6 +34,8 @@ class BackendError(RuntimeError):  # a kind whose words LangGraph's own server p
     retryable = True
     answered = False
     busy = False
+    was_asked = True
+    """Whether the request went anywhere: else it costs no attempt."""
     guessed = False
     """Whether it is busy by a guess: then it is not waited for without end."""
     retry_after: float | None = None
@@ -47,6 +49,9 @@ class ModelError(BackendError):
 
 class ModelUnreachable(ModelError):
     """No connection to the model server, or it was lost before the reply was whole."""
+
+    was_sent = True
+    """Whether the server may have read the request, and died of it."""
 
 
 class ServerOverloaded(ModelError):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ import aiohttp
 import openai
 from langchain_core.messages import AIMessage
 
-from backends.adaptive_limit import AdaptiveLimit
 from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
 from backends.errors import (
@@ -30,6 +30,14 @@ _PROBE_TIMEOUT = 5.0
 _LATELY = 5.0
 """Seconds, and twice the time of a reply, within which a server that answered one request is there."""
 _PROBE_REPLY_TIMEOUT = 20.0
+_LOAD = tuple(
+    re.compile(rf"^(?:{names})(?:\{{[^}}]*\}})?\s+([\d.eE+]+)", re.MULTILINE)
+    for names in (
+        "vllm:num_requests_running|sglang:num_running_reqs|llamacpp:requests_processing|tgi_batch_current_size",
+        "vllm:num_requests_waiting|sglang:num_queue_reqs|llamacpp:requests_deferred|tgi_queue_size",
+    )
+)
+"""What vLLM, SGLang, llama.cpp and TGI call the requests that run, and those that wait."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,19 @@ class ChatClient:
         stop: Sequence[str],
         max_model_len: int | None = None,
         continues: bool = False,
-        concurrency: int = 256,
+        address: str | None = None,
     ) -> None:
         self._model = model
-        self.in_flight = AdaptiveLimit(concurrency)
+        self._address = address
         self.continues = continues
         self._stop = list(stop)
         self._extras: bool | None = None
         """Whether the server takes the extra fields; None until it has answered once."""
         self._tokenizes = True
-        self._answered = float("-inf")
-        self.replies = Replies()
+        self.answered = float("-inf")
+        """When it last replied, in monotonic seconds."""
+        self.reply_time = 1.0
+        """Seconds, as of late."""
         self.max_model_len = self._told = max_model_len
         """Tokens of prompt and reply together; None while nobody has said."""
         self._counted = 0
@@ -84,7 +94,6 @@ class ChatClient:
             if isinstance(error, ContextOverflow) and 2 * (error.max_model_len or 0) < self._counted:
                 error.max_model_len = None  # it has answered far more: that number is about something else
             raise
-        self.replies = Replies(self.replies.count + 1, max(self.replies.last_turn, turn))
         usage = reply.usage_metadata
         self._counted = max(self._counted, usage["total_tokens"] if usage else 0)
         if self.max_model_len and self.max_model_len < self._counted:
@@ -162,24 +171,18 @@ class ChatClient:
         return reply
 
     async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
-        """A reply and how long it took, among as many requests as the server bears."""
-        asked = self._with_own(asked)
-        async with self.in_flight:
-            started = time.monotonic()
-            try:
-                reply = await self._model.reply(messages, **asked)
-            except openai.APIStatusError as error:
-                if error.status_code in (429, 503):
-                    self.in_flight.overloaded()
-                raise
-            except TimeoutError:  # perhaps it waited in the server's line
-                self.in_flight.overloaded()
-                raise
-            seconds = time.monotonic() - started
-        self.in_flight.answered(seconds)
-        self._answered = time.monotonic()
-        calls.debug("reply of %s: %.1f s, %d characters", self._model.model_name, seconds, len(reply.text))
+        """A reply, how long it took, and who gave it."""
+        asked, started = self._with_own(asked), time.monotonic()
+        reply = await self._model.reply(messages, **asked)
+        self.answered = time.monotonic()
+        seconds = self.answered - started
+        self.reply_time += 0.2 * (seconds - self.reply_time)
+        calls.debug(
+            "reply of %s: %.1f s, %d characters, from %s", self._model.model_name, seconds, len(reply.text), self._base
+        )
         reply.response_metadata["seconds"] = round(seconds, 3)
+        if self._address:
+            reply.response_metadata["endpoint"] = self._address
         return reply
 
     def _with_own(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -221,13 +224,34 @@ class ChatClient:
                 return f"{without_secrets(str(self._base))}: {failure}"
         return None
 
+    async def check(self) -> str | None:
+        """Why the server answers no request as a model does, to one for a single token; None when it does, or says that
+        it has too much to do.
+        """
+        try:
+            async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
+                reply = await self.ask_for_a_token([{"role": "user", "content": "Hello"}])
+        except TimeoutError:
+            return f"no reply of one token in {_PROBE_REPLY_TIMEOUT:g} s"
+        except ModelError as error:
+            return None if error.busy else str(error)
+        return _ABORTED if reply.response_metadata.get("finish_reason") == "abort" else None
+
+    async def load(self) -> tuple[float, float] | None:
+        """Requests that run in the server and that wait, by its `/metrics` beside `/v1`; None where it has none."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                return load_in(await self._model.text(str(self._base.join("../metrics"))))
+        except (openai.APIStatusError, aiohttp.ClientError, OSError, TimeoutError, ValueError, TooLong):
+            return None
+
     async def _failure(self, error: Exception) -> Exception:
         """What a request came to. A server that answers others meanwhile, and this one with 503, has too much to do."""
         failure = to_model_error(error)
         if isinstance(failure, Unauthorized) and getattr(error, "status_code", None) == 404:
             served = await self._served() or "; is --local-model-url the address of its API, http://HOST:PORT/v1?"
             return Unauthorized(f"{failure}{served}")
-        lately = time.monotonic() - self._answered < _LATELY + 2 * self.in_flight.reply_time
+        lately = time.monotonic() - self.answered < _LATELY + 2 * self.reply_time
         if isinstance(failure, ServerOverloaded) and getattr(error, "status_code", None) == 503 and lately:
             failure.busy = failure.answered = failure.guessed = True
         return failure
@@ -245,6 +269,12 @@ class ChatClient:
     @property
     def _base(self) -> Any:
         return self._model.root_async_client.base_url
+
+
+def load_in(metrics: str) -> tuple[float, float] | None:
+    """Requests that run and that wait, in what Prometheus would read; None where neither is told."""
+    found = [[float(value) for value in pattern.findall(metrics)] for pattern in _LOAD]
+    return (sum(found[0]), sum(found[1])) if all(found) else None
 
 
 def _seeded(seed: int | None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def to_model_error(error: Exception) -> Exception:
     if isinstance(error, ModelError):
         return error
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return ModelUnreachable("no connection to the model server in time")
+        return _unsent("no connection to the model server in time")
     if isinstance(error, TooLong):
         return InvalidResponse(f"the model server's reply cannot be one: {error}")
     if isinstance(error, openai.APIStatusError):
@@ -54,7 +54,8 @@ def to_model_error(error: Exception) -> Exception:
         return ModelTimeout("the model server did not reply in time: lower --concurrency or raise --model-timeout")
     lost = (openai.APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError)
     if isinstance(error, lost) or isinstance(cause, aiohttp.ClientError | OSError):
-        return ModelUnreachable(f"no connection to the model server ({type(cause).__name__})")
+        said = f"no connection to the model server ({type(cause).__name__})"
+        return _unsent(said) if isinstance(error, aiohttp.ClientConnectorError) else ModelUnreachable(said)
     if isinstance(error, openai.APIError | httpx2.HTTPError | ValueError | KeyError | TypeError | RecursionError):
         is_page = str(getattr(error, "doc", "")).lstrip().startswith("<")
         what = f"a web page: {_ADDRESS_HINT}" if is_page else f"not a chat completion ({type(error).__name__})"
@@ -62,6 +63,12 @@ def to_model_error(error: Exception) -> Exception:
         reply.is_no_completion = True
         return reply
     return error
+
+
+def _unsent(said: str) -> ModelUnreachable:
+    unreachable = ModelUnreachable(said)
+    unreachable.was_sent = False
+    return unreachable
 
 
 def said_in(answer: Any, secrets: Secrets) -> ModelError | None:

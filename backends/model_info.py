@@ -1,6 +1,7 @@
 """What a model server says of the model that is asked for."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,23 @@ class ModelInfo:
     """Whether it can go on writing an assistant message that it is given."""
     unlisted: str | None = None
     """Why the list of models does not say whether it is served; None when it does."""
+    root: str | None = None
+    """What it was loaded from (vLLM, SGLang)."""
+    parameters: int | None = None
+    """How many it has (llama.cpp)."""
+
+    @property
+    def described(self) -> str:
+        """Its name, and what stands behind the name."""
+        parts = [self.root or "", f"{self.parameters:,} parameters" if self.parameters else ""]
+        behind = ", ".join(part for part in parts if part and part != self.name)
+        return f"{self.name} ({behind})" if behind else self.name
+
+    def is_like(self, other: "ModelInfo") -> bool:
+        """Whether two servers may serve the same model, under whatever names."""
+        roots, sizes = (self.root, other.root), (self.parameters, other.parameters)
+        same_root = not all(roots) or len({_bare(str(root)) for root in roots}) == 1
+        return same_root and (not all(sizes) or sizes[0] == sizes[1])
 
 
 async def resolve_model(
@@ -64,7 +82,8 @@ async def resolve_model(
         return ModelInfo(model, unlisted=f"{url}/models is no list of models")
     if model in served or not served:
         return served.get(model, ModelInfo(model))
-    alike = [name for name in served if name.rsplit("/", 1)[-1].lower() == model.rsplit("/", 1)[-1].lower()]
+    alike = [name for name in served if _bare(name) == _bare(model)]
+    alike = alike or [name for name, about in served.items() if about.root and _bare(about.root) == _bare(model)]
     if len(alike) == 1:
         return served[alike[0]]
     others = secrets.hidden(", ".join(served))[:1000]
@@ -117,4 +136,14 @@ def _served(entry: dict[str, Any]) -> ModelInfo:
     about = entry.get("meta")  # llama.cpp's
     stated = entry.get("max_model_len") or (about.get("n_ctx") if isinstance(about, dict) else None)
     length = stated if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0 else None
-    return ModelInfo(entry["id"], length, entry.get("owned_by") in _CONTINUING)
+    root, size = entry.get("root"), about.get("n_params") if isinstance(about, dict) else None
+    return ModelInfo(
+        entry["id"], length, entry.get("owned_by") in _CONTINUING,
+        root=root if isinstance(root, str) and root else None, parameters=size if isinstance(size, int) else None,
+    )  # fmt: skip
+
+
+def _bare(name: str) -> str:
+    """A model's name without its owner and its folders, those of the Hub's cache too."""
+    cached = re.search(r"models--(?:[^/]*--)?([^/]+)/snapshots/", name)
+    return (cached[1] if cached else name.rstrip("/").rsplit("/", 1)[-1]).lower()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backends.cassette import Failed, open_cassette
-from backends.chat_model import open_chat_model
+from backends.chat_pool import ChatPool
 from backends.config import ModelConfig, ToolsConfig
-from backends.model_client import ChatClient
-from backends.model_info import ModelInfo, resolve_model
+from backends.model_info import ModelInfo
+from backends.pool_watch import watch
 from backends.tool_routes import map_tools
 from backends.tools import ToolClient, open_tool_client
 
@@ -21,9 +21,13 @@ from backends.tools import ToolClient, open_tool_client
 class Services:
     """Live clients: `chat.ask` and `tools.call`."""
 
-    chat: ChatClient
+    chat: ChatPool
     tools: ToolClient
-    model: ModelInfo
+
+    @property
+    def model(self) -> ModelInfo:
+        """What the first server says of it."""
+        return next(one.served for one in self.chat.endpoints if one.served)
 
     @property
     def tools_sha256(self) -> str:
@@ -49,24 +53,29 @@ async def open_services(
     judges whether a tool's result says that the call failed. Raises UsageError for what is no such service.
     """
     async with (
-        open_model(model, stop=stop, concurrency=concurrency) as (chat, info),
+        open_model(model, stop=stop, concurrency=concurrency) as chat,
         open_tools(tools, concurrency=concurrency, failed=failed) as client,
     ):
-        yield Services(chat, client, info)
+        yield Services(chat, client)
 
 
 @asynccontextmanager
 async def open_model(
     model: ModelConfig, *, stop: Sequence[str], concurrency: int, timeout: float | None = None
-) -> AsyncIterator[tuple[ChatClient, ModelInfo]]:
-    """The model alone, with what its server says of it. `timeout` bounds a reply where less is to be waited for."""
-    served = await resolve_model(model.local_model_url, model.model_name, model.api_key, model.headers)
-    named = replace(
-        model, model_name=served.name, model_timeout=min(model.model_timeout, timeout or model.model_timeout)
-    )
-    async with open_chat_model(named, concurrency=concurrency) as chat:
-        size = model.max_model_len or served.max_model_len
-        yield ChatClient(chat, stop, size, served.continues, concurrency), served
+) -> AsyncIterator[ChatPool]:
+    """The model alone, at all its servers. `timeout` bounds a reply where less is to be waited for."""
+    model = replace(model, model_timeout=min(model.model_timeout, timeout or model.model_timeout))
+    pool = ChatPool(model, stop, concurrency)
+    watching = None
+    try:
+        await pool.connect()
+        if not pool.is_single:
+            watching = asyncio.create_task(watch(pool, model.endpoints))
+        yield pool
+    finally:
+        if watching:
+            watching.cancel()
+        await pool.aclose()
 
 
 @asynccontextmanager

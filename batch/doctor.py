@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from backends.endpoint import Endpoint
 from backends.errors import BackendError, UsageError
 from backends.model_check import Finding, ModelCheck
 from backends.services import open_model, open_tools
@@ -45,23 +46,32 @@ async def findings(config: RunConfig) -> AsyncIterator[Finding]:
             yield Finding("missing", "tools", str(error))
     async with AsyncExitStack() as stack:
         try:
-            chat, info = await stack.enter_async_context(
+            pool = await stack.enter_async_context(
                 open_model(config.model, stop=STOP_STRINGS, concurrency=config.concurrency, timeout=_LONGEST_REPLY)
             )
         except UsageError as error:
             yield Finding("missing", "model", str(error))
             return
-        where = f"{info.name} at {config.model.local_model_url}"
-        yield (
-            Finding("warning", "model", f"{where}: {info.unlisted}") if info.unlisted else Finding("ok", "model", where)
-        )
         prompt = prompt_messages(safe_prompt(config, descriptions, own_prompt), question, ())
-        check = ModelCheck(
-            chat, prompt, served=info, concurrency=config.concurrency, tool_role=config.tool_role,
-            max_tokens=config.limits.max_tokens, calls=config.limits.max_tool_calls,
-        )  # fmt: skip
-        async for finding in check.findings():
-            yield finding
+        for endpoint in pool.endpoints:
+            async for finding in _model(endpoint, config, prompt):
+                yield finding
+
+
+async def _model(endpoint: Endpoint, config: RunConfig, prompt: list[dict[str, str]]) -> AsyncIterator[Finding]:
+    """What one of the model's servers does with the run's requests; a run goes on without one that is down."""
+    if endpoint.chat is None or endpoint.served is None:
+        yield Finding("warning", "model", str(endpoint.fault))
+        return
+    served, where = endpoint.served, f"{endpoint.served.name} at {endpoint.spec.url}"
+    said = f"{where}: {served.unlisted}" if served.unlisted else where
+    yield Finding("warning" if served.unlisted else "ok", "model", said)
+    check = ModelCheck(
+        endpoint.chat, prompt, served=served, concurrency=config.concurrency, tool_role=config.tool_role,
+        max_tokens=config.limits.max_tokens, calls=config.limits.max_tool_calls,
+    )  # fmt: skip
+    async for finding in check.findings():
+        yield finding
 
 
 def _first_question(config: RunConfig) -> str:

@@ -50,10 +50,10 @@ async def described(config: RunConfig) -> str:
         "", "# system prompt", prompt,
     ]  # fmt: skip
     if pending:
-        async with open_chat_model(config.model, concurrency=1) as model:
+        async with open_chat_model(config.model, (url := config.model.servers()[0].url), concurrency=1) as model:
             messages, seed = prompt_messages(prompt, pending[0][1], ()), config.seed_of(pending[0][0])
             request = ChatClient(model, STOP_STRINGS).request(messages, config.limits.max_tokens, seed)
-        lines += ["", f"# first request, to {config.model.local_model_url}/chat/completions", _json(request)]
+        lines += ["", f"# first request, to {url}/chat/completions", _json(request)]
     return "\n".join(lines)
 
 

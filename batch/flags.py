@@ -75,10 +75,13 @@ def from_dict(kind: type[Config], stored: Mapping[str, Any]) -> Config:
         raise UsageError(f"the run's stored options do not fit this version: {error}") from error
 
 
-def from_environment(kind: type) -> dict[str, str]:
+def from_environment(kind: type) -> dict[str, Any]:
     """What the environment says of settings whose flags are not given."""
-    found = {item.name: next(filter(None, map(os.environ.get, _about(item)["envvar"])), None) for item, _ in flat(kind)}
-    return {name: value for name, value in found.items() if value}
+    found: dict[str, Any] = {}
+    for item, hint in flat(kind):
+        if value := next(filter(None, map(os.environ.get, _about(item)["envvar"])), None):
+            found[item.name] = tuple(value.split()) if _is_tuple(hint) else value
+    return found
 
 
 def compared(config: Any) -> dict[str, Any]:
@@ -154,6 +157,10 @@ def listed_names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
+def _default(item: Field[Any]) -> Any:
+    return item.default
+
+
 def _about(item: Field[Any]) -> dict[str, Any]:
     about: dict[str, Any] = item.metadata["setting"]
     return about
@@ -172,6 +179,7 @@ def _parameter(item: Field[Any], hint: Any, optional: Any) -> inspect.Parameter:
     elif _is_object(hint):
         kind, default, shown = str | None, None, {**shown, "parser": _json_object, "metavar": "JSON"}
     elif _is_tuple(hint):
+        shown["show_default"] = ",".join(default) if default else False
         kind, default = (str, ",".join(default)) if about["listed"] else (list[str] | None, None)
     if default is MISSING:
         default, shown["show_default"] = (inspect.Parameter.empty if optional is MISSING else optional), False
@@ -181,7 +189,7 @@ def _parameter(item: Field[Any], hint: Any, optional: Any) -> inspect.Parameter:
 
 def _from_flag(item: Field[Any], hint: Any, value: Any) -> Any:
     if _is_tuple(hint):
-        return listed_names(value) if _about(item)["listed"] else tuple(value or ())
+        return listed_names(value) if _about(item)["listed"] else tuple(value or _default(item))
     return {} if value is None and _is_object(hint) else value
 
 
@@ -217,6 +225,8 @@ def _as_json(value: Any) -> Any:
 def _from_json(hint: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
+    if isinstance(value, str) and _is_tuple(hint):  # one value in a run of an earlier version
+        return (value,)
     if isinstance(value, str) and (hint is Path or Path in get_args(hint)):
         return Path(value)
     return value

@@ -244,11 +244,18 @@ def _each(path: Path, read: Callable[[bytes], Row]) -> Iterator[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return  # another process is just writing it
-            try:
+            with damaged(path, number):
                 row = read(line)
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise UsageError(
-                    f"{path}, line {number}: damaged ({type(error).__name__}); take the line out, and its question is "
-                    "asked again"
-                ) from error
             yield row
+
+
+@contextmanager
+def damaged(path: Path, number: int) -> Iterator[None]:
+    """Raises UsageError where a line cannot be read."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"{path}, line {number}: damaged ({type(error).__name__}); take the line out, and its question is asked "
+            "again"
+        ) from error

@@ -8,8 +8,9 @@ from batch import flags
 from batch.config import RunConfig, text_sha256
 from batch.find_run import Found, as_found, find_run
 from batch.flags import changed
-from batch.jsonl import sample_ids
-from batch.questions import QuestionsFile, check_questions
+from batch.index import KINDS, RunIndex
+from batch.questions import QuestionsFile
+from batch.questions_cache import checked_questions
 from batch.run_files import RunFiles, check_writable, read_run
 
 
@@ -36,9 +37,9 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
     if not config.tools.mcp:
         config = changed(config, mcp_url=config.tools.url)
     prompt_file = None if run else config.prompt()
-    questions = check_questions(
-        config.questions_file, skip_bad_rows=config.skip_bad_rows, limit=config.limit, share=config.share(),
-        dedupe=config.dedupe,
+    questions = checked_questions(
+        config.questions_file, config.output, skip_bad_rows=config.skip_bad_rows, limit=config.limit,
+        share=config.share(), dedupe=config.dedupe,
     )  # fmt: skip
     check_writable(config.output)
     found = _found(config, questions, prompt_file, run)
@@ -54,7 +55,7 @@ def first_word(prepared: Prepared) -> str:
     servers = [*(() if tools.mcp and not tools.mcp_url else (tools.url,)), *(word.split()[0] for word in tools.mcp)]
     return (
         f"{does}: {questions.asked:,} question{'s' * (questions.asked != 1)} of {config.questions_file}, model "
-        f"{config.model.model_name} at {config.model.local_model_url}, tools {', '.join(config.tools.tools)} at "
+        f"{config.model.model_name} at {config.model.where}, tools {', '.join(config.tools.tools)} at "
         f"{', '.join(servers)}"
     )
 
@@ -79,5 +80,5 @@ def _same_tools(config: RunConfig, found: Found) -> bool:
 
 def _is_whole(files: RunFiles) -> bool:
     """Whether a run's files have as many records as its statistics say: a line that was taken out is asked again."""
-    stats = json.loads(files.stats.read_text(encoding="utf-8"))
-    return all(sum(1 for _ in sample_ids(files.outputs[kind])) == stats[kind] for kind in ("accepted", "rejected"))
+    stats, counts = json.loads(files.stats.read_text(encoding="utf-8")), RunIndex.read(files).stats.counts
+    return all(counts[kind] == stats[kind] for kind in KINDS)

@@ -8,6 +8,8 @@ from typing import Any
 
 from backends.json_codec import sound
 from batch.config import RunConfig
+from batch.finished import Finished, Kind
+from batch.index import Differs, RunIndex
 from batch.jsonl import Summary, atomic_write, read_lines, sample_ids, set_aside, summaries, truncate_partial_line
 from batch.logs import ends, log
 from batch.questions import QuestionsFile
@@ -18,7 +20,7 @@ from serializers.record import QuestionRow, sample_of
 
 
 class Progress:
-    """The samples of one run. What is held in memory are those that an earlier process finished, and counts."""
+    """The samples of one run. What is held in memory are two bits a sample, and counts."""
 
     def __init__(self, files: RunFiles, questions: QuestionsFile, config: RunConfig, ids: Ids) -> None:
         self.files = files
@@ -26,8 +28,8 @@ class Progress:
         self.stats = Stats()
         self._config = config
         self._ids = ids
-        self._finished: dict[str, str] = {}
-        """What each sample became that an earlier process finished, or that others may follow."""
+        self._index = RunIndex(files)
+        self._finished = Finished()
         self.failed_before: set[str] = set()
         """Samples that an earlier command failed."""
         self._not_asked = 0
@@ -40,6 +42,8 @@ class Progress:
         finished. `changed` says that the run goes on under other settings, perhaps about other questions; `redo` are
         rejected samples that are wanted anew.
         """
+        if redo or changed:  # records will be moved
+            self.files.index.unlink(missing_ok=True)
         if redo:
             for record in summaries(self.files.rejected):
                 if record["sample_id"] in redo:
@@ -49,8 +53,7 @@ class Progress:
             mark_set_aside(self.files)
         every = replace(self.questions, limit=None).stream() if changed else ()
         asked = {number: row["question"] for number, row in every}
-        threads = set[str]()
-        for kind, path in list(self.files.outputs.items())[:2]:
+        for path in list(self.files.outputs.values())[:2]:
             truncate_partial_line(path)
             if changed and (aside := set_aside(path, self.files.superseded, lambda record: _is_asked(record, asked))):
                 log.info(
@@ -58,43 +61,63 @@ class Progress:
                     aside,
                     self.files.superseded,
                 )
-            for record in summaries(path):
-                if record["sample_id"] not in self._finished:
-                    self._finished[record["sample_id"]] = kind
-                    self.stats.add(kind, record)
-                    threads.add(self._ids.thread(record["sample_id"], record["question"]))
+        self._index = RunIndex.read(self.files)
+        self.stats, self._finished = self._index.stats.copy(), self._index.finished.copy()
         failed = self.failed_before = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if (limit := self.questions.limit) is not None:  # a run is never about fewer questions than it has worked on
-            numbers = (sample_of(name)[0] for name in self._finished.keys() | failed)
-            limit = max([limit, *(number for number in numbers if number <= self.questions.rows)])
-            self.questions = replace(self.questions, limit=limit)
+            rows = self.questions.rows
+            failed_rows = (row for row, _ in map(sample_of, failed) if row <= rows)
+            self.questions = replace(self.questions, limit=max(limit, self._finished.last_row(rows), *failed_rows, 0))
         if not self._config.keep_checkpoints:
-            named = ((self.next_sample(number), question) for number, question in asked.items())
-            wanted = {self._ids.thread(name, question) for name, question in named if name}
-            for thread in saver.threads - wanted if changed else threads & saver.threads:
+            if changed:
+                named = ((self.next_sample(number), question) for number, question in asked.items())
+                gone = saver.threads - {self._ids.thread(name, question) for name, question in named if name}
+            else:
+                ended = self._index.uncleaned() if saver.threads else ()
+                threads = (self._ids.thread(record["sample_id"], record["question"]) for record in ended)
+                gone = saver.threads.intersection(threads)
+            for thread in gone:
                 await saver.adelete_thread(thread)
         if changed:
             mark_sorted(self.files)
-        self._not_asked = sum(not self._is_wanted(name) for name in self._finished)
+        self._not_asked = self._unwanted()
         self._count_open()
 
     def read_finished(self, *, retried: bool = False) -> None:
         """See what other processes have finished: before this one works on its share, or when all are done. Those that
         failed are none where they will be `retried`.
         """
-        for kind, path in list(self.files.outputs.items())[: 2 if retried else 3]:
-            self._finished.update(dict.fromkeys(sample_ids(path), kind))
+        self._finished = RunIndex.read(self.files).finished.copy()
+        for name in () if retried else sample_ids(self.files.failed):
+            self._finished.add(name, "failed")
         self._count_open()
+
+    def save_index(self, *, at_end: bool = False) -> None:
+        """Keep what the records add up to. `at_end` all checkpoints of what is written are deleted."""
+        try:
+            self._index.advance()
+        except Differs:  # they have been put in order
+            self._index = RunIndex.anew(self.files)
+        self._index.save(all_cleaned=at_end)
 
     def _count_open(self) -> None:
         if self._config.samples.accept:
-            failed = {sample_of(name)[0] for name, kind in self._finished.items() if kind == "failed"}
-            self._open = sum(number not in failed for number, _ in self.pending_questions())
+            self._open = sum(1 for number, _ in self.pending_questions() if self._finished.get(number, 1) != "failed")
+
+    def _unwanted(self) -> int:
+        """How many samples are finished that this command does not ask for."""
+        most, questions, known = self._config.samples.most, self.questions, self._finished
+        last = min(questions.rows, questions.limit or questions.rows)
+        if questions.share.count == 1:
+            bad = [row.row_number for row in questions.bad_rows()]
+            unusable = sum(bool(known.get(row, number)) for row in bad for number in range(1, most + 1))
+            return known.count() - known.count(last, most) + unusable
+        return sum(number > most or not questions.asks(row) for row, number in known.rows())
 
     def pending_questions(self) -> Iterator[tuple[int, QuestionRow]]:
         """(row number, row) of the questions of which samples are still wanted."""
-        return ((number, row) for number, row in self.questions.stream() if self.next_sample(number))
+        return self.questions.stream(lambda number: self.next_sample(number) is not None)
 
     def pending_threads(self) -> Iterator[tuple[int, str]]:
         """(row number, thread) of the samples that come next."""
@@ -105,30 +128,21 @@ class Progress:
         """The id of the next sample that a question wants; None when it has enough."""
         accepted = 0
         for number in range(1, self._config.samples.most + 1):
-            name = self._ids.sample(row_number, number)
-            kind = self._finished.get(name)
+            kind = self._finished.get(row_number, number)
             accepted += kind == "accepted"
             if accepted == self._config.samples.accept:
                 return None
             if kind is None:
-                return name
+                return self._ids.sample(row_number, number)
         return None
 
-    def _is_wanted(self, name: str) -> bool:
-        """Whether a sample is one of those that this command asks for."""
-        row, number = sample_of(name)
-        return number <= self._config.samples.most and self.questions.asks(row)
+    def finish_sample(self, name: str, kind: Kind) -> None:
+        """Remember what a sample became."""
+        self._finished.set(*sample_of(name), kind)
 
-    def finish_sample(self, name: str, kind: str) -> None:
-        """Remember what a sample became, while its question may want more."""
-        self._finished[name] = kind
-
-    def finish_question(self, row_number: int) -> None:
-        """Forget a question that is asked no more."""
+    def finish_question(self) -> None:
+        """A question is asked no more."""
         self._open -= 1
-        for number in range(1, self._config.samples.most + 1):
-            if self._finished.pop(self._ids.sample(row_number, number), None) is None:
-                return
 
     def count(self, kind: str, row: Mapping[str, Any]) -> None:
         """Count a row that is on disk."""

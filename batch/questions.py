@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,21 +75,24 @@ class QuestionsFile:
         last = min(self.rows, self.limit or self.rows)
         return len(range(self.share.index + 1, last + 1, self.share.count)) - len(self.bad_rows())
 
-    def stream(self) -> Iterator[tuple[int, QuestionRow]]:
-        """(row number, row) of the questions that are asked; a number is 1-based and counts bad rows too.
+    def stream(self, wanted: Callable[[int], bool] | None = None) -> Iterator[tuple[int, QuestionRow]]:
+        """(row number, row) of the questions that are asked, or of those `wanted`; a number is 1-based and counts bad
+        rows too.
 
         Raises UsageError when the file is no longer what it was when it was checked.
         """
         with self.path.open("rb") as lines:
             for row_number, line in enumerate(filter(bytes.strip, lines), start=1):
-                if _stamp(lines) != self.stamp:
-                    raise UsageError(
-                        f"{self.path} was changed during the run: put it back and run the same command to resume"
-                    )
                 if self.limit is not None and row_number > self.limit:
                     return
                 if row_number in self._bad_numbers or not self.share.holds(row_number):
                     continue
+                if wanted and not wanted(row_number):
+                    continue
+                if _stamp(lines) != self.stamp:
+                    raise UsageError(
+                        f"{self.path} was changed during the run: put it back and run the same command to resume"
+                    )
                 row = _read_row(line)
                 if isinstance(row, str):
                     raise UsageError(f"{self.path}, row {row_number}: {row}")

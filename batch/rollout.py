@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from langgraph.errors import GraphDrained
 
+from backends.chat_pool import ChatPool
 from backends.errors import (
     BackendError,
     BadRequest,
@@ -23,7 +24,6 @@ from backends.errors import (
     Unauthorized,
     UsageError,
 )
-from backends.model_client import Replies
 from batch.config import RunConfig, Settings
 from batch.run_files import Ids
 from batch.stop import Stopped, StopSignal
@@ -92,8 +92,7 @@ class Rollout:
     ids: Ids
     stop: StopSignal
     wait_for_recovery: WaitForRecovery
-    replies: Callable[[], Replies]
-    """What the model has answered so far, in all questions."""
+    chat: ChatPool
     waits: tuple[float, ...] = RETRY_WAITS
     _reported: set[str] = field(default_factory=set)
     _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -111,6 +110,8 @@ class Rollout:
             about = {"sample_id": sample_id, "question": row["question"], "error": type(error).__name__}
             failed: dict[str, Any] = {**about, "message": str(error), "attempts": failure.attempts}
             return Outcome("failed", failed, _refused_at(error), isinstance(error, Unauthorized))
+        finally:
+            self.chat.forget(thread)
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
@@ -158,10 +159,12 @@ class Rollout:
                     if most is None or time.monotonic() - busy_since < most:
                         await self._back_off(error, busy)
                         continue
-                if error.retryable and not error.answered and await self.wait_for_recovery(error):
+                if error.retryable and not error.answered and await self.wait_for_recovery(error) and error.was_asked:
                     outages, down = outages + 1, error
                     if outages <= _SUSPECT:
                         continue
+                if not error.was_asked:
+                    continue
                 failures, at_this_step = failures + 1, at_this_step + 1
                 if isinstance(error, ModelTimeout):  # perhaps an endless reply: with half the budget it ends in time
                     timeouts += 1

@@ -113,6 +113,8 @@ async def generate(
                     put_in_order(files.trajectories)
             finally:
                 stats = progress.write_stats(time.monotonic() - started)
+                with contextlib.suppress(OSError):
+                    progress.save_index(at_end=True)
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]
     return RunResult(stats, files, code or int(bool(stats["failed"] or stats["pending"])))
@@ -180,19 +182,11 @@ async def _run_here(
     waits: tuple[float, ...] = RETRY_WAITS,
 ) -> None:
     """Work through what is pending in this process."""
-    stop.on_request.append(services.chat.in_flight.close)
+    stop.on_request.append(services.chat.close)
     probes = {"model": services.chat.probe, "tool": services.tools.probe}
     outages = Outages(probes, stop, config.max_downtime)
     graph = graph_of(config, services, acquired.prompt, saver)
     rollout = Rollout(
-        graph,
-        saver,
-        config,
-        acquired.settings,
-        acquired.ids,
-        stop,
-        outages.wait_for_recovery,
-        lambda: services.chat.replies,
-        waits,
+        graph, saver, config, acquired.settings, acquired.ids, stop, outages.wait_for_recovery, services.chat, waits
     )
     await Runner(rollout, progress, config, stop).run()

@@ -102,6 +102,11 @@ class RunFiles:
         return self._path("run.json")
 
     @property
+    def index(self) -> Path:
+        """What the records add up to, so that they need not be read again."""
+        return self._path("index")
+
+    @property
     def log(self) -> Path:
         """What was said of the run, line by line."""
         return self._path("run.log")

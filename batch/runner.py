@@ -27,7 +27,7 @@ class Runner:
         self._held: list[tuple[QuestionRow, str, Outcome]] = []
         pending = self.progress.asked - self.progress.stats.counts.total()
         self._complaints = Complaints(
-            pending, self.config.concurrency, self.rollout.replies, self.progress.failed_before
+            pending, self.config.concurrency, lambda: self.rollout.chat.replies, self.progress.failed_before
         )
 
     async def run(self) -> None:
@@ -54,7 +54,7 @@ class Runner:
                 if outcome.kind == "failed":
                     break  # the next run tries again
                 self.progress.finish_sample(name, outcome.kind)
-            self.progress.finish_question(row_number)
+            self.progress.finish_question()
 
     async def _write_outcome(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
         """An outcome to its place in a file; only then are its checkpoints deleted.
@@ -62,7 +62,7 @@ class Runner:
         While no question has had a reply, those that are too long for the context are held back: should that be so of
         all, none of them is finished.
         """
-        if outcome.asked_nothing and self.rollout.replies().last_turn < 0:
+        if outcome.asked_nothing and self.rollout.chat.replies.last_turn < 0:
             self._held.append((row, name, outcome))
             self._complaints.hear(outcome)
             return

@@ -7,6 +7,9 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+from langchain_core.messages import AIMessage
+
+from backends.endpoint import Endpoint
 from backends.errors import (
     BackendError,
     BadRequest,
@@ -82,36 +85,58 @@ async def open_when_up(
 
 
 async def try_first_request(services: Services, prompt: str, questions: QuestionsFile) -> str:
-    """Ask for one token in reply to the first prompt of a run; returns a line about what is known then. A reply that
-    takes longer than a second is not waited for. Raises UsageError when key or model are denied.
+    """Ask each model server for one token in reply to the first prompt of a run; returns a line about what is known
+    then. A reply that takes longer than a second is not waited for. Raises UsageError when key or model are denied.
     """
-    chat, known = services.chat, list[str]()
     question = next((row["question"] for _, row in questions.stream()), "")
+    messages = prompt_messages(prompt, question, ())
+    asked = services.chat.up
+    replies = await asyncio.gather(*(_first_reply(endpoint, messages) for endpoint in asked))
+    for served in (one.served for one in asked if one.served):
+        if served.unlisted:
+            log.warning("%s; %s is asked for all the same", served.unlisted, served.name)
+    known = list(dict.fromkeys(one.served.name for one in asked if one.served))
+    at = f" at {len(asked)} of {len(services.chat.endpoints)} addresses" if len(services.chat.endpoints) > 1 else ""
+    seconds = [reply.response_metadata["seconds"] for reply in replies if reply]
+    told = [f"answers in {_from_to(seconds)} s" if seconds else "takes more than a second to answer"]
+    told += [
+        f"first prompt {one.usage_metadata['input_tokens']:,} tokens" for one in replies if one and one.usage_metadata
+    ][:1]
+    size = services.chat.max_model_len
+    told.append(f"context {size:,} tokens" if size else "context unknown")
+    return f"model {', '.join(known)}{at}: {', '.join(told)}; tools: {', '.join(services.tools.routes)}"
+
+
+def _from_to(seconds: list[float]) -> str:
+    low, high = f"{min(seconds):.1f}", f"{max(seconds):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+async def _first_reply(endpoint: Endpoint, messages: list[dict[str, str]]) -> AIMessage | None:
+    """One token, if it comes within a second."""
+    chat, served = endpoint.chat, endpoint.served
+    assert chat and served
     try:
         async with asyncio.timeout(_FIRST_REPLY):
-            reply = await chat.ask_for_a_token(prompt_messages(prompt, question, ()))
-        known.append(f"answers in {reply.response_metadata['seconds']:.1f} s")
-        if reply.usage_metadata:
-            known.append(f"first prompt {reply.usage_metadata['input_tokens']:,} tokens")
+            return await chat.ask_for_a_token(messages)
     except TimeoutError:
-        known.append("takes more than a second to answer")
+        return None
     except Unauthorized as error:
         if error.forbidden and await _is_let_in(chat):
             log.warning("the first question is forbidden, another prompt is not: %s", error)
         else:
-            raise UsageError(f"{error}{_and(services.model.unlisted)}; fix it and run the same command") from error
+            raise UsageError(
+                f"{endpoint.spec.url}: {error}{_and(served.unlisted)}; fix it and run the same command"
+            ) from error
     except ContextOverflow as error:
         log.warning("the first prompt is longer than the model's context: %s", error)
     except (InvalidResponse, BadRequest) as error:
-        if services.model.unlisted:
-            raise UsageError(f"{services.model.unlisted}, and {error}: change --local-model-url") from error
+        if served.unlisted:
+            raise UsageError(f"{served.unlisted}, and {error}: change --local-model-url") from error
         log.warning("the first request failed: %s", error)
     except BackendError as error:
         log.warning("the first request failed: %s", error)
-    if services.model.unlisted:
-        log.warning("%s; %s is asked for all the same", services.model.unlisted, services.model.name)
-    known.append(f"context {chat.max_model_len:,} tokens" if chat.max_model_len else "context unknown")
-    return f"model {services.model.name}: {', '.join(known)}; tools: {', '.join(services.tools.routes)}"
+    return None
 
 
 async def _is_let_in(chat: ChatClient) -> bool:

@@ -28,6 +28,7 @@ class Stats:
                 "fail_reasons",
                 "gates",
                 "tool_errors",
+                "endpoints",
             )
         }
 
@@ -46,10 +47,30 @@ class Stats:
         self._seen["gates"].update(gates)
         self._sums["clean"] += not gates and not metadata["reject_reasons"]
         self._seen["tool_errors"].update(metadata["tool_errors"])
+        answered = metadata.get("endpoints") or [metadata.get("endpoint")] * metadata.get("turns", 0)
+        self._seen["endpoints"].update(address for address in answered if address)
         for name in ("input_tokens", "output_tokens"):
             self._sums[name] += metadata["usage"][name]
         for name in ("model_seconds", "tool_seconds"):
             self._sums[name] += metadata[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All sums, as JSON."""
+        return {"counts": self.counts, "sums": self._sums, "seen": self._seen}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Stats":
+        """What `to_dict` made."""
+        found = cls()
+        found.counts.update(stored["counts"])
+        found._sums.update(stored["sums"])
+        for name, counter in found._seen.items():
+            counter.update(stored["seen"][name])
+        return found
+
+    def copy(self) -> "Stats":
+        """The same, to be added to apart."""
+        return Stats.from_dict(self.to_dict())
 
     @property
     def replies(self) -> int:
@@ -65,6 +86,11 @@ class Stats:
     def tool_errors(self) -> int:
         """Calls in them that failed."""
         return self._seen["tool_errors"].total()
+
+    @property
+    def endpoints(self) -> Counter[str]:
+        """Replies by the address that gave them."""
+        return self._seen["endpoints"]
 
     @property
     def reasons(self) -> Counter[str]:
@@ -103,9 +129,17 @@ class Stats:
             "gates": dict(seen["gates"]),
             "pass_every_gate": sums["clean"],
             "tool_errors": dict(seen["tool_errors"]),
+            "endpoints": dict(seen["endpoints"]),
             "tokens": {"input": sums["input_tokens"], "output": sums["output_tokens"]},
             "seconds": {"model": round(sums["model_seconds"], 3), "tools": round(sums["tool_seconds"], 3)},
         }
+
+
+def shares(endpoints: Mapping[str, int]) -> list[str]:
+    """A line for each address and its share of the replies, the greatest first; none where there is only one."""
+    total = sum(endpoints.values())
+    each = [f"{name}: {many:,} replies, {100 * many / total:.0f} %" for name, many in commonest(endpoints)]
+    return each if len(each) > 1 else []
 
 
 def plain_reason(row: Mapping[str, Any]) -> str:
@@ -125,6 +159,7 @@ def describe(stats: Mapping[str, Any]) -> str:
         clean = stats["pass_every_gate"]
         failed = f"; the others fail {_listed(stats['gates'])}" if stats["gates"] else ""
         lines.append(f"{clean} of {finished} pass every gate ({100 * clean / finished:.0f} %){failed}")
+    lines.extend(shares(stats["endpoints"]))
     if stats["failed"]:
         lines.extend(f"{count} failed: {reason}" for reason, count in commonest(stats["fail_reasons"])[:_SHOWN])
         lines.append(f"run the same command again to retry the {stats['failed']} failed")

@@ -11,10 +11,11 @@ from typing import Any
 
 from batch.config import RunConfig
 from batch.flags import from_dict
-from batch.jsonl import read_lines, sample_ids, summaries
+from batch.index import RunIndex
+from batch.jsonl import read_lines, sample_ids
 from batch.questions import QuestionsFile, check_questions
 from batch.run_files import Ids, RunFiles, process_at_work
-from batch.stats import Stats
+from batch.stats import Stats, shares
 from batch.watch import duration, outcome_line
 from serializers.record import sample_of
 
@@ -34,18 +35,17 @@ def status_of(files: RunFiles, content: dict[str, Any]) -> tuple[str, bool]:
     questions = check_questions(
         config.questions_file, skip_bad_rows=True, limit=config.limit, share=config.share(), dedupe=config.dedupe
     )
-    stats = Stats()
-    numbers: dict[str, Counter[int]] = {"accepted": Counter(), "rejected": Counter()}
-    for kind, counted in numbers.items():
-        for record in summaries(files.outputs[kind]):
-            stats.add(kind, record)
-            counted[sample_of(record["sample_id"])[0]] += 1
+    index = RunIndex.read(files)
+    stats = index.stats
     failed = Counter(sample_of(name)[0] for name in sample_ids(files.failed))
     samples = config.samples
     listed = f"{stats.counts['accepted']:,} accepted, {stats.counts['rejected']:,} rejected, {failed.total():,} failed"
     if samples.accept:
-        tried = numbers["accepted"] + numbers["rejected"]
-        enough = sum(numbers["accepted"][number] >= samples.accept or tried[number] >= samples.most for number in tried)
+        accepted, tried = Counter[int](), Counter[int]()
+        for row, number in index.finished.rows():
+            tried[row] += 1
+            accepted[row] += index.finished.get(row, number) == "accepted"
+        enough = sum(accepted[row] >= samples.accept or tried[row] >= samples.most for row in tried)
         pending = questions.asked - enough
         line = f"{files.stem}: {listed}; {enough:,} of {questions.asked:,} questions have enough"
     else:
@@ -65,7 +65,8 @@ def status_of(files: RunFiles, content: dict[str, Any]) -> tuple[str, bool]:
     }  # fmt: skip
     lines = [
         f"{line}; process {process} is at work{pace}",
-        f"  {config.model.local_model_url}: {outcome_line(facts, 200)}",
+        f"  {config.model.where}: {outcome_line(facts, 200)}",
+        *(f"  {line}" for line in shares(stats.endpoints)),
     ]
     return "\n".join([*lines, *_stuck(files, content, questions)]), True
 

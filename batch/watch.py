@@ -119,6 +119,7 @@ async def _keep_statistics(progress: Progress, started: float) -> None:
         await asyncio.sleep(_WRITTEN)
         with contextlib.suppress(OSError):  # a full disk says so where a sample is written
             progress.write_stats(time.monotonic() - started)
+            await asyncio.to_thread(progress.save_index)
 
 
 async def _say(watch: Watch) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any, cast
 
@@ -123,11 +124,15 @@ class Tools:
         return 200, b'{"jsonrpc": "2.0", "id": %b, "result": %b}' % (identity, result), wait
 
 
-class _Connection(asyncio.Protocol):
+Take = Callable[[str, bytes, "Connection"], None]
+"""What is done with a path, a body and the connection to answer on."""
+
+
+class Connection(asyncio.Protocol):
     """Just enough of HTTP/1.1: requests with a Content-Length, one after the other, kept alive."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, take: Take) -> None:
+        self._take = take
         self._read = bytearray()
         self._path = ""
         self._body = 0
@@ -151,19 +156,33 @@ class _Connection(asyncio.Protocol):
                 self._body = end + 4
                 self._wanted = self._body + (int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0)
                 continue
-            status, answer, wait = self._answer(self._path, bytes(self._read[self._body : self._wanted]))
+            path, body = self._path, bytes(self._read[self._body : self._wanted])
             del self._read[: self._wanted]
             self._body, self._wanted = 0, 1
-            head = b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-            response = [head % (status, len(answer)), answer]
-            if wait:
-                asyncio.get_running_loop().call_later(wait, self._send, response)
-            else:
-                self._send(response)
+            self._take(path, body, self)
 
-    def _send(self, response: list[bytes]) -> None:
+    def send(self, status: int, answer: bytes) -> None:
+        """Answer the oldest request that has none."""
+        head = b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         if not self._transport.is_closing():
-            self._transport.writelines(response)
+            self._transport.writelines([head % (status, len(answer)), answer])
+
+    def drop(self) -> None:
+        """Break it."""
+        self._transport.abort()
+
+
+def answered_by(answer: Answer) -> Take:
+    """Answers each request by itself."""
+
+    def take(path: str, body: bytes, connection: Connection) -> None:
+        status, said, wait = answer(path, body)
+        if wait:
+            asyncio.get_running_loop().call_later(wait, connection.send, status, said)
+        else:
+            connection.send(status, said)
+
+    return take
 
 
 async def serve(calls: int, model_latency: float, tool_latency: float) -> None:
@@ -171,7 +190,7 @@ async def serve(calls: int, model_latency: float, tool_latency: float) -> None:
     loop = asyncio.get_running_loop()
     addresses = []
     for answer in (Model(calls, model_latency / 1000), Tools(tool_latency / 1000)):
-        server = await loop.create_server(lambda answer=answer: _Connection(answer), "127.0.0.1", 0, backlog=4096)  # type: ignore[misc]
+        server = await loop.create_server(partial(Connection, answered_by(answer)), "127.0.0.1", 0, backlog=4096)
         addresses.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     print(f"{addresses[0]}/v1 {addresses[1]}/mcp", flush=True)
     await asyncio.Event().wait()

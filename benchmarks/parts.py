@@ -84,7 +84,7 @@ async def cost(one: Callable[[], Awaitable[Any]], count: int, concurrency: int) 
 
 async def parts(model_url: str, tools_url: str, count: int, concurrency: int) -> dict[str, float]:
     """Milliseconds by part."""
-    address = ModelConfig(model_url)
+    address = ModelConfig((model_url,))
     tools = ToolsConfig(tools_url, ("pubmed_search",))
     system, question = system_prompt(LIMITS, ("pubmed_search",)), "Does the treatment help?"
     config = {"recursion_limit": recursion_limit(LIMITS)}

@@ -135,8 +135,11 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
     replies = [message for message in messages if isinstance(message, AIMessage)]
     usages = [message.usage_metadata for message in replies if message.usage_metadata]
     outputs = [message for message in messages if isinstance(message, ToolMessage)]
+    answered = [message.response_metadata.get("endpoint") for message in replies]
     return {
         "turns": len(replies),
+        **({"endpoint": answered[-1]} if answered and answered[-1] else {}),
+        **({"endpoints": answered} if len(set(answered)) > 1 else {}),
         "finish_reasons": [message.response_metadata.get("finish_reason") for message in replies],
         "repairs": [
             {"turn": turn, "repair": name}

@@ -36,7 +36,7 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
     async with AsyncExitStack() as stack:
         if not (os.environ.get("TRAJGRAPH_RUN") or "local_model_url" in from_environment(RunConfig)):
             demo = await stack.enter_async_context(demo_services())
-            config = changed(config, local_model_url=demo.model_url, model_name="demo", mcp_url=demo.mcp_url)
+            config = changed(config, local_model_url=(demo.model_url,), model_name="demo", mcp_url=demo.mcp_url)
         services = await stack.enter_async_context(open_run_services(config))
         yield graph_of(config, services, safe_prompt(config, services.tools.descriptions, stored))
 

@@ -150,7 +150,7 @@ SECRET = ["http://h/v1?apiKey=x", "http://h/v1?api_key=x", "http://h/v1?a=1&acce
 
 @pytest.mark.parametrize("address", SECRET)
 def test_an_address_with_a_secret_is_refused_wherever_it_is_given(address: str) -> None:
-    for make in (lambda: ModelConfig(address), lambda: ToolsConfig(address), lambda: check_address("--x", address)):
+    for make in (lambda: ModelConfig((address,)), lambda: ToolsConfig(address), lambda: check_address("--x", address)):
         with pytest.raises(UsageError) as refused:
             make()
         assert "=x" not in str(refused.value)

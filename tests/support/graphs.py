@@ -26,7 +26,7 @@ async def open_graph(
     """The real graph around real clients of the scripted model and the offline tools."""
     services = await stack.enter_async_context(
         open_services(
-            ModelConfig(model if isinstance(model, str) else model.url),
+            ModelConfig((model if isinstance(model, str) else model.url,)),
             ToolsConfig(tools_url),
             stop=STOP_STRINGS,
             concurrency=4,

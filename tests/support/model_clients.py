@@ -17,8 +17,8 @@ KEY = "s3cr3t-key"
 
 @asynccontextmanager
 async def client(model: ScriptedModel, timeout: float = 10) -> AsyncIterator[LocalChatModel]:
-    address = ModelConfig(model.url, api_key=KEY, model_timeout=timeout)
-    async with open_chat_model(address, concurrency=2) as chat:
+    address = ModelConfig((model.url,), api_key=KEY, model_timeout=timeout)
+    async with open_chat_model(address, model.url, concurrency=2) as chat:
         yield chat
 
 

@@ -117,13 +117,17 @@ def two_turns(messages: Messages) -> Reply:
 
 
 async def generate(
-    folder: Path, model: ScriptedModel | str, tools_url: str, waits: tuple[float, ...] = (0, 0, 0), **settings: Any
+    folder: Path,
+    model: ScriptedModel | str | tuple[str, ...],
+    tools_url: str,
+    waits: tuple[float, ...] = (0, 0, 0),
+    **settings: Any,
 ) -> RunResult:
     """What `generate` does, in this process, three questions at a time and without waits between attempts."""
-    url = model if isinstance(model, str) else model.url
+    urls = model if isinstance(model, tuple) else (model if isinstance(model, str) else model.url,)
     config = build(
         RunConfig,
-        {"questions_file": folder / "questions.jsonl", "output": folder, "local_model_url": url, "mcp_url": tools_url,
+        {"questions_file": folder / "questions.jsonl", "output": folder, "local_model_url": urls, "mcp_url": tools_url,
          "concurrency": 3, **settings},
     )  # fmt: skip
     return await run_generate(prepare(config), waits)

@@ -1,0 +1,50 @@
+"""What changes while a run asks several model servers: the load that they tell, and the file that names them."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from backends.chat_pool import ChatPool
+from backends.endpoint import Endpoint
+from backends.endpoint_list import read_endpoints
+from backends.errors import UsageError
+
+log = logging.getLogger("trajgraph")
+_LOOK = 1.0
+"""Seconds between two looks."""
+_WITHOUT = 60
+"""Looks after which a server that told no load is asked for it again."""
+
+
+async def watch(pool: ChatPool, endpoints: Path | None) -> None:
+    """Until cancelled."""
+    silent: dict[Endpoint, int] = {}
+    read = await asyncio.to_thread(_content, endpoints)
+    while True:
+        await asyncio.sleep(_LOOK)
+        if endpoints and (content := await asyncio.to_thread(_content, endpoints)) != read:
+            read = content
+            try:
+                await pool.change(await asyncio.to_thread(read_endpoints, endpoints))
+            except UsageError as error:
+                log.warning("%s; the earlier addresses stay", error)
+        asked = [one for one in pool.up if silent.get(one, 0) == 0]
+        for endpoint, says in zip(asked, await asyncio.gather(*map(_look, asked)), strict=True):
+            silent[endpoint] = 0 if says else _WITHOUT
+        silent = {one: max(left - 1, 0) for one, left in silent.items() if not one.removed}
+        pool.let_in()
+
+
+async def _look(endpoint: Endpoint) -> bool:
+    assert endpoint.chat
+    load = await endpoint.chat.load()
+    if load:
+        endpoint.limit.said(*load)
+    return load is not None
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path else None
+    except OSError:
+        return None
