@@ -4,9 +4,9 @@ import asyncio
 import logging
 from pathlib import Path
 
-from backends.chat_pool import ChatPool
 from backends.endpoint import Endpoint
 from backends.endpoint_list import read_endpoints
+from backends.endpoints import Endpoints
 from backends.errors import UsageError
 
 log = logging.getLogger("trajgraph")
@@ -16,23 +16,23 @@ _WITHOUT = 60
 """Looks after which a server that told no load is asked for it again."""
 
 
-async def watch(pool: ChatPool, endpoints: Path | None) -> None:
+async def watch(endpoints: Endpoints, file: Path | None) -> None:
     """Until cancelled."""
     silent: dict[Endpoint, int] = {}
-    read = await asyncio.to_thread(_content, endpoints)
+    read = await asyncio.to_thread(_content, file)
     while True:
         await asyncio.sleep(_LOOK)
-        if endpoints and (content := await asyncio.to_thread(_content, endpoints)) != read:
+        if file and (content := await asyncio.to_thread(_content, file)) != read:
             read = content
             try:
-                await pool.change(await asyncio.to_thread(read_endpoints, endpoints))
+                await endpoints.change(await asyncio.to_thread(read_endpoints, file))
             except UsageError as error:
                 log.warning("%s; the earlier addresses stay", error)
-        asked = [one for one in pool.up if silent.get(one, 0) == 0]
+        asked = [one for one in endpoints.up if silent.get(one, 0) == 0]
         for endpoint, says in zip(asked, await asyncio.gather(*map(_look, asked)), strict=True):
             silent[endpoint] = 0 if says else _WITHOUT
         silent = {one: max(left - 1, 0) for one, left in silent.items() if not one.removed}
-        pool.let_in()
+        endpoints.changed()
 
 
 async def _look(endpoint: Endpoint) -> bool:

@@ -27,7 +27,7 @@ class Services:
     @property
     def model(self) -> ModelInfo:
         """What the first server says of it."""
-        return next(one.served for one in self.chat.endpoints if one.served)
+        return next(one.served for one in self.chat.endpoints.all if one.served)
 
     @property
     def tools_sha256(self) -> str:
@@ -68,14 +68,14 @@ async def open_model(
     pool = ChatPool(model, stop, concurrency)
     watching = None
     try:
-        await pool.connect()
-        if not pool.is_single:
-            watching = asyncio.create_task(watch(pool, model.endpoints))
+        await pool.endpoints.connect()
+        if not pool.endpoints.is_single:
+            watching = asyncio.create_task(watch(pool.endpoints, model.endpoints))
         yield pool
     finally:
         if watching:
             watching.cancel()
-        await pool.aclose()
+        await pool.endpoints.aclose()
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ async def findings(config: RunConfig) -> AsyncIterator[Finding]:
             yield Finding("missing", "model", str(error))
             return
         prompt = prompt_messages(safe_prompt(config, descriptions, own_prompt), question, ())
-        for endpoint in pool.endpoints:
+        for endpoint in pool.endpoints.all:
             async for finding in _model(endpoint, config, prompt):
                 yield finding
 

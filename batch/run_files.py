@@ -10,18 +10,19 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from backends.errors import UsageError
 from batch.config import RunConfig, Settings, made_under
 from batch.flags import to_dict
 from batch.jsonl import atomic_write
 from batch.logs import log
+from batch.run_lock import holders, try_lock
 from serializers.record import family, sample_id
 
 UNSORTED = "other_questions"
@@ -112,6 +113,11 @@ class RunFiles:
         return self._path("run.log")
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run."""
+        return self._path("run.lock")
+
+    @property
     def checkpoints(self) -> Path:
         return self._path("checkpoints.sqlite")
 
@@ -131,14 +137,14 @@ class RunFiles:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Held by one process at a time. Raises UsageError with the pid of the one that has it."""
-        with self._path("run.lock").open("a+") as lock:
+        with self.lock.open("a+") as lock:
             os.set_inheritable(lock.fileno(), True)  # a run's worker processes hold it too, until the last has ended
             deadline = time.monotonic() + _ENDING
-            while not _try_lock(lock):
+            while not try_lock(lock):
                 lock.seek(0)
-                first, holders = lock.read().strip(), _holders(lock)
-                if first in holders or not holders or time.monotonic() > deadline:
-                    named = first if first in holders else ", ".join(holders) or first or "unknown"
+                first, held_by = lock.read().strip(), holders(lock)
+                if first in held_by or not held_by or time.monotonic() > deadline:
+                    named = first if first in held_by else ", ".join(held_by) or first or "unknown"
                     raise UsageError(
                         f"process {named} is working on {self.run}: wait for it, stop it, or start another run with "
                         "--fresh"
@@ -148,39 +154,6 @@ class RunFiles:
             lock.write(str(os.getpid()))
             lock.flush()
             yield
-
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holders(lock: IO[str]) -> list[str]:
-    """The ids of the other processes that have a file open and are alive; none where that cannot be known. The process
-    that took the lock may be gone while its workers, which inherited it, still hold it.
-    """
-    about, found = os.fstat(lock.fileno()), []
-    for opened in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):
-            its = opened.stat()
-            if (its.st_dev, its.st_ino) == (about.st_dev, about.st_ino) and opened.parts[2] != str(os.getpid()):
-                found.append(opened.parts[2])
-    return sorted(set(found), key=int)
-
-
-def process_at_work(files: RunFiles) -> str | None:
-    """The id of the process that is working on a run; None when none is."""
-    path = files.folder / f"{files.stem}_run.lock"
-    if not path.exists():
-        return None
-    with path.open("r+") as lock:
-        if _try_lock(lock):
-            return None
-        first, holders = lock.read().strip(), _holders(lock)
-        return first if first in holders or not holders else ", ".join(holders)
 
 
 def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:

@@ -90,13 +90,17 @@ async def try_first_request(services: Services, prompt: str, questions: Question
     """
     question = next((row["question"] for _, row in questions.stream()), "")
     messages = prompt_messages(prompt, question, ())
-    asked = services.chat.up
+    asked = services.chat.endpoints.up
     replies = await asyncio.gather(*(_first_reply(endpoint, messages) for endpoint in asked))
     for served in (one.served for one in asked if one.served):
         if served.unlisted:
             log.warning("%s; %s is asked for all the same", served.unlisted, served.name)
     known = list(dict.fromkeys(one.served.name for one in asked if one.served))
-    at = f" at {len(asked)} of {len(services.chat.endpoints)} addresses" if len(services.chat.endpoints) > 1 else ""
+    at = (
+        f" at {len(asked)} of {len(services.chat.endpoints.all)} addresses"
+        if len(services.chat.endpoints.all) > 1
+        else ""
+    )
     seconds = [reply.response_metadata["seconds"] for reply in replies if reply]
     told = [f"answers in {_from_to(seconds)} s" if seconds else "takes more than a second to answer"]
     told += [

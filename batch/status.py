@@ -14,7 +14,8 @@ from batch.flags import from_dict
 from batch.index import RunIndex
 from batch.jsonl import read_lines, sample_ids
 from batch.questions import QuestionsFile, check_questions
-from batch.run_files import Ids, RunFiles, process_at_work
+from batch.run_files import Ids, RunFiles
+from batch.run_lock import process_at_work
 from batch.stats import Stats, shares
 from batch.watch import duration, outcome_line
 from serializers.record import sample_of
@@ -52,7 +53,7 @@ def status_of(files: RunFiles, content: dict[str, Any]) -> tuple[str, bool]:
         asked = questions.asked * samples.most
         pending = max(asked - stats.counts.total() - failed.total(), 0)
         line = f"{files.stem}: {listed}, {pending:,} pending of {asked:,}"
-    process = process_at_work(files)
+    process = process_at_work(files.lock)
     if process is None:
         return f"{line}; no process is working on it", False
     rate = _rate(files)
@@ -79,7 +80,7 @@ def _per_second(stats: Stats, rate: float) -> dict[str, float]:
 
 def _rate(files: RunFiles) -> float:
     """Samples a second, from the times in the last records of the process at work; 0 where too few are known."""
-    since, times = (files.folder / f"{files.stem}_run.lock").stat().st_mtime, list[float]()
+    since, times = files.lock.stat().st_mtime, list[float]()
     for path in (files.trajectories, files.rejected):
         if not path.exists():
             continue

@@ -1,100 +1,19 @@
 """Several model servers in one run: a trajectory stays at one, one that fails is left out, and no question pays for it."""
 
-import asyncio
 import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from backends.errors import UsageError
-from tests.support.runs import answer, call, counts, generate, read_jsonl, stats, trajgraph, write_questions
-from tests.support.servers import completion, free_port, served
-
-Fault = Literal["502", "500", "page", "401", "404", "empty", "silent", "aborts"]
-
-
-@dataclass
-class Endpoint:
-    """A model server that does well, until it has a `fault`."""
-
-    fault: Fault | None = None
-    after: int = 10_000
-    """Completions until it has the fault."""
-    seconds: float = 0.0
-    slots: int = 1000
-    root: str | None = None
-    name: str = "Qwen3-8B"
-    length: int | None = None
-    url: str = ""
-    asked: Counter[str] = field(default_factory=Counter)
-    """Requests by session; '' for those without one."""
-    running: int = 0
-    most: int = 0
-
-    @contextmanager
-    def served(self, port: int = 0) -> Iterator["Endpoint"]:
-        routes = [
-            Route("/v1/chat/completions", self._chat, methods=["POST"]), Route("/v1/models", self._models),
-            Route("/metrics", self._metrics),
-        ]  # fmt: skip
-        with served(Starlette(routes=routes), port) as base:
-            self.url = f"{base}/v1"
-            yield self
-
-    @property
-    def _fails(self) -> Fault | None:
-        return self.fault if sum(self.asked.values()) > self.after else None
-
-    async def _models(self, _: Request) -> Response:
-        if self._fails == "502":
-            return PlainTextResponse("bad gateway", 502)
-        about = {"id": self.name, "root": self.root, "max_model_len": self.length}
-        return JSONResponse({"data": [{key: value for key, value in about.items() if value}]})
-
-    async def _metrics(self, _: Request) -> Response:
-        waiting, running = max(self.running - self.slots, 0), min(self.running, self.slots)
-        return PlainTextResponse(f"vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\n")
-
-    async def _chat(self, request: Request) -> Response:
-        body = await request.json()
-        self.asked[request.headers.get("x-session-id", "")] += 1
-        failures: dict[Fault, Response] = {
-            "502": PlainTextResponse("bad gateway", 502),
-            "500": JSONResponse({"error": {"message": "engine dead"}}, 500),
-            "page": HTMLResponse("<html>welcome</html>"),
-            "401": JSONResponse({"error": {"message": "no"}}, 401),
-            "404": JSONResponse({"error": {"message": "no such model"}}, 404),
-            "empty": JSONResponse({"choices": []}),
-            "aborts": completion({"content": "half", "finish_reason": "abort"}),
-        }
-        if (fault := self._fails) == "silent":
-            await asyncio.sleep(60)
-        elif fault:
-            return failures[fault]
-        self.running += 1
-        self.most = max(self.most, self.running)
-        await asyncio.sleep(self.seconds)
-        self.running -= 1
-        turns = sum(message["role"] == "assistant" for message in body["messages"])
-        said = call("pubmed_search", f"word{turns}") if turns < 2 else answer("Yes.")
-        return completion({"content": said, "finish_reason": "stop"})
-
-
-@contextmanager
-def several(*endpoints: Endpoint) -> Iterator[tuple[str, ...]]:
-    with ExitStack() as stack:
-        yield tuple(stack.enter_context(one.served()).url for one in endpoints)
+from tests.support.endpoints import Endpoint, Fault, several
+from tests.support.runs import counts, generate, read_jsonl, stats, trajgraph, write_questions
+from tests.support.servers import free_port, served
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -212,7 +131,7 @@ async def test_a_question_that_kills_its_server_fails_alone(many: Path, tools_ur
         models, kills = [Endpoint(), Endpoint(), Endpoint()], 0
 
         def fragile(model: Endpoint) -> Any:
-            inner = Starlette(routes=[Route("/v1/chat/completions", model._chat, methods=["POST"]), Route("/v1/models", model._models)])  # fmt: skip
+            inner = Starlette(routes=[Route("/v1/chat/completions", model.chat, methods=["POST"]), Route("/v1/models", model.models)])  # fmt: skip
             down_until = 0.0
 
             async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -252,41 +171,6 @@ def test_a_server_is_given_no_more_than_it_bears_or_than_is_said(tmp_path: Path,
     assert re.search(rf"\n{re.escape(urls[1])}: \d+ replies, \d\d %", done.stdout)
 
 
-def command(folder: Path, tools_url: str, *urls: str) -> list[object]:
-    flags: list[object] = ["generate", "--questions-file", folder / "questions.jsonl", "--mcp-url", tools_url]
-    return [*flags, "--output", folder / "out", *(word for url in urls for word in ("--local-model-url", url))]
-
-
-def test_another_model_under_the_same_name_ends_the_command_and_names_both(many: Path, tools_url: str) -> None:
-    one, other = Endpoint(root="Qwen/Qwen3-8B"), Endpoint(root="meta-llama/Llama-3.1-8B")
-    with several(one, other) as urls:
-        done = trajgraph(*command(many, tools_url, *urls))
-        assert done.returncode == 2
-        assert f"{urls[0]} serves Qwen3-8B (Qwen/Qwen3-8B), {urls[1]} serves Qwen3-8B (meta-llama/Llama" in done.stderr
-        done = trajgraph(*command(many, tools_url, urls[0], f"{urls[1]},model=Qwen3-8B"))
-        assert done.returncode == 0, done.stderr
-
-
-def test_names_may_differ_and_the_shortest_context_counts(many: Path, tools_url: str) -> None:
-    cached = "/root/.cache/hub/models--Qwen--Qwen3-8B/snapshots/0a1b"
-    endpoints = Endpoint(root="Qwen/Qwen3-8B", length=32768), Endpoint(name="q", root=cached, length=9000)
-    with several(*endpoints) as urls:
-        done = trajgraph(*command(many, tools_url, *urls))
-    assert done.returncode == 0, done.stderr
-    assert "model Qwen3-8B, q at 2 of 2 addresses" in done.stderr
-    assert "context 9,000 tokens" in done.stderr
-
-
-def test_one_that_is_down_at_the_start_is_said_and_left_out(many: Path, tools_url: str) -> None:
-    gone = f"http://127.0.0.1:{free_port()}/v1"
-    with several(Endpoint()) as (url,):
-        done = trajgraph(*command(many, tools_url, gone, url))
-        assert done.stdout.startswith("24 questions: 24 accepted"), done.stderr
-        assert f"{gone} is left out: no model server answers at {gone}" in done.stderr
-        other = trajgraph(*command(many, tools_url, url))
-    assert "is already complete" in other.stderr, "other addresses are no other run"
-
-
 async def test_a_file_of_addresses_is_read_again_when_it_changes(
     many: Path, tools_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -314,15 +198,3 @@ async def test_a_file_of_addresses_is_read_again_when_it_changes(
     assert sum(first.asked.values()) - asked_after[0] <= 8, "what was on its way, and nothing new"
     assert sum(second.asked.values()) > 30
     assert {row["metadata"]["attempts"] for row in rows(many)} == {1}
-
-
-def test_a_run_waits_for_one_of_several_to_start_and_gives_up_when_none_does(many: Path, tools_url: str) -> None:
-    gone = [f"http://127.0.0.1:{free_port()}/v1" for _ in range(2)]
-    done = trajgraph(*command(many, tools_url, *gone), "--max-downtime", "0.5")
-    assert done.returncode == 2
-    assert all(f"no model server answers at {url}" in done.stderr for url in gone)
-
-
-async def test_a_key_that_one_server_denies_at_the_start_is_named_with_its_address(many: Path, tools_url: str) -> None:
-    with several(Endpoint(), Endpoint("401", after=0)) as urls, pytest.raises(UsageError, match=re.escape(urls[1])):
-        await generate(many, urls, tools_url)
