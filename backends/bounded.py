@@ -2,7 +2,7 @@
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from backends.errors import UsageError
 
@@ -66,4 +66,20 @@ def check_address(flag: str, address: str) -> None:
         raise UsageError(
             f"{flag}: no key in an address, it would be stored; give it by --api-key or MCP_TOKEN "
             "(behind `?` may stand a version, a profile, tools, a model, a region, a format)"
+        )
+
+
+def check_database(address: str) -> None:
+    """Raises UsageError for an address that is none, or that holds a password: it would be stored."""
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in ("postgresql", "postgres")
+        secret = parts.password is not None or bool({"password", "sslpassword"} & parse_qs(parts.query).keys())
+    except ValueError:
+        known, secret = False, False
+    if not known:
+        raise UsageError("--checkpoints: an address begins with postgresql://")
+    if secret:
+        raise UsageError(
+            "--checkpoints: no password in an address, it would be stored: PGPASSWORD or PGPASSFILE has it"
         )

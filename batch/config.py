@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.bounded import check_database
 from backends.config import ModelConfig, ToolsConfig
 from backends.errors import UsageError
 from backends.setting import setting
@@ -88,6 +89,7 @@ class RunConfig:
     allow_changed_settings: bool = setting(False, "Resume a run under other settings.", "Resuming", stored=False)
     redo: str | None = setting(None, "`rejected`, or a reason: sample those anew.", "Resuming", stored=False)
     keep_checkpoints: bool = setting(False, "Keep finished steps.", "Resuming")
+    checkpoints: str | None = setting(None, "postgresql://…: the steps go there, not into a file.", "Resuming")
     model: ModelConfig = field(default_factory=ModelConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     limits: Limits = field(default_factory=Limits)
@@ -109,6 +111,8 @@ class RunConfig:
         if self.instance_id is not None and not (0 < len(self.instance_id) <= 80 and self.instance_id.isprintable()):
             raise UsageError("--instance-id: give a name of 1 to 80 letters that can be printed")
         self.samples.check()
+        if self.checkpoints is not None:
+            check_database(self.checkpoints)
         check_names(self.hard_gates)
 
     def seed_of(self, sample_id: str) -> int | None:

@@ -15,7 +15,7 @@ from batch.logs import ends, log
 from batch.questions import QuestionsFile
 from batch.run_files import Ids, RunFiles, mark_set_aside, mark_sorted
 from batch.stats import Stats
-from graph.checkpoints import GroupSaver
+from graph.queued_writes import QueuedWrites
 from serializers.record import QuestionRow, sample_of
 
 
@@ -37,7 +37,7 @@ class Progress:
         self._open = 0
         """Questions of which more samples may be asked."""
 
-    async def load_finished(self, saver: GroupSaver, *, changed: bool = False, redo: Collection[str] = ()) -> None:
+    async def load_finished(self, saver: QueuedWrites, *, changed: bool = False, redo: Collection[str] = ()) -> None:
         """Bring an earlier process's files in order, count what is in them, and delete the checkpoints of what is
         finished. `changed` says that the run goes on under other settings, perhaps about other questions; `redo` are
         rejected samples that are wanted anew.

@@ -28,7 +28,7 @@ from batch.config import RunConfig, Settings
 from batch.run_files import Ids
 from batch.stop import Stopped, StopSignal
 from graph.build import TrajectoryGraph, recursion_limit
-from graph.checkpoints import GroupSaver
+from graph.queued_writes import QueuedWrites
 from graph.state import State
 from quality.verdict import judge
 from serializers.record import QuestionRow, build_record
@@ -86,7 +86,7 @@ class Rollout:
     """How samples are rolled out."""
 
     graph: TrajectoryGraph
-    saver: GroupSaver
+    saver: QueuedWrites
     config: RunConfig
     settings: Settings
     ids: Ids
@@ -196,7 +196,7 @@ class Rollout:
                 await self.saver.adelete_thread(thread)  # nothing was asked: the context may be longer now
                 return None
             return str(stored.config["configurable"]["checkpoint_id"])
-        except sqlite3.Error:
+        except (sqlite3.Error, DiskRefused):
             raise
         except Exception as error:
             log.info("thread %s: its checkpoint cannot be read (%s); it starts again", thread, type(error).__name__)

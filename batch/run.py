@@ -28,13 +28,14 @@ from batch.questions import check_questions
 from batch.rollout import RETRY_WAITS, Rollout
 from batch.run_files import Ids, RunFiles, read_run
 from batch.runner import Runner
+from batch.saver import open_saver
 from batch.start import STARTING, open_when_up, safe_prompt, try_first_request
 from batch.stop import Stopped, StopSignal
 from batch.watch import watched
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
 from graph.build import TrajectoryGraph, build_graph
-from graph.checkpoints import GroupSaver, open_checkpoints
+from graph.queued_writes import QueuedWrites
 
 _NAMED = 20
 """Skipped rows that are named one by one."""
@@ -87,12 +88,13 @@ async def generate(
             if to_log:
                 to_log(files.log)
             ends.info("settings: %s", json.dumps(flags.to_dict(config), ensure_ascii=False))
-            await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
+            if config.checkpoints is None:
+                await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
             progress, code = Progress(files, questions, config, acquired.ids), 0
             started = time.monotonic()
             try:
                 with stop.on_signals():
-                    async with open_checkpoints(files.checkpoints) as saver:
+                    async with open_saver(config.checkpoints, files.checkpoints) as saver:
                         await progress.load_finished(saver, changed=acquired.changed, redo=acquired.redo)
                         progress.write_stats(0.0)  # what is true now, should this process be killed
                         log.info("%s", found)
@@ -157,7 +159,8 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     async with AsyncExitStack() as stack:
         with contextlib.suppress(Stopped):
             services = await open_when_up(stack, config, stop, starting=None)
-            saver = await stack.enter_async_context(open_checkpoints(files.checkpoints_of(worker, workers)))
+            own = files.checkpoints_of(worker, workers)
+            saver = await stack.enter_async_context(open_saver(config.checkpoints, own))
             await _run_here(config, services, saver, acquired, progress, stop)
     return _EXIT_CODES[stop.reason] if stop.reason else 0
 
@@ -175,7 +178,7 @@ def graph_of(
 async def _run_here(
     config: RunConfig,
     services: Services,
-    saver: GroupSaver,
+    saver: QueuedWrites,
     acquired: Acquired,
     progress: Progress,
     stop: StopSignal,

@@ -35,7 +35,8 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
     if not (count := min(config.workers, config.concurrency, left)):
         return 0
     paths = [files.checkpoints_of(worker, count) for worker in range(count)]
-    await asyncio.to_thread(_hand_out, files, paths, progress)
+    if config.checkpoints is None:
+        await asyncio.to_thread(_hand_out, files, paths, progress)
     tails = {kind: Tail(path) for kind, path in files.outputs.items()}
     workers: list[asyncio.subprocess.Process] = []
     watching: list[asyncio.Task[int]] = []
@@ -59,7 +60,8 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
             assert process.stdin
             process.stdin.close()
         await asyncio.gather(*(process.wait() for process in workers), *watching, return_exceptions=True)
-        await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
+        if config.checkpoints is None:
+            await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
 
 
 def _hand_out(files: RunFiles, paths: list[Any], progress: Progress) -> None:

@@ -21,9 +21,10 @@ from backends.config import ModelConfig, ToolsConfig
 from backends.services import open_services
 from batch.jsonl import LineWriter, encoded
 from batch.process import run_to_end
+from batch.saver import open_saver
 from graph.build import build_graph, recursion_limit
-from graph.checkpoints import open_checkpoints
 from graph.limits import Limits
+from graph.queued_writes import QueuedWrites
 from graph.state import State
 from nodes.prompts import prompt_messages, system_prompt
 from quality.verdict import judge
@@ -82,10 +83,12 @@ async def cost(one: Callable[[], Awaitable[Any]], count: int, concurrency: int) 
     return (time.process_time() - before) / count * 1000
 
 
-async def parts(model_url: str, tools_url: str, count: int, concurrency: int) -> dict[str, float]:
+async def parts(
+    model_url: str, tools_url: str, count: int, concurrency: int, database: str | None = None
+) -> dict[str, float]:
     """Milliseconds by part."""
     address = ModelConfig((model_url,))
-    tools = ToolsConfig(tools_url, ("pubmed_search",))
+    tools = ToolsConfig(tools_url, tools=("pubmed_search",))
     system, question = system_prompt(LIMITS, ("pubmed_search",)), "Does the treatment help?"
     config = {"recursion_limit": recursion_limit(LIMITS)}
     async with open_services(address, tools, stop=STOP_STRINGS, concurrency=concurrency, failed=failed) as services:
@@ -110,18 +113,31 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
     recorded = Recorded(state, result)
     bare: Any = build_graph(recorded, recorded.call, limits=LIMITS, system=system)
     looped = await cost(lambda: bare.ainvoke({"question": question}, config), count, concurrency)
-    with tempfile.TemporaryDirectory() as folder:
-        async with open_checkpoints(Path(folder) / "checkpoints.sqlite") as saver:
-            kept: Any = build_graph(recorded, recorded.call, limits=LIMITS, system=system, checkpointer=saver)
 
-            async def checkpointed() -> None:
-                thread = str(uuid.uuid4())
-                place = {**config, "configurable": {"thread_id": thread}}
-                await kept.ainvoke({"question": question}, place, durability="async")
+    async def kept_in(saver: Any) -> float:
+        kept: Any = build_graph(recorded, recorded.call, limits=LIMITS, system=system, checkpointer=saver)
+
+        async def checkpointed() -> None:
+            thread = str(uuid.uuid4())
+            place = {**config, "configurable": {"thread_id": thread}}
+            await kept.ainvoke({"question": question}, place, durability="async")
+            if isinstance(saver, QueuedWrites):
                 await saver.flush(thread)
-                await saver.adelete_thread(thread)
+            await saver.adelete_thread(thread)
 
-            with_checkpoints = await cost(checkpointed, count, concurrency)
+        return await cost(checkpointed, count, concurrency) - looped
+
+    in_postgres = {}
+    if database:
+        async with open_saver(database, Path()) as saver:
+            in_postgres["checkpoints in PostgreSQL"] = await kept_in(saver)
+        from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+
+        async with AsyncPostgresSaver.from_conn_string(database, serde=saver.serde) as stock:
+            in_postgres["by LangGraph's own saver"] = await kept_in(stock)
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_saver(None, Path(folder) / "checkpoints.sqlite") as saver:
+            with_checkpoints = await kept_in(saver)
 
         row = QuestionRow(question=question, topic="", question_type="", expected_search_terms=[])
         about = {
@@ -140,7 +156,7 @@ async def parts(model_url: str, tools_url: str, count: int, concurrency: int) ->
         writing = await cost(written, count, concurrency)
     return {
         "graph": looped, "model client": model_client, "MCP client": mcp_client,
-        "checkpoints": with_checkpoints - looped, "writing": writing,
+        "checkpoints": with_checkpoints, "writing": writing, **in_postgres,
     }  # fmt: skip
 
 
@@ -151,8 +167,9 @@ def main() -> None:
     parser.add_argument("tools_url")
     parser.add_argument("--trajectories", type=int, default=300)
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--postgres", help="a database, for what checkpoints cost there; PGPASSWORD has its password")
     asked = parser.parse_args()
-    found = run_to_end(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency))
+    found = run_to_end(parts(asked.model_url, asked.tools_url, asked.trajectories, asked.concurrency, asked.postgres))
     print(json.dumps({name: round(milliseconds, 2) for name, milliseconds in found.items()}))
 
 

@@ -12,8 +12,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from backends.config import TOOL_NAMES
-from graph.checkpoints import GroupSaver
 from graph.limits import Limits, ToolRole
+from graph.queued_writes import QueuedWrites
 from graph.state import QuestionInput, State
 from nodes.clients import CallTool, Chat
 from nodes.execute_mcp import execute_mcp
@@ -42,7 +42,7 @@ def build_graph(
     """
     builder = StateGraph(State, input_schema=QuestionInput)
     prompt = system if system is not None else system_prompt(limits, tools)
-    if isinstance(checkpointer, GroupSaver):
+    if isinstance(checkpointer, QueuedWrites):
         chat = FlushingChat(chat, checkpointer)
     ask = partial(reason, chat=chat, system=prompt, limits=limits, tool_role=tool_role)
     builder.add_node("reason", ask)
@@ -73,7 +73,7 @@ def route(state: State) -> Next:
 class FlushingChat:
     """The model, asked only when the thread's last reply is on disk: no reply is ever requested twice."""
 
-    def __init__(self, chat: Chat, saver: GroupSaver) -> None:
+    def __init__(self, chat: Chat, saver: QueuedWrites) -> None:
         self._chat, self._saver = chat, saver
 
     @property

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -13,23 +12,21 @@ from typing import Any
 from urllib.parse import quote
 
 import aiosqlite
-import zstandard
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
-    CheckpointTuple,
-    DeltaChannelHistory,
-    get_checkpoint_id,
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from backends.json_codec import dump_json
+from graph.group_writer import GroupWriter, Queued
+from graph.queued_writes import QueuedWrites
+from graph.serializer import CompressingSerializer
 
 _DELETE = ("DELETE FROM checkpoints WHERE thread_id = ?", "DELETE FROM writes WHERE thread_id = ?")
 _PUT = (
@@ -43,99 +40,39 @@ _WRITE = (
 _REPLACE, _KEEP = _WRITE.format("REPLACE"), _WRITE.format("IGNORE")
 _STATEMENTS = (*_DELETE, _PUT, _REPLACE, _KEEP)
 """In the order in which a transaction has them: what is queued for a thread that was deleted belongs to a new start."""
-_REPLY = "reply"
-"""The channel whose writes cost a request to the model."""
-_COMPRESSED, _COMPRESSED_EARLIER = "+zstd", "+zlib"
-_WORTH_IT = 4096
-"""Bytes from which a value is compressed: what tools return, which is stored as text and as a result."""
 _WAL_PAGES = 500
 """Pages of 4 kB after which SQLite's log is brought into the file, and to which it is cut back."""
 
 
-class CompressingSerializer(JsonPlusSerializer):
-    """LangGraph's own, with large values compressed by zstd; what earlier versions wrote is read too."""
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """The type of a value, `msgpack+zstd` when it is compressed, and its bytes."""
-        kind, content = super().dumps_typed(obj)
-        if len(content) < _WORTH_IT:
-            return kind, content
-        return kind + _COMPRESSED, zstandard.compress(content, 1)
-
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """The value again."""
-        kind, content = data
-        if kind.endswith(_COMPRESSED):
-            data = kind.removesuffix(_COMPRESSED), zstandard.decompress(content)
-        elif kind.endswith(_COMPRESSED_EARLIER):
-            data = kind.removesuffix(_COMPRESSED_EARLIER), zlib.decompress(content)
-        return super().loads_typed(data)
-
-
-class Writer:
-    """Rows on their way to the file: queued by many, one commit for all that wait. A failed one fails all after it."""
+class SqliteRows:
+    """The connection that writes, in a thread of its own."""
 
     def __init__(self, path: Path, statements: Sequence[str] = _STATEMENTS) -> None:
         self._path = path
         self._statements = statements
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._waiting: dict[str, list[tuple[str, Sequence[Any]]]] = {}
-        """(statement, row) by thread."""
-        self._group: asyncio.Future[None] | None = None
-        """Done when what waits now is committed."""
-        self._committing: asyncio.Future[None] | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._error: Exception | None = None
 
-    def put(self, thread: str, statement: str, rows: Iterable[Sequence[Any]]) -> "asyncio.Future[None]":
-        """Queue rows of a thread. What comes back is done when their transaction has ended, well or not."""
-        if self._error:
-            raise self._error
-        self._waiting.setdefault(thread, []).extend((statement, row) for row in rows)
-        self._group = self._group or asyncio.get_running_loop().create_future()
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
-        return self._group
+    async def transact(self, queued: Queued) -> Mapping[str, Exception]:
+        """Commit rows."""
+        await self._in_thread(self._transact, queued)
+        return {}
 
-    def drop(self, thread: str) -> None:
-        """Take back what waits of a thread."""
-        self._waiting.pop(thread, None)
+    async def tidy(self) -> None:
+        """Bring all into the one file, and give back what is free of it."""
+        await self._in_thread(self._tidy)
 
-    async def flush(self, group: "asyncio.Future[None] | None" = None) -> None:
-        """Wait until rows are on disk: those of `group`, else all. Raises the error of a transaction that failed."""
-        group = group or self._group or self._committing
-        if group and not group.done():
-            await asyncio.wait({group})
-        if self._error:
-            raise self._error
+    def close(self) -> None:
+        """Close the connection."""
+        self._thread.submit(self._disconnect)
+        self._thread.shutdown()
 
-    async def close(self) -> None:
-        """Commit what waits, bring it all into the one file, and give back what is free of it."""
-        try:
-            await self.flush()
-            await self._in_thread(self._tidy)
-        finally:
-            self._thread.submit(self._disconnect)
-            self._thread.shutdown()
-
-    async def _write(self) -> None:
-        while self._group:
-            queued = [one for of_thread in self._waiting.values() for one in of_thread]
-            self._waiting, self._committing, self._group = {}, self._group, None
-            try:
-                if self._error is None:  # what came while a transaction failed would stand on rows that are not there
-                    await self._in_thread(self._transact, queued)
-            except Exception as failure:
-                self._error = failure
-            self._committing.set_result(None)
-
-    async def _in_thread(self, act: Callable[..., None], *given: Any) -> None:
+    async def _in_thread(self, act: Any, *given: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, act, *given)
 
-    def _transact(self, queued: list[tuple[str, Sequence[Any]]]) -> None:
+    def _transact(self, queued: Queued) -> None:
         with self._connection as connection:  # commits, or rolls back
             for statement in self._statements:
-                if rows := [row for wanted, row in queued if wanted == statement]:
+                if rows := [row for _, wanted, row in queued if wanted == statement]:
                     connection.executemany(statement, rows)
 
     @cached_property
@@ -159,67 +96,31 @@ class Writer:
             self._connection.close()
 
 
-class GroupSaver(AsyncSqliteSaver):
-    """LangGraph's SQLite saver, whose writes are queued; who needs one on disk flushes, and readers wait for all.
-
-    A thread must be this saver's alone while it is open: one that it has neither found nor written is known to have no
-    checkpoint, without a look. LangGraph may copy a saver: all that changes here lies in objects that the copies share.
-    """
+class GroupSaver(QueuedWrites, AsyncSqliteSaver):
+    """LangGraph's SQLite saver with queued writes."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, serde: SerializerProtocol) -> None:
         super().__init__(connection, serde=serde)
-        self.threads: set[str] = set()
-        """The threads that have a checkpoint."""
-        self._writer = Writer(path)
-        self._replies: dict[str, asyncio.Future[None]] = {}
-        """When the last reply of each thread is committed."""
+        self.threads = set()
+        self._rows = SqliteRows(path)
+        self._writer = GroupWriter(self._rows.transact)
+        self._replies = {}
 
     async def setup(self) -> None:
         """Make the tables where there are none, and look which threads there are."""
         if self.is_setup:
             return
-        await super().setup()
+        await AsyncSqliteSaver.setup(self)
         async with self.lock, self.conn.execute("SELECT DISTINCT thread_id FROM checkpoints") as rows:
             self.threads.update([row[0] async for row in rows])
 
     async def close(self) -> None:
-        """Commit what waits and close the connection that writes."""
-        await self._writer.close()
-
-    async def flush(self, thread: str | None = None) -> None:
-        """Wait until a thread's last reply is on disk; without a thread, until everything is."""
-        if thread is None:
+        """Commit what waits, bring it all into the one file, and give back what is free of it."""
+        try:
             await self._writer.flush()
-        elif reply := self._replies.pop(thread, None):
-            await self._writer.flush(reply)
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint that `config` names, else the thread's last."""
-        await self.setup()
-        if get_checkpoint_id(config) is None and str(config["configurable"]["thread_id"]) not in self.threads:
-            return None
-        await self.flush()
-        return await super().aget_tuple(config)
-
-    async def alist(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[CheckpointTuple]:
-        """The checkpoints that fit, newest first."""
-        await self.flush()
-        async for found in super().alist(config, filter=filter, before=before, limit=limit):
-            yield found
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        """What the channels are made of again: the last snapshot of each, and the writes since."""
-        await self.flush()
-        return await super().aget_delta_channel_history(config=config, channels=channels)
+            await self._rows.tidy()
+        finally:
+            self._rows.close()
 
     async def aput(
         self,
@@ -252,17 +153,14 @@ class GroupSaver(AsyncSqliteSaver):
         if not rows:
             return
         special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        group = self._writer.put(thread, _REPLACE if special else _KEEP, rows)
-        if any(channel == _REPLY and value for channel, value in writes):
-            self._replies[thread] = group
+        statement = _REPLACE if special else _KEEP
+        self._queue_writes(thread, statement, rows, [channel for channel, value in writes if value])
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete a thread: what waits of it is never written, its pages are used again."""
-        self._writer.drop(thread_id)
+        self._forget(thread_id)
         for statement in _DELETE:
             self._writer.put(thread_id, statement, [(thread_id,)])
-        self.threads.discard(thread_id)
-        self._replies.pop(thread_id, None)
 
 
 @asynccontextmanager

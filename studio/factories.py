@@ -44,6 +44,12 @@ async def make_graph(runtime: ServerRuntime[Any]) -> AsyncIterator[TrajectoryGra
 @asynccontextmanager
 async def open_checkpoints() -> AsyncIterator[BaseCheckpointSaver[Any]]:
     """The threads that Studio shows: a batch run's, or a file of Studio's own in the working folder."""
+    if schema := os.environ.get("TRAJGRAPH_SCHEMA"):
+        from graph.postgres import open_postgres
+
+        async with open_postgres(os.environ["TRAJGRAPH_CHECKPOINTS"], schema) as stored:
+            yield stored
+        return
     path = Path(os.environ.get("TRAJGRAPH_CHECKPOINTS", ".langgraph_api/checkpoints.sqlite"))
     await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
     async with open_saver(path) as saver:

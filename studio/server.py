@@ -17,6 +17,7 @@ from batch.config import RunConfig
 from batch.flags import from_dict, from_environment
 from batch.questions import check_questions
 from batch.run_files import Ids, RunFiles, read_run
+from batch.saver import copied_schema, open_saver
 from batch.worker_checkpoints import gather, threads_in
 from graph.checkpoints import copy_checkpoints
 
@@ -38,10 +39,18 @@ async def open_studio(run: Path | None, port: int, browser: bool, api_key: str |
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="trajgraph-studio-")))
         if run is not None:
             files, content = read_run(run)
-            copy = await _copied(files, folder)
-            ids = Ids.of_run(files, content)
-            threads = await asyncio.to_thread(_threads, ids, from_dict(RunConfig, content["options"]), copy)
-            environment |= {"TRAJGRAPH_RUN": str(files.run.resolve()), "TRAJGRAPH_CHECKPOINTS": str(copy)}
+            config = from_dict(RunConfig, content["options"])
+            if config.checkpoints:
+                schema = await stack.enter_async_context(copied_schema(config.checkpoints))
+                environment |= {"TRAJGRAPH_CHECKPOINTS": config.checkpoints, "TRAJGRAPH_SCHEMA": schema}
+                async with open_saver(config.checkpoints, folder) as saver:
+                    stored = set(saver.threads)
+            else:
+                copy = await _copied(files, folder)
+                environment["TRAJGRAPH_CHECKPOINTS"] = str(copy)
+                stored = await asyncio.to_thread(threads_in, copy)
+            threads = await asyncio.to_thread(_threads, Ids.of_run(files, content), config, stored)
+            environment["TRAJGRAPH_RUN"] = str(files.run.resolve())
         elif "local_model_url" not in from_environment(RunConfig):
             from servers.serving import demo_services
 
@@ -96,9 +105,9 @@ async def _copied(files: RunFiles, folder: Path) -> Path:
     return copy
 
 
-def _threads(ids: Ids, config: RunConfig, copy: Path) -> dict[str, str]:
+def _threads(ids: Ids, config: RunConfig, stored: set[str]) -> dict[str, str]:
     """The run's stored threads under readable names, those of all samples: thread id to `sample_id: question`."""
-    stored, named = threads_in(copy), {}
+    named = {}
     for row_number, row in check_questions(config.questions_file, skip_bad_rows=True).stream():
         for sample in range(1, config.samples.most + 1):
             name = ids.sample(row_number, sample)

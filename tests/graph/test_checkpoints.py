@@ -18,7 +18,8 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.responses import JSONResponse
 
 from batch.run_files import Ids
-from graph.checkpoints import CompressingSerializer, copy_checkpoints, open_checkpoints
+from graph.checkpoints import copy_checkpoints, open_checkpoints
+from graph.serializer import CompressingSerializer
 from tests.support.runs import answer, counts, generate, read_jsonl, stored_bytes, two_turns
 from tests.support.servers import Reply, ScriptedModel
 

@@ -13,7 +13,8 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langgraph.graph import END, START, StateGraph
 
 from graph.build import build_graph
-from graph.checkpoints import Writer, open_checkpoints
+from graph.checkpoints import SqliteRows, open_checkpoints
+from graph.group_writer import GroupWriter
 from graph.limits import Limits
 from graph.state import State, merge_messages
 
@@ -138,14 +139,15 @@ async def test_however_many_rows_go_together_each_is_written_once(tmp_path: Path
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE kept (key, number);")
         insert, expected = "INSERT INTO kept VALUES (?, ?)", list[tuple[str, int]]()
-        queue = Writer(path, (insert,))
+        rows_in = SqliteRows(path, (insert,))
+        queue = GroupWriter(rows_in.transact)
         for count in (1, 2, 3, 64, 65, 1024, 2500):
             rows = [(f"{count}", number) for number in range(count)]
             queue.put(f"{count}", insert, rows)
             await queue.flush()
             expected += rows
             assert other.execute("SELECT * FROM kept ORDER BY rowid").fetchall() == expected
-        await queue.close()
+        rows_in.close()
 
 
 async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path: Path) -> None:
@@ -153,7 +155,8 @@ async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path:
     path, statements = tmp_path / "x.sqlite", ("INSERT INTO first VALUES (?)", "INSERT INTO second VALUES (?)")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE first (key); CREATE TABLE second (key);")
-        queue = Writer(path, statements)
+        rows_in = SqliteRows(path, statements)
+        queue = GroupWriter(rows_in.transact)
         other.execute("BEGIN IMMEDIATE")
         failing = queue.put("a", statements[0], [("a",)])
         waiting = asyncio.create_task(queue.flush(failing))
@@ -161,9 +164,10 @@ async def test_what_is_queued_while_a_transaction_fails_is_not_written(tmp_path:
         following = queue.put("b", statements[1], [("b",)])
         other.execute("DROP TABLE first")
         other.execute("COMMIT")
-        for wait in (waiting, queue.flush(following), queue.close()):
+        for wait in (waiting, queue.flush(following), queue.flush()):
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
                 await wait
+        rows_in.close()
         assert other.execute("SELECT count(*) FROM second").fetchone() == (0,)
 
 
