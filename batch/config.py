@@ -71,6 +71,7 @@ class RunConfig:
     output: Path = setting(Path("pubmed_training_data"), "Folder for the run's files.")
     concurrency: int = setting(5, "Questions worked on at the same time.", above=0, high=100_000)
     workers: int = setting(1, "Processes to share them, when one CPU is saturated.", above=0, high=1000)
+    ray: str | None = setting(None, "A Ray cluster to run on: auto, HOST:PORT, or local.", stored=False)
     limit: int | None = setting(None, "Only the first so many questions.", above=0)
     shard: str | None = setting(None, "I/N: the I-th of N shares, for machines started apart.", compared=True)
     incremental: bool = setting(True, "Put the trajectories in order at the end.")

@@ -63,11 +63,16 @@ class _RunLog(logging.Handler):
 
 
 class _JsonLines(logging.Handler):
-    """An object a line on stdout."""
+    """An object a line on what was stdout then: libraries that print may have been sent elsewhere since."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stdout = sys.stdout
 
     def emit(self, record: logging.LogRecord) -> None:
         facts = getattr(record, "facts", {"event": "log", "level": record.levelname.lower()})
-        tell(**facts, message=one_line(record.getMessage()))
+        with contextlib.redirect_stdout(self._stdout):
+            tell(**facts, message=one_line(record.getMessage()))
 
 
 _stderr = _OnStderr()

@@ -24,6 +24,7 @@ from backends.errors import (
     Unauthorized,
     UsageError,
 )
+from backends.model_client import Replies
 from batch.config import RunConfig, Settings
 from batch.run_files import Ids
 from batch.stop import Stopped, StopSignal
@@ -115,6 +116,14 @@ class Rollout:
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
+
+    def replies(self) -> Replies:
+        """What the model has answered so far, in all questions."""
+        return self.chat.replies
+
+    async def forget(self, sample_id: str, question: str) -> None:
+        """Delete the steps of a sample, whose record is on disk."""
+        await self.saver.adelete_thread(self.ids.thread(sample_id, question))
 
     async def run_graph(self, thread: str, question: str, seed: int | None = None) -> tuple[State, int]:
         """The final state of a question and how many attempts it took, one when nothing failed.

@@ -11,30 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
-
 from backends.errors import UsageError
 from backends.services import Services
 from batch import flags
 from batch.acquire import Acquired, acquire_run
+from batch.actor import Looked
 from batch.config import RunConfig
 from batch.flags import changed, from_dict
 from batch.jsonl import put_in_order
 from batch.logs import calls_to, ends, log
+from batch.on_ray import ClusterRollouts
 from batch.outage import Outages
 from batch.prepare import Prepared
 from batch.progress import Progress
 from batch.questions import check_questions
+from batch.ray_cluster import open_cluster
 from batch.rollout import RETRY_WAITS, Rollout
 from batch.run_files import Ids, RunFiles, read_run
 from batch.runner import Runner
 from batch.saver import open_saver
-from batch.start import STARTING, open_when_up, safe_prompt, try_first_request
+from batch.start import STARTING, graph_of, open_when_up, safe_prompt, try_first_request
 from batch.stop import Stopped, StopSignal
 from batch.watch import watched
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
-from graph.build import TrajectoryGraph, build_graph
 from graph.queued_writes import QueuedWrites
 
 _NAMED = 20
@@ -75,14 +75,14 @@ async def generate(
         )
     stop = StopSignal()
     async with AsyncExitStack() as stack:
-        services = await open_when_up(stack, config, stop, starting=STARTING)
-        prompt = (
-            str(read_run(run.run)[1].get("prompt"))
-            if run
-            else safe_prompt(config, services.tools.descriptions, prepared.prompt_file)
-        )
-        found = await try_first_request(services, prompt, questions)
-        settings = config.settings(questions.sha256, prompt, services.tools_sha256)
+        cluster = await stack.enter_async_context(open_cluster(config, stop)) if config.ray else None
+        if cluster:
+            looked = await cluster.look(prepared)
+        else:
+            services = await open_when_up(stack, config, stop, starting=STARTING)
+            looked = await _look(prepared, services)
+        prompt = looked.prompt
+        settings = config.settings(questions.sha256, prompt, looked.tools_sha256)
         with acquire_run(config, settings, prompt, questions.asked, run) as acquired:
             files = acquired.files
             if to_log:
@@ -97,7 +97,7 @@ async def generate(
                     async with open_saver(config.checkpoints, files.checkpoints) as saver:
                         await progress.load_finished(saver, changed=acquired.changed, redo=acquired.redo)
                         progress.write_stats(0.0)  # what is true now, should this process be killed
-                        log.info("%s", found)
+                        log.info("%s", looked.found)
                         log.info("%s", _word(acquired, progress))
                         if acquired.named_alike:
                             log.warning(
@@ -105,10 +105,15 @@ async def generate(
                                 "--instance-id or another --output",
                                 ", ".join(one.stem for one in acquired.named_alike[:3]),
                             )
-                        if config.workers == 1:
+                        if cluster:
+                            async with watched(progress, started):
+                                await cluster.begin(files, read_run(files.run)[1])
+                                rollouts = ClusterRollouts(cluster, acquired.ids)
+                                await Runner(rollouts, progress, config, stop).run()
+                        elif config.workers == 1:
                             async with watched(progress, started):
                                 await _run_here(config, services, saver, acquired, progress, stop, waits)
-                    if config.workers > 1:
+                    if config.workers > 1 and not cluster:
                         async with watched(progress, started):
                             code = await run_workers(config, progress, stop)
                 if not config.incremental and not stop.reason:
@@ -120,6 +125,15 @@ async def generate(
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]
     return RunResult(stats, files, code or int(bool(stats["failed"] or stats["pending"])))
+
+
+async def _look(prepared: Prepared, services: Services) -> Looked:
+    """The prompt to work under, and what the services are."""
+    run, config = prepared.run, prepared.config
+    stored = str(read_run(run.run)[1].get("prompt")) if run else None
+    prompt = stored or safe_prompt(config, services.tools.descriptions, prepared.prompt_file)
+    question = next((row["question"] for _, row in prepared.questions.stream()), "")
+    return Looked(prompt, services.tools_sha256, await try_first_request(services, prompt, question))
 
 
 def _word(acquired: Acquired, progress: Progress) -> str:
@@ -163,16 +177,6 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
             saver = await stack.enter_async_context(open_saver(config.checkpoints, own))
             await _run_here(config, services, saver, acquired, progress, stop)
     return _EXIT_CODES[stop.reason] if stop.reason else 0
-
-
-def graph_of(
-    config: RunConfig, services: Services, prompt: str, saver: BaseCheckpointSaver[Any] | None = None
-) -> TrajectoryGraph:
-    """The graph of a run around live services."""
-    return build_graph(
-        services.chat, services.tools.call, limits=config.limits, system=prompt, tools=config.tools.tools,
-        tool_role=config.tool_role, checkpointer=saver,
-    )  # fmt: skip
 
 
 async def _run_here(

@@ -3,21 +3,36 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from backends.model_client import Replies
 from batch.complaints import Complaints
 from batch.config import RunConfig
 from batch.jsonl import LineWriter, encoded
 from batch.progress import Progress
-from batch.rollout import Outcome, Rollout
+from batch.rollout import Outcome
 from batch.stop import Stopped, StopSignal
 from serializers.record import QuestionRow
+
+
+class Rollouts(Protocol):
+    """How samples are rolled out: in this process, or on a cluster."""
+
+    async def __call__(self, sample_id: str, row: QuestionRow) -> Outcome:
+        """What becomes of a sample. Raises Stopped when the run ends first."""
+
+    def replies(self) -> Replies:
+        """What the model has answered so far."""
+
+    async def forget(self, sample_id: str, question: str) -> None:
+        """Delete the steps of a sample, whose record is on disk."""
 
 
 @dataclass
 class Runner:
     """Works through the questions that are left. It owns the checkpoints of its rollouts; files may be shared."""
 
-    rollout: Rollout
+    rollout: Rollouts
     progress: Progress
     config: RunConfig
     stop: StopSignal
@@ -27,7 +42,7 @@ class Runner:
         self._held: list[tuple[QuestionRow, str, Outcome]] = []
         pending = self.progress.asked - self.progress.stats.counts.total()
         self._complaints = Complaints(
-            pending, self.config.concurrency, lambda: self.rollout.chat.replies, self.progress.failed_before
+            pending, self.config.concurrency, self.rollout.replies, self.progress.failed_before
         )
 
     async def run(self) -> None:
@@ -62,7 +77,7 @@ class Runner:
         While no question has had a reply, those that are too long for the context are held back: should that be so of
         all, none of them is finished.
         """
-        if outcome.asked_nothing and self.rollout.chat.replies.last_turn < 0:
+        if outcome.asked_nothing and self.rollout.replies().last_turn < 0:
             self._held.append((row, name, outcome))
             self._complaints.hear(outcome)
             return
@@ -75,4 +90,4 @@ class Runner:
         await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
         if outcome.kind != "failed" and not self.config.keep_checkpoints:
-            await self.rollout.saver.adelete_thread(self.rollout.ids.thread(name, row["question"]))
+            await self.rollout.forget(name, row["question"])

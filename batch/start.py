@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
 
 from langchain_core.messages import AIMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from backends.endpoint import Endpoint
 from backends.errors import (
@@ -22,8 +24,8 @@ from backends.errors import (
 from backends.model_client import ChatClient
 from backends.services import Services, open_services
 from batch.config import RunConfig
-from batch.questions import QuestionsFile
 from batch.stop import Stopped, StopSignal
+from graph.build import TrajectoryGraph, build_graph
 from nodes.prompts import prompt_messages, system_prompt
 from serializers.escaping import balanced
 from serializers.evidence import failed
@@ -55,6 +57,16 @@ def safe_prompt(config: RunConfig, descriptions: Mapping[str, tuple[str, str]], 
     return prompt
 
 
+def graph_of(
+    config: RunConfig, services: Services, prompt: str, saver: BaseCheckpointSaver[Any] | None = None
+) -> TrajectoryGraph:
+    """The graph of a run around live services."""
+    return build_graph(
+        services.chat, services.tools.call, limits=config.limits, system=prompt, tools=config.tools.tools,
+        tool_role=config.tool_role, checkpointer=saver,
+    )  # fmt: skip
+
+
 async def open_when_up(
     stack: AsyncExitStack, config: RunConfig, stop: StopSignal, *, starting: float | None
 ) -> Services:
@@ -84,11 +96,10 @@ async def open_when_up(
             await stop.sleep(min(0.5 * waits, _LONGEST_WAIT, left))
 
 
-async def try_first_request(services: Services, prompt: str, questions: QuestionsFile) -> str:
+async def try_first_request(services: Services, prompt: str, question: str) -> str:
     """Ask each model server for one token in reply to the first prompt of a run; returns a line about what is known
     then. A reply that takes longer than a second is not waited for. Raises UsageError when key or model are denied.
     """
-    question = next((row["question"] for _, row in questions.stream()), "")
     messages = prompt_messages(prompt, question, ())
     asked = services.chat.endpoints.up
     replies = await asyncio.gather(*(_first_reply(endpoint, messages) for endpoint in asked))

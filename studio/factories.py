@@ -18,9 +18,8 @@ from langgraph_sdk.runtime import ServerRuntime
 
 from batch.config import RunConfig
 from batch.flags import changed, from_dict, from_environment
-from batch.run import graph_of
 from batch.run_files import read_run
-from batch.start import open_run_services, safe_prompt
+from batch.start import graph_of, open_run_services, safe_prompt
 from graph.build import TrajectoryGraph, unconnected_graph
 from graph.checkpoints import open_checkpoints as open_saver
 from servers.serving import demo_services

@@ -1,0 +1,209 @@
+"""A process on some node of a cluster: it opens what a run needs there, and rolls questions out, many at a time."""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from backends.chat_pool import ChatPool
+from backends.model_client import Replies
+from batch.config import RunConfig
+from batch.flags import changed, from_dict
+from batch.logs import log
+from batch.outage import Outages
+from batch.rollout import RETRY_WAITS, Outcome, Rollout
+from batch.run_files import Ids, RunFiles
+from batch.saver import open_saver
+from batch.start import STARTING, graph_of, open_when_up, safe_prompt, try_first_request
+from batch.stop import Stopped, StopSignal
+from batch.worker_checkpoints import gather
+from serializers.record import QuestionRow
+
+_OURS = ("backends", "batch", "graph", "nodes", "quality", "serializers")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What is in no file: it travels as an argument, and is kept in the environment of the actor alone."""
+
+    api_key: str | None = field(repr=False)
+    token: str | None = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Secrets":
+        """Those that a run needs."""
+        headers = (*config.model.extra_header, *config.tools.mcp_header)
+        names = [header.partition("=")[2].strip() for header in headers] + ["PGPASSWORD"]
+        return cls(
+            config.model.api_key, config.tools.token, {name: os.environ[name] for name in names if name in os.environ}
+        )
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the services are, seen from a node."""
+
+    prompt: str
+    tools_sha256: str
+    found: str
+
+
+def own_version() -> str:
+    """The version of this code: of the package, and of its very text."""
+    digest, root = hashlib.sha256(), Path(__file__).resolve().parents[1]
+    for path in sorted(path for room in _OURS for path in (root / room).glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{version('trajgraph')} ({digest.hexdigest()[:12]})"
+
+
+class Actor:
+    """Its methods are called from the run's own process; Ray bounds how many at a time."""
+
+    def __init__(self) -> None:
+        self._stack, self._stop = AsyncExitStack(), StopSignal()
+        self._rollout: Rollout | None = None
+        self._beginning: asyncio.Task[tuple[str, ...]] | None = None
+        self._said: list[tuple[int, str]] = []
+        log.handlers, log.propagate = [_Kept(self._said)], False
+        log.setLevel(logging.INFO)
+        logging.getLogger("mcp").setLevel(logging.CRITICAL)
+        os.environ["LANGSMITH_TRACING"] = os.environ["LANGCHAIN_TRACING_V2"] = "false"
+
+    async def version(self) -> str:
+        """Of the code on this node."""
+        return await asyncio.to_thread(own_version)
+
+    async def node(self) -> str:
+        """The id of the node that it is on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def look(
+        self, options: dict[str, Any], secrets: Secrets, prompt: str | None, own_prompt: str | None, question: str
+    ) -> Looked:
+        """Try the services, as a run does at its start. `prompt` is that of a run that is resumed."""
+        config = _restored(options, secrets)
+        async with AsyncExitStack() as stack:
+            services = await open_when_up(stack, config, self._stop, starting=STARTING)
+            prompt = prompt or safe_prompt(config, services.tools.descriptions, own_prompt)
+            found = await try_first_request(services, prompt, question)
+            return Looked(prompt, services.tools_sha256, found)
+
+    async def begin(
+        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, node: str
+    ) -> tuple[str, ...]:
+        """Connect, once; returns the threads that have steps on this node."""
+        self._beginning = self._beginning or asyncio.create_task(
+            self._begin(files, content, secrets, concurrency, node)
+        )
+        return await self._beginning
+
+    async def rollout(self, sample_id: str, row: QuestionRow) -> tuple[Outcome, Replies] | None:
+        """What becomes of a sample; None when the run ends first. Raises LookupError in a process that Ray has started
+        again, and that has not begun.
+        """
+        if self._beginning is None:
+            raise LookupError("not begun")
+        await self._beginning
+        assert self._rollout
+        try:
+            outcome = await self._rollout(sample_id, row)
+        except Stopped:
+            return None
+        return outcome, self._rollout.chat.replies
+
+    async def forget(self, samples: list[tuple[str, str]]) -> None:
+        """Delete the steps of samples whose records are on the driver's disk."""
+        if self._rollout:
+            for sample_id, question in samples:
+                await self._rollout.forget(sample_id, question)
+
+    async def said(self) -> list[tuple[int, str]]:
+        """What was logged since the last time."""
+        lines = self._said[:]
+        self._said.clear()
+        return lines
+
+    async def stop(self) -> None:
+        """End the steps in flight, and start nothing more."""
+        self._stop.request("interrupted")
+
+    async def end(self) -> None:
+        """Close everything."""
+        await self._stack.aclose()
+
+    async def _begin(
+        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, node: str
+    ) -> tuple[str, ...]:
+        config = changed(_restored(content["options"], secrets), concurrency=concurrency)
+        own = self._stack.enter_context(own_checkpoints(scratch() / files.run_id / node))
+        services = await open_when_up(self._stack, config, self._stop, starting=None)
+        saver = await self._stack.enter_async_context(open_saver(config.checkpoints, own))
+        chat: ChatPool = services.chat
+        self._stop.on_request.append(chat.close)
+        outages = Outages({"model": chat.probe, "tool": services.tools.probe}, self._stop, config.max_downtime)
+        self._rollout = Rollout(
+            graph_of(config, services, str(content["prompt"]), saver), saver, config, content["settings"],
+            Ids.of_run(files, content), self._stop, outages.wait_for_recovery, chat, RETRY_WAITS,
+        )  # fmt: skip
+        return tuple(saver.threads)
+
+
+class _Kept(logging.Handler):
+    """Keeps lines until they are asked for."""
+
+    def __init__(self, lines: list[tuple[int, str]]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._lines) < 1000:
+            self._lines.append((record.levelno, record.getMessage()))
+
+
+def _restored(options: dict[str, Any], secrets: Secrets) -> RunConfig:
+    os.environ.update(secrets.environment)
+    return changed(from_dict(RunConfig, options), api_key=secrets.api_key, token=secrets.token)
+
+
+def scratch() -> Path:
+    """Where a node keeps steps between commands: TRAJGRAPH_SCRATCH, else the system's folder for passing files."""
+    return Path(os.environ.get("TRAJGRAPH_SCRATCH") or Path(tempfile.gettempdir()) / f"trajgraph-{os.getuid()}")
+
+
+@contextlib.contextmanager
+def own_checkpoints(folder: Path) -> Iterator[Path]:
+    """A file of steps that is this process's alone, with all that earlier processes of the run left on this node."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.ExitStack() as held:
+        free = [path for path in sorted(folder.glob("*.lock")) if _held(held, path)]
+        if not free:
+            number = 0
+            while not _held(held, path := folder / f"{number}.lock"):
+                number += 1
+            free = [path]
+        own, *others = [path.with_suffix(".sqlite") for path in free]
+        gather(own, [path for path in others if path.exists()])
+        yield own
+
+
+def _held(held: contextlib.ExitStack, path: Path) -> bool:
+    lock = path.open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return False
+    held.enter_context(lock)
+    return True
