@@ -67,7 +67,7 @@ class Samples:
 class RunConfig:
     """One name from flag to file. A setting is added here or to the part that it belongs to, and used where it acts."""
 
-    questions_file: Path = setting(help="JSONL, one object with a question per line.")
+    questions_file: Path = setting(help="JSONL (.gz, .zst), Parquet, or a folder of them.")
     output: Path = setting(Path("pubmed_training_data"), "Folder for the run's files.")
     concurrency: int = setting(5, "Questions worked on at the same time.", above=0, high=100_000)
     workers: int = setting(1, "Processes to share them, when one CPU is saturated.", above=0, high=1000)

@@ -1,15 +1,16 @@
 """The questions file: checked once from end to end, then streamed."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from backends.errors import UsageError
 from backends.json_codec import load_json
+from batch.question_parts import Stamp, open_part, question_parts, stamp_of
 from serializers.bounds import storable
 from serializers.record import QuestionRow
 
@@ -51,8 +52,8 @@ class QuestionsFile:
     rows: int
     sha256: str
     bad: tuple[BadRow, ...]
-    stamp: tuple[int, int]
-    """Its size and time of change when it was checked."""
+    stamp: tuple[Stamp, ...]
+    """Of each of its parts, when it was checked."""
     limit: int | None = None
     """Only the first so many rows."""
     share: Share = field(default_factory=Share)
@@ -81,22 +82,25 @@ class QuestionsFile:
 
         Raises UsageError when the file is no longer what it was when it was checked.
         """
-        with self.path.open("rb") as lines:
-            for row_number, line in enumerate(filter(bytes.strip, lines), start=1):
-                if self.limit is not None and row_number > self.limit:
-                    return
-                if row_number in self._bad_numbers or not self.share.holds(row_number):
-                    continue
-                if wanted and not wanted(row_number):
-                    continue
-                if _stamp(lines) != self.stamp:
-                    raise UsageError(
-                        f"{self.path} was changed during the run: put it back and run the same command to resume"
-                    )
-                row = _read_row(line)
-                if isinstance(row, str):
-                    raise UsageError(f"{self.path}, row {row_number}: {row}")
-                yield row_number, row
+        parts, numbers = question_parts(self.path), count(1)
+        changed = UsageError(f"{self.path} was changed during the run: put it back and run the same command to resume")
+        if len(parts) != len(self.stamp):
+            raise changed
+        for part, stamp in zip(parts, self.stamp, strict=True):
+            with open_part(part) as (lines, file):
+                for line, row_number in zip(filter(bytes.strip, lines), numbers, strict=False):
+                    if self.limit is not None and row_number > self.limit:
+                        return
+                    if row_number in self._bad_numbers or not self.share.holds(row_number):
+                        continue
+                    if wanted and not wanted(row_number):
+                        continue
+                    if stamp_of(file) != stamp:
+                        raise changed
+                    row = _read_row(line)
+                    if isinstance(row, str):
+                        raise UsageError(f"{self.path}, row {row_number}: {row}")
+                    yield row_number, row
 
     def bad_rows(self) -> list[BadRow]:
         """The unusable rows among those that are asked."""
@@ -118,43 +122,41 @@ def check_questions(
     UsageError when it is missing, empty, or has a bad row (within `limit`, if there is one) that is not to be skipped.
     """
     digest = hashlib.sha256()
-    rows = 0
+    rows, stamps = 0, list[Stamp]()
     bad: list[BadRow] = []
     places: dict[int, int] = {}
     repeated, first = 0, (0, 0)
     try:
-        if not path.is_file() and path.exists():
+        if not path.is_file() and not path.is_dir() and path.exists():
             raise UsageError(f"{path}: no regular file, and it is read more than once: write it to a file first")
-        with path.open("rb") as lines:
-            stamp = _stamp(lines)
-            for number, line in enumerate(lines, start=1):
-                digest.update(line)
-                if not line.strip():
-                    continue
-                rows += 1
-                row = _read_row(line)
-                if isinstance(row, str):
-                    if not skip_bad_rows and (limit is None or rows <= limit):
-                        raise UsageError(f"{path}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
-                    bad.append(BadRow(number, rows, row))
-                    continue
-                if rows > _MOST_COMPARED:
-                    continue
-                before = places.setdefault(hash(" ".join(row["question"].split())), rows)
-                if before != rows:
-                    repeated, first = repeated + 1, first if repeated else (rows, before)
-                    if dedupe:
-                        bad.append(BadRow(number, rows, f"the same question as row {before}"))
+        for part in question_parts(path):
+            with open_part(part) as (lines, file):
+                stamps.append(stamp_of(file))
+                for number, line in enumerate(lines, start=1):
+                    digest.update(line)
+                    if not line.strip():
+                        continue
+                    rows += 1
+                    row = _read_row(line)
+                    if isinstance(row, str):
+                        if not skip_bad_rows and (limit is None or rows <= limit):
+                            raise UsageError(f"{part}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
+                        bad.append(BadRow(number, rows, row))
+                        continue
+                    if rows > _MOST_COMPARED:
+                        continue
+                    before = places.setdefault(hash(" ".join(row["question"].split())), rows)
+                    if before != rows:
+                        repeated, first = repeated + 1, first if repeated else (rows, before)
+                        if dedupe:
+                            bad.append(BadRow(number, rows, f"the same question as row {before}"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error} (--questions-file)") from error
     if rows == len(bad):
         raise UsageError(f"{path}: no question in it (--questions-file wants one JSON object a line)")
-    return QuestionsFile(path, rows, digest.hexdigest(), tuple(bad), stamp, limit, share or Share(), repeated, first)
-
-
-def _stamp(file: BinaryIO) -> tuple[int, int]:
-    about = os.fstat(file.fileno())
-    return about.st_size, about.st_mtime_ns
+    return QuestionsFile(
+        path, rows, digest.hexdigest(), tuple(bad), tuple(stamps), limit, share or Share(), repeated, first
+    )
 
 
 def _read_row(line: bytes) -> QuestionRow | str:

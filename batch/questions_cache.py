@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from backends.errors import UsageError
 from batch.jsonl import atomic_write
+from batch.question_parts import question_parts
 from batch.questions import BadRow, QuestionsFile, Share, check_questions
 
 _LARGE = 10_000
@@ -42,7 +43,7 @@ def _kept(path: Path, folder: Path) -> QuestionsFile | None:
             return None
         return QuestionsFile(
             **{**stored, "path": path, "bad": tuple(BadRow(*row) for row in stored["bad"]), "share": Share(),
-               "stamp": tuple(stored["stamp"]), "first_repeated": tuple(stored["first_repeated"])}
+               "stamp": tuple(map(tuple, stored["stamp"])), "first_repeated": tuple(stored["first_repeated"])}
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -52,9 +53,11 @@ def _cache(path: Path, folder: Path) -> Path:
     return folder / f".{hashlib.sha256(str(path.absolute()).encode('utf-8', 'replace')).hexdigest()[:16]}_questions"
 
 
-def _identity(path: Path) -> list[int] | None:
+def _identity(path: Path) -> list[list[Any]] | None:
     try:
-        about = os.stat(path)  # noqa: PTH116
-    except OSError:
+        parts = [(part.name, part.stat()) for part in question_parts(path)]
+    except (OSError, UsageError):
         return None
-    return [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    return [
+        [name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in parts
+    ]

@@ -4,7 +4,7 @@ python -m benchmarks.cluster [rates|faults]
 
 Rates: 2,000 short and 300 five-call questions against servers that cost nothing, each way in turn: questions a second
 once the first are written, seconds until then, and MB resident in all processes of the command. Faults: the same
-questions on three nodes of one CPU; an actor is killed, a node removed, the driver killed, and the same command run again.
+questions on three nodes of one CPU; an actor is killed, a node removed, the driver killed, the same command run again.
 """
 
 import argparse
