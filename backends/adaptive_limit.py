@@ -4,8 +4,6 @@ import time
 
 _QUICKEST_FADES = 1.002
 """What the quickest reply is multiplied by at each reply, so that one of long ago counts no more."""
-_SLOW, _SLOWEST = 0.5, 60.0
-"""Seconds that a failure counts as, at least and at most."""
 _USED = 0.8
 """The share of a limit that must be in use before more is tried."""
 
@@ -48,10 +46,6 @@ class AdaptiveLimit:
             self._lower(0.9)
         elif self._in_use and self.reply_time < 2.5 * self._quickest:
             self._raise(1.0 if self._rises_fast else 2 / self.limit)
-
-    def failed(self) -> None:
-        """It failed with a request: one that fails fast is not the quickest."""
-        self.reply_time = min(max(self.reply_time, _SLOW) * 2, _SLOWEST)
 
     def overloaded(self) -> None:
         """The server has too many."""

@@ -24,8 +24,8 @@ Answer = TypeVar("Answer", bound=AIMessage | None)
 Messages = list[dict[str, str]]
 _WORTH_MOVING = 3.0
 """A trajectory whose own server is full moves to one that answers so many times sooner: more than reading it costs."""
-_MOST_BROKEN = 2
-"""Servers that may go down with a request before it is to blame; then one at each attempt."""
+_MOST_BROKEN = 3
+"""Servers that may fail with a request before it is to blame; then one at each attempt."""
 _MOST_HOMES = 200_000
 
 
@@ -85,8 +85,7 @@ class ChatPool:
         if self.endpoints.is_single:
             assert self.endpoints.all[0].chat
             return await self.endpoints.all[0].chat.probe()
-        if not self.endpoints.up:
-            await asyncio.gather(*(self.endpoints.try_again(one) for one in self.endpoints.all))
+        await self.endpoints.wait_for_one()
         return None if self.endpoints.up else str(self.endpoints.none_answers())
 
     def forget(self, thread: str) -> None:
@@ -113,10 +112,10 @@ class ChatPool:
                 _admit(best, endpoint.line)
 
     async def _asked(self, ask: Callable[[ChatClient], Awaitable[Answer]]) -> Answer:
-        thread, broken, refused = asking_thread(), 0, set[Endpoint]()
+        """A failure is the trajectory's when another server says the same, or there is no other."""
+        thread, failed, counted = asking_thread(), set[Endpoint](), 0
         while True:
-            endpoint = await self._seat(thread, refused)
-            began = time.monotonic()
+            endpoint = await self._seat(thread, failed)
             chat = endpoint.chat
             assert chat
             try:
@@ -125,7 +124,7 @@ class ChatPool:
                 failure = error
             else:
                 if reply is not None:
-                    endpoint.limit.answered(reply.response_metadata["seconds"])
+                    endpoint.answered(reply.response_metadata["seconds"])
                 return reply
             finally:
                 endpoint.limit.in_flight -= 1
@@ -134,36 +133,35 @@ class ChatPool:
                 endpoint.limit.overloaded()
             if self.endpoints.is_single or isinstance(failure, ContextOverflow):
                 raise failure
-            if failure.busy:
-                refused.add(endpoint)
-                if not (best := self._best(refused)) or not best.room:
-                    raise failure
-                self._move_from_home(thread)
-                continue
-            if isinstance(failure, ModelTimeout) and chat.answered > began:
-                self._move_from_home(thread)
-                raise failure
-            fault = await self.endpoints.judge(endpoint)
             self._move_from_home(thread)
-            if fault is None:
-                endpoint.limit.failed()
-                raise failure
-            broken += not (isinstance(failure, ModelUnreachable) and not failure.was_sent)
-            if broken >= (1 if thread in self._suspects else _MOST_BROKEN):
-                self._suspects.add(thread)
+            failed.add(endpoint)
+            if failure.busy:
+                self._rest(endpoint, failure.retry_after)
+            else:
+                counted += not (isinstance(failure, ModelUnreachable) and not failure.was_sent)
+                verdict = self.endpoints.judge(endpoint, failure)
+                last = failed.issuperset(self.endpoints.up)
+                fault = await asyncio.shield(verdict) if last or isinstance(failure, ModelTimeout) else None
+                if fault is None and isinstance(failure, ModelTimeout):
+                    raise failure  # the server is at work: it is the reply that takes so long
+            most = 1 if thread in self._suspects else _MOST_BROKEN
+            if counted >= most or failed.issuperset(self.endpoints.up):
+                if counted > 1:
+                    self._suspects.add(thread)
                 raise failure
 
-    async def _seat(self, thread: str | None, refused: Collection[Endpoint]) -> Endpoint:
+    async def _seat(self, thread: str | None, failed: Collection[Endpoint]) -> Endpoint:
         """A server to ask, which has room: it counts as asked from now on."""
         if self._closed:
             raise Closed("the run ends")
         home = self._homes.get(thread or "")
-        if chosen := self._choose(home, refused):
+        if chosen := self._choose(home, failed):
             chosen.limit.in_flight += 1
         elif not self.endpoints.up:
             raise self.endpoints.none_answers()
         else:
-            line = home.line if home and home.is_up else self._line
+            other = self._best(failed) if failed else home
+            line = other.line if other and other.is_up else self._line
             line.append(waiting := asyncio.get_running_loop().create_future())
             try:
                 chosen = await waiting
@@ -180,17 +178,24 @@ class ChatPool:
                 self._homes.popitem(last=False)[1].at_home -= 1
         return chosen
 
-    def _choose(self, home: Endpoint | None, refused: Collection[Endpoint]) -> Endpoint | None:
-        if home and home.is_up and home not in refused:
+    def _choose(self, home: Endpoint | None, failed: Collection[Endpoint]) -> Endpoint | None:
+        if home and home.is_up and home not in failed:
             return home if home.room and not home.line else self._better_than(home)
-        best = self._best(refused)
-        return best if best and best.room and (refused or not self._line) else None
+        best = self._best(failed)
+        return best if best and best.room and (failed or not self._line) else None
 
-    def _best(self, refused: Collection[Endpoint] = ()) -> Endpoint | None:
+    def _best(self, failed: Collection[Endpoint] = ()) -> Endpoint | None:
         """Where one more is answered soonest, be it by waiting there."""
-        asked = [one for one in self.endpoints.up if one.judged is None and one not in refused]
+        up = [one for one in self.endpoints.up if one not in failed]
+        asked = [one for one in up if not one.rests] or up
         known = [one for one in asked if one.limit.reply_time or one.room]
         return min(known or asked, key=Endpoint.expected, default=None)
+
+    def _rest(self, endpoint: Endpoint, seconds: float | None) -> None:
+        """A server that says when it wants to be asked again is not asked before."""
+        if seconds:
+            endpoint.rests_until = max(endpoint.rests_until, time.monotonic() + seconds)
+            asyncio.get_running_loop().call_later(seconds + 0.01, self.let_in)
 
     def _better_than(self, home: Endpoint) -> Endpoint | None:
         """Where it is worth to read a prompt again: a server that is half idle while `home` is full."""

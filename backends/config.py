@@ -60,6 +60,8 @@ class ModelConfig:
     model_timeout: float = setting(180.0, "Seconds a reply may take.", "Model", above=0)
     max_model_len: int | None = setting(None, "Its context, if the server does not say.", "Model", above=0)
     sampling: Sampling = field(default_factory=Sampling)
+    shared_by: int = 1
+    """Processes that ask the same servers for this run."""
 
     def __post_init__(self) -> None:
         if self.endpoints is None:

@@ -1,6 +1,7 @@
 """One of a run's model servers: its client, what it bears, and whether it answers."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -15,6 +16,10 @@ from backends.model_client import ChatClient
 from backends.model_info import ModelInfo, resolve_model
 
 Waiting = asyncio.Future["Endpoint"]
+Model = tuple[EndpointSpec, ModelInfo | None]
+"""What is served where."""
+_TRUSTED = 20
+"""Replies after which it is forgotten that a server was left out."""
 _UNKNOWN = 0.001
 """Seconds that a reply is thought to take before there was one: what was never asked is tried."""
 
@@ -32,6 +37,16 @@ class Endpoint:
     removed: bool = False
     judged: "asyncio.Task[str | None] | None" = None
     """While it is found out whether it still answers."""
+    trying: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while one that is down is tried."""
+    rests_until: float = 0.0
+    """In monotonic seconds: it has asked for it."""
+    failures: int = 0
+    """Requests in a row that failed."""
+    replies: int = 0
+    """Since it was last left out."""
+    left_out: int = 0
+    """How often it was, without so many replies between that it is trusted again."""
     at_home: int = 0
     """Trajectories that are asked here."""
     line: deque[Waiting] = field(default_factory=deque)
@@ -46,7 +61,19 @@ class Endpoint:
     @property
     def room(self) -> bool:
         """Whether it may be asked now."""
-        return self.is_up and self.judged is None and self.limit.room > 0
+        return self.is_up and not self.rests and self.limit.room > 0
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is better not asked just now, though it is up."""
+        return self.judged is not None or time.monotonic() < self.rests_until
+
+    def answered(self, seconds: float) -> None:
+        """It replied, after so many seconds."""
+        self.limit.answered(seconds)
+        self.failures, self.replies = 0, self.replies + 1
+        if self.replies >= _TRUSTED:
+            self.left_out = 0
 
     def expected(self, more: int = 1) -> float:
         """Seconds, about, until so many more requests are answered."""
@@ -54,16 +81,17 @@ class Endpoint:
         return (self.limit.reply_time or _UNKNOWN) * (1.0 + load) / self.spec.weight
 
     async def connect(
-        self, config: ModelConfig, stop: Sequence[str], concurrency: int, like: "Endpoint | None" = None
+        self, config: ModelConfig, stop: Sequence[str], concurrency: int, like: "Model | None" = None
     ) -> None:
         """Ask what it serves, and have a client for that. Raises UsageError where nothing answers, or another model
-        than at the endpoint that it is to be `like`.
+        than the one that it is to be `like`, or than it had itself.
         """
         served = await resolve_model(
             self.spec.url, self.spec.model or config.model_name, config.api_key, config.headers
         )
-        if like is not None and like is not self:
-            check_same(like.spec, like.served, self.spec, served)
+        for before in (like, (self.spec, self.served)):
+            if before:
+                check_same(*before, self.spec, served)
         size = config.max_model_len or served.max_model_len
         if self.chat is None or self.served is None or self.served.name != served.name:
             named, most = replace(config, model_name=served.name), self.spec.max_in_flight or concurrency

@@ -75,6 +75,8 @@ def parse_endpoints(words: list[str], flag: str) -> list[EndpointSpec]:
 def read_endpoints(path: Path) -> list[EndpointSpec]:
     """The addresses of a file, a line each; empty lines and what follows a `#` are nothing. Raises UsageError."""
     flag = f"--endpoints {path}"
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{flag}: no regular file, and it is read again and again")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

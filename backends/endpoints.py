@@ -8,12 +8,16 @@ from itertools import chain, repeat
 
 from backends.adaptive_limit import AdaptiveLimit
 from backends.config import ModelConfig
-from backends.endpoint import Endpoint, check_same
+from backends.endpoint import Endpoint, Model, check_same
 from backends.endpoint_list import EndpointSpec
-from backends.errors import ModelUnreachable, NothingAnswers, UsageError
+from backends.errors import ModelError, ModelTimeout, ModelUnreachable, NothingAnswers, UsageError
 
 log = logging.getLogger("trajgraph")
 _PROBE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_FAILURES = 3
+"""In a row, after which a server is put aside where there are others, though it answers a word."""
+_PUT_ASIDE, _LONGEST_ASIDE = 2.0, 120.0
+"""Seconds for the first time, and at most."""
 _LOW = 8
 """Requests that one of several servers gets at first."""
 
@@ -35,6 +39,8 @@ class Endpoints:
         specs = config.servers()
         self.is_single = len(specs) == 1 and config.endpoints is None
         self.all = [self._endpoint(spec) for spec in specs]
+        self._like: Model | None = None
+        """The model that the run began with."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -54,12 +60,13 @@ class Endpoints:
         if len(silent) == len(opened):
             there = any(error.there for error in silent)
             raise NothingAnswers("; ".join(dict.fromkeys(map(str, silent))), there=there)
-        first = self._first()
+        served = sorted((one for one in self.all if one.served), key=lambda one: not (one.served and one.served.root))
+        self._like = served[0].spec, served[0].served
         for endpoint, error in zip(self.all, opened, strict=True):
             if error:
                 self._leave_out(endpoint, str(error))
-            elif first:
-                check_same(first.spec, first.served, endpoint.spec, endpoint.served)
+            else:
+                check_same(*self._like, endpoint.spec, endpoint.served)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -74,7 +81,9 @@ class Endpoints:
         """Ask these servers from now on. A removed one gets nothing new; a new one is asked once it answers."""
         wanted, kept = {spec.key: spec for spec in specs}, list[Endpoint]()
         for endpoint in [one for one in self.all if not one.removed]:
-            if spec := wanted.pop(endpoint.spec.key, None):
+            spec = wanted.get(endpoint.spec.key)
+            if spec and spec.model == endpoint.spec.model:
+                del wanted[spec.key]
                 kept.append(endpoint)
                 endpoint.spec = spec
                 endpoint.limit.most = self._most(spec)
@@ -94,34 +103,54 @@ class Endpoints:
             self._probe_until_up(endpoint, now=True)
         self.changed()
 
-    def _leave_out(self, endpoint: Endpoint, fault: str) -> None:
+    def _leave_out(self, endpoint: Endpoint, fault: str, first_wait: float = 0.0) -> None:
         """A server does not answer: what waits for it goes elsewhere, and it is asked from time to time."""
-        endpoint.fault = fault
+        endpoint.fault, endpoint.failures, endpoint.replies = fault, 0, 0
         log.warning("%s is left out: %s", endpoint.spec.url, fault)
         self._gone(endpoint)
-        self._probe_until_up(endpoint)
+        self._probe_until_up(endpoint, first_wait)
 
-    async def judge(self, endpoint: Endpoint) -> str | None:
-        """Whether a server whose request failed answers another, asked once for all that failed."""
+    def judge(self, endpoint: Endpoint, failure: ModelError) -> "asyncio.Future[str | None]":
+        """Why a server whose request failed is left out: it does not answer another, asked once for all that failed, or
+        it fails again and again where others are. None where it stays.
+        """
+        endpoint.failures += not isinstance(failure, ModelTimeout)
         if endpoint.fault or endpoint.removed:
-            return endpoint.fault or "removed"
+            known: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+            known.set_result(endpoint.fault or "it is no longer asked")
+            return known
         if endpoint.judged is None:
-            assert endpoint.chat
-            endpoint.judged = asyncio.create_task(endpoint.chat.check())
-            endpoint.judged.add_done_callback(lambda task: self._judged(endpoint, task))
-        return await asyncio.shield(endpoint.judged)
+            endpoint.judged = asyncio.create_task(self._judged(endpoint, failure))
+        return endpoint.judged
 
-    def _judged(self, endpoint: Endpoint, task: "asyncio.Task[str | None]") -> None:
-        endpoint.judged = None
-        if not task.cancelled():
-            if (fault := task.result()) and not endpoint.removed:
-                self._leave_out(endpoint, fault)
-            self.changed()
+    async def _judged(self, endpoint: Endpoint, failure: ModelError) -> str | None:
+        assert endpoint.chat
+        try:
+            fault, wait = await endpoint.chat.check(), 0.0
+        finally:
+            endpoint.judged = None
+        if not fault and endpoint.failures >= _FAILURES and self.up != [endpoint]:
+            fault = f"{endpoint.failures} requests in a row failed there: {failure}"
+            wait = min(_PUT_ASIDE * 4**endpoint.left_out, _LONGEST_ASIDE)
+            endpoint.left_out += 1
+        if fault and not endpoint.removed:
+            self._leave_out(endpoint, fault, wait)
+        self.changed()
+        return fault
 
-    def _probe_until_up(self, endpoint: Endpoint, *, now: bool = False) -> None:
+    async def wait_for_one(self) -> None:
+        """Where none is up, all are tried until one is."""
+        while self.up and all(one.judged for one in self.up):
+            await asyncio.wait([one.judged for one in self.up if one.judged], return_when=asyncio.FIRST_COMPLETED)
+        trying = {asyncio.create_task(self.try_again(one)) for one in self.all if not self.up and not one.removed}
+        while trying and not self.up:
+            _, trying = await asyncio.wait(trying, return_when=asyncio.FIRST_COMPLETED)
+        self._tasks |= trying
+
+    def _probe_until_up(self, endpoint: Endpoint, first_wait: float = 0.0, *, now: bool = False) -> None:
         async def probe() -> None:
             since = time.monotonic()
-            for wait in chain([0.0] if now else [], _PROBE_WAITS, repeat(_PROBE_WAITS[-1])):
+            for wait in chain([first_wait] if now or first_wait else [], _PROBE_WAITS, repeat(_PROBE_WAITS[-1])):
                 await asyncio.sleep(wait)
                 if endpoint.fault and not endpoint.removed:
                     await self.try_again(endpoint)
@@ -135,34 +164,36 @@ class Endpoints:
         task.add_done_callback(self._tasks.discard)
 
     async def try_again(self, endpoint: Endpoint) -> None:
-        if endpoint.removed:
-            return
-        try:
-            await self._connected(endpoint, self._first())
-            assert endpoint.chat
-            fault = await endpoint.chat.check()
-        except UsageError as error:
-            fault = str(error)
-            if not isinstance(error, NothingAnswers) and fault != endpoint.fault:
-                log.warning("%s stays left out: %s", endpoint.spec.url, fault)
-        if endpoint.fault and not fault:
-            endpoint.limit.begin_again()
-        endpoint.fault = fault
+        """Ask one that is down, one at a time: what an earlier try found does not undo a later one."""
+        async with endpoint.trying:
+            if endpoint.removed or not endpoint.fault:
+                return
+            try:
+                await self._connected(endpoint)
+                assert endpoint.chat
+                fault = await endpoint.chat.check()
+            except UsageError as error:
+                fault = str(error)
+                if not isinstance(error, NothingAnswers) and fault != endpoint.fault:
+                    log.warning("%s stays left out: %s", endpoint.spec.url, fault)
+            if not fault:
+                endpoint.limit.begin_again()
+            endpoint.fault = fault
         self.changed()
 
-    async def _connected(self, endpoint: Endpoint, like: Endpoint | None = None) -> None:
-        await endpoint.connect(self._config, self._stop, self._concurrency, like)
-
-    def _first(self) -> Endpoint | None:
-        return next((one for one in self.all if one.served), None)
+    async def _connected(self, endpoint: Endpoint) -> None:
+        await endpoint.connect(self._config, self._stop, self._concurrency, self._like)
 
     def _endpoint(self, spec: EndpointSpec) -> Endpoint:
         return Endpoint(spec, AdaptiveLimit(self._most(spec), None if self.is_single else _LOW))
 
     def _most(self, spec: EndpointSpec) -> int:
-        return min(spec.max_in_flight or self._concurrency, self._concurrency)
+        if spec.max_in_flight is None:
+            return self._concurrency
+        return min(max(spec.max_in_flight // self._config.shared_by, 1), self._concurrency)
 
     def none_answers(self) -> ModelUnreachable:
+        """What a request comes to that could be sent nowhere."""
         asked = [one for one in self.all if not one.removed]
         said = "; ".join(f"{one.spec.url}: {one.fault}" for one in asked[:5]) + (" …" if len(asked) > 5 else "")
         error = ModelUnreachable(said)

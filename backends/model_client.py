@@ -228,11 +228,12 @@ class ChatClient:
         """Why the server answers no request as a model does, to one for a single token; None when it does, or says that
         it has too much to do.
         """
+        began = time.monotonic()
         try:
             async with asyncio.timeout(_PROBE_REPLY_TIMEOUT):
                 reply = await self.ask_for_a_token([{"role": "user", "content": "Hello"}])
-        except TimeoutError:
-            return f"no reply of one token in {_PROBE_REPLY_TIMEOUT:g} s"
+        except TimeoutError:  # one that answers others meanwhile is only slow
+            return None if self.answered > began else f"no reply of one token in {_PROBE_REPLY_TIMEOUT:g} s"
         except ModelError as error:
             return None if error.busy else str(error)
         return _ABORTED if reply.response_metadata.get("finish_reason") == "abort" else None

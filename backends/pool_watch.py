@@ -19,7 +19,7 @@ _WITHOUT = 60
 async def watch(endpoints: Endpoints, file: Path | None) -> None:
     """Until cancelled."""
     silent: dict[Endpoint, int] = {}
-    read = await asyncio.to_thread(_content, file)
+    read: bytes | None = b""  # it may have changed since the servers were connected
     while True:
         await asyncio.sleep(_LOOK)
         if file and (content := await asyncio.to_thread(_content, file)) != read:
@@ -45,6 +45,6 @@ async def _look(endpoint: Endpoint) -> bool:
 
 def _content(path: Path | None) -> bytes | None:
     try:
-        return path.read_bytes() if path else None
+        return path.read_bytes() if path and path.is_file() else None
     except OSError:
         return None

@@ -101,11 +101,11 @@ class Actor:
             return Looked(prompt, services.tools_sha256, found)
 
     async def begin(
-        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, node: str
+        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, actors: int, node: str
     ) -> tuple[str, ...]:
         """Connect, once; returns the threads that have steps on this node."""
         self._beginning = self._beginning or asyncio.create_task(
-            self._begin(files, content, secrets, concurrency, node)
+            self._begin(files, content, secrets, concurrency, actors, node)
         )
         return await self._beginning
 
@@ -144,9 +144,9 @@ class Actor:
         await self._stack.aclose()
 
     async def _begin(
-        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, node: str
+        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, actors: int, node: str
     ) -> tuple[str, ...]:
-        config = changed(_restored(content["options"], secrets), concurrency=concurrency)
+        config = changed(_restored(content["options"], secrets), concurrency=concurrency, shared_by=actors)
         own = self._stack.enter_context(own_checkpoints(scratch() / files.run_id / node))
         services = await open_when_up(self._stack, config, self._stop, starting=None)
         saver = await self._stack.enter_async_context(open_saver(config.checkpoints, own))

@@ -66,9 +66,11 @@ class Finished:
         """The last row, up to the one at `most`, of which something is known; 0 when nothing is."""
         found = 0
         for number, bits in self._bits.items():
-            kept = len(bits[: (most >> 2) + 1].rstrip(b"\0"))
-            rows = range(max(4 * kept - 8, 0), min(4 * kept, most + 1))
-            found = max([found, *(row for row in rows if self.get(row, number))])
+            at, rows = min(most >> 2, len(bits) - 1) + 1, list[int]()
+            while at and not rows:
+                rows = [row for row in range(4 * at - 4, min(4 * at, most + 1)) if self.get(row, number)]
+                at = len(bits[: at - 1].rstrip(b"\0"))
+            found = max([found, *rows])
         return found
 
     def copy(self) -> "Finished":

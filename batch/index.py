@@ -35,6 +35,8 @@ class _Place:
     lines: int = 0
     ends: str = ""
     """The hash of what stands before that place."""
+    stamp: tuple[int, ...] = ()
+    """Of the file when it was read: its place on the disk and its times."""
     cleaned: int = 0
     """Up to where the checkpoints of its samples are deleted for certain."""
 
@@ -83,11 +85,11 @@ class RunIndex:
                     break
                 yield record
 
-    def save(self, *, all_cleaned: bool = False) -> None:
+    def save(self, *, all_cleaned: bool = False, kept: bool = False) -> None:
         """Put it on disk. Checkpoints are deleted soon after a record is written: of what was counted at the last
-        `save` they are, by now; with `all_cleaned`, of everything.
+        `save` they are, by now; with `all_cleaned`, of everything; none where they are `kept`.
         """
-        if all_cleaned:
+        if all_cleaned and not kept:
             self._clean()
         content = {
             "version": _VERSION, "run_id": self.files.run_id, "stats": self.stats.to_dict(),
@@ -95,7 +97,8 @@ class RunIndex:
         }  # fmt: skip
         text = json.dumps(content, ensure_ascii=True)
         atomic_write(self.files.index, [f"{hashlib.sha256(text.encode()).hexdigest()}\n", text])
-        self._clean()
+        if not kept:
+            self._clean()
 
     def _clean(self) -> None:
         for place in self.places.values():
@@ -132,9 +135,11 @@ class RunIndex:
             return
         with path.open("rb") as lines:
             fcntl.flock(lines, fcntl.LOCK_SH)  # none is read that is taken back, as on a full disk
-            size = os.fstat(lines.fileno()).st_size
+            about = os.fstat(lines.fileno())
+            size, stamp = about.st_size, (about.st_ino, about.st_mtime_ns, about.st_ctime_ns)
             fcntl.flock(lines, fcntl.LOCK_UN)
-            if not known and (size < place.bytes or _ends(lines, place.bytes) != place.ends):
+            edited = 0 < size == place.bytes and tuple(place.stamp) != stamp
+            if not known and (size < place.bytes or edited or _ends(lines, place.bytes) != place.ends):
                 raise Differs
             lines.seek(place.bytes)
             for line in lines:
@@ -144,7 +149,7 @@ class RunIndex:
                     record = summary(line)
                 place.bytes, place.lines = place.bytes + len(line), place.lines + 1
                 yield place.bytes, record
-            place.ends = _ends(lines, place.bytes)
+            place.ends, place.stamp = _ends(lines, place.bytes), stamp
 
 
 def _ends(file: Any, at: int) -> str:

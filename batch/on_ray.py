@@ -162,7 +162,9 @@ class Cluster:
         while not self._stop.reason:
             try:
                 slot.node = await slot.actor.node.remote()
-                threads = await slot.actor.begin.remote(*self._begun[:2], self._secrets, self._begun[2], slot.node)
+                threads = await slot.actor.begin.remote(
+                    *self._begun[:2], self._secrets, self._begun[2], len(self.slots), slot.node
+                )
             except self._ray.exceptions.RayTaskError as error:
                 log.error("an actor cannot begin: %s", error.cause)
                 self._stop.request("worker")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -43,7 +44,8 @@ class Progress:
         rejected samples that are wanted anew.
         """
         if redo or changed:  # records will be moved
-            self.files.index.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.files.index.unlink()
         if redo:
             for record in summaries(self.files.rejected):
                 if record["sample_id"] in redo:
@@ -99,7 +101,7 @@ class Progress:
             self._index.advance()
         except Differs:  # they have been put in order
             self._index = RunIndex.anew(self.files)
-        self._index.save(all_cleaned=at_end)
+        self._index.save(all_cleaned=at_end, kept=self._config.keep_checkpoints)
 
     def _count_open(self) -> None:
         if self._config.samples.accept:

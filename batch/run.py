@@ -169,7 +169,7 @@ async def work(run: Path, worker: int, workers: int, limit: int | None) -> int:
     acquired = Acquired(files, content["settings"], str(content["prompt"]), ids)
     progress = Progress(files, questions, config, ids)
     progress.read_finished()
-    config = changed(config, concurrency=-(-config.concurrency // workers))
+    config = changed(config, concurrency=-(-config.concurrency // workers), shared_by=workers)
     async with AsyncExitStack() as stack:
         with contextlib.suppress(Stopped):
             services = await open_when_up(stack, config, stop, starting=None)

@@ -86,6 +86,18 @@ def test_a_cut_at_any_byte_of_index_or_records_loses_no_count(tmp_path: Path, ca
         assert said(RunIndex.read(files)) == said(RunIndex.anew(files))
 
 
+def test_a_record_that_is_edited_in_place_is_read_anew(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    write(files, [(number, 1, True) for number in range(1, 40)])
+    RunIndex.read(files).save()
+    content = files.trajectories.read_bytes()
+    files.trajectories.write_bytes(
+        content.replace(b"traj_00003", b"traj_00099")
+    )  # of the same length, long before the end
+    index = RunIndex.read(files)
+    assert index.finished.get(3, 1) is None and index.finished.get(99, 1) == "accepted"
+
+
 def test_an_index_of_another_run_counts_for_nothing(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     write(files, [(1, 1, True)])

@@ -15,7 +15,23 @@ from starlette.routing import Route
 from tests.support.runs import answer, call
 from tests.support.servers import completion, served
 
-Fault = Literal["502", "500", "page", "401", "404", "empty", "silent", "aborts"]
+Fault = Literal[
+    "502",
+    "500",
+    "page",
+    "401",
+    "404",
+    "empty",
+    "silent",
+    "aborts",
+    "nothing",
+    "half",
+    "400",
+    "403",
+    "302",
+    "504",
+    "429",
+]
 
 
 @dataclass
@@ -25,6 +41,11 @@ class Endpoint:
     fault: Fault | None = None
     after: int = 10_000
     """Completions until it has the fault."""
+    answers_a_word: bool = False
+    """Whether a request for one token does well all the same."""
+    from_turn: int = 0
+    """The first turn that has the fault."""
+    retry_after: int | None = None
     seconds: float = 0.0
     slots: int = 1000
     root: str | None = None
@@ -71,8 +92,17 @@ class Endpoint:
             "404": JSONResponse({"error": {"message": "no such model"}}, 404),
             "empty": JSONResponse({"choices": []}),
             "aborts": completion({"content": "half", "finish_reason": "abort"}),
+            "nothing": completion({"content": "", "finish_reason": "stop"}),
+            "half": Response(b'{"choices": [{"mess', headers={"content-length": "1000"}),
+            "400": JSONResponse({"error": {"message": "bad parameter"}}, 400),
+            "403": JSONResponse({"error": {"message": "forbidden"}}, 403),
+            "302": Response(status_code=302, headers={"location": "http://elsewhere/v1"}),
+            "504": PlainTextResponse("gateway timeout", 504),
+            "429": JSONResponse({"error": {"message": "busy"}}, 429, headers={"retry-after": str(self.retry_after)}),
         }
-        if (fault := self._fails) == "silent":
+        turns = sum(message["role"] == "assistant" for message in body["messages"])
+        spared = turns < self.from_turn or (self.answers_a_word and body["max_tokens"] == 1)
+        if (fault := None if spared else self._fails) == "silent":
             await asyncio.sleep(60)
         elif fault:
             return failures[fault]
@@ -80,7 +110,6 @@ class Endpoint:
         self.most = max(self.most, self.running)
         await asyncio.sleep(self.seconds)
         self.running -= 1
-        turns = sum(message["role"] == "assistant" for message in body["messages"])
         said = call("pubmed_search", f"word{turns}") if turns < 2 else answer("Yes.")
         return completion({"content": said, "finish_reason": "stop"})
 
