@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from backends.errors import UsageError
 from backends.mcp_servers import absolute
 from batch import flags
 from batch.config import RunConfig, text_sha256
@@ -12,6 +13,8 @@ from batch.index import KINDS, RunIndex
 from batch.questions import QuestionsFile
 from batch.questions_cache import checked_questions
 from batch.run_files import RunFiles, check_writable, read_run
+
+_MOST_SORTED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
         config.questions_file, config.output, skip_bad_rows=config.skip_bad_rows, limit=config.limit,
         share=config.share(), dedupe=config.dedupe,
     )  # fmt: skip
+    if not config.incremental and questions.asked > _MOST_SORTED:
+        raise UsageError(
+            f"--no-incremental puts records in order at the end, of {_MOST_SORTED:,} questions at most: leave it out"
+        )
     check_writable(config.output)
     found = _found(config, questions, prompt_file, run)
     done = found is not None and found.complete and found.known and not config.redo

@@ -68,8 +68,10 @@ def test_a_file_names_an_address_a_line_with_comments(tmp_path: Path) -> None:
         file.write_text(content, encoding="utf-8", errors="surrogateescape")
         with pytest.raises(UsageError, match=f"--endpoints {file}"):
             read_endpoints(file)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="no regular file"):
         read_endpoints(tmp_path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_endpoints(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(

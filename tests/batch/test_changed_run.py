@@ -214,7 +214,7 @@ def test_an_empty_prompt_is_refused(tmp_path: Path, prompt: str) -> None:
 
 def test_questions_that_cannot_be_read_again_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    for source in (tmp_path / "fifo", Path("/dev/null"), tmp_path):
+    for source in (tmp_path / "fifo", Path("/dev/null")):
         refused = trajgraph("generate", "--questions-file", source, "--output", tmp_path / "out")
         assert refused.returncode == 2
         assert "no regular file" in refused.stderr

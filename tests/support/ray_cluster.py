@@ -73,12 +73,14 @@ def ray_cluster(nodes: int) -> Iterator[RayCluster]:
         try:
             yield RayCluster(process)
         finally:
-            assert process.stdin
+            assert process.stdin and process.stdout
             process.stdin.close()
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
+            process.stdout.close()
             for name, value in before.items():
                 os.environ.pop(name)
                 if value is not None:
