@@ -156,6 +156,7 @@ class Progress:
             about = row["metadata"]
             reasons = f" for {', '.join(about['reject_reasons'])}" if about["reject_reasons"] else ""
             said = f"{kind}{reasons}: {about['total_tool_calls']} calls, {about.get('turns', 0)} replies"
+            said += f", the last from {about['endpoint']}" if "endpoints" in about else ""
         facts = {"event": "sample", "sample_id": row["sample_id"], "outcome": kind}
         ends.info("%s %s", row["sample_id"], said, extra={"facts": facts})
 
