@@ -13,6 +13,9 @@ _HARMLESS = re.compile(
     r"(?:api[-_]?version|version|v|profile|tools?|model|region|format|stream)=[\w.,:/-]{0,40}", re.IGNORECASE
 )
 """All that may stand in an address behind `?`: it is stored and logged, and a key has many names."""
+_HARMLESS_OPTIONS = frozenset(
+    "sslmode sslrootcert application_name connect_timeout target_session_attrs host port dbname user".split()
+)
 MAX_REPLY = 8_000_000
 """Bytes of a model's reply that are read, after decompression."""
 
@@ -70,16 +73,19 @@ def check_address(flag: str, address: str) -> None:
 
 
 def check_database(address: str) -> None:
-    """Raises UsageError for an address that is none, or that holds a password: it would be stored."""
+    """Raises UsageError for an address that is none, or that may hold a password: it would be stored."""
     try:
         parts = urlsplit(address)
-        known = parts.scheme in ("postgresql", "postgres")
-        secret = parts.password is not None or bool({"password", "sslpassword"} & parse_qs(parts.query).keys())
+        parts.port  # noqa: B018
+        known = parts.scheme in ("postgresql", "postgres") and bool(parts.netloc)
     except ValueError:
-        known, secret = False, False
+        known = False
     if not known:
-        raise UsageError("--checkpoints: an address begins with postgresql://")
-    if secret:
+        raise UsageError("--checkpoints: an address begins with postgresql:// (a password in it has no place there)")
+    given = {name.lower() for name in parse_qs(parts.query, keep_blank_values=True)}
+    odd = "#" in address or "@" in parts.path + parts.query or not given <= _HARMLESS_OPTIONS
+    if parts.password is not None or odd:
         raise UsageError(
-            "--checkpoints: no password in an address, it would be stored: PGPASSWORD or PGPASSFILE has it"
+            "--checkpoints: no password in an address, it would be stored; PGPASSWORD or PGPASSFILE has it (behind `?` "
+            f"may stand {', '.join(sorted(_HARMLESS_OPTIONS))})"
         )

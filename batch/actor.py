@@ -18,7 +18,7 @@ from backends.chat_pool import ChatPool
 from backends.model_client import Replies
 from batch.config import RunConfig
 from batch.flags import changed, from_dict
-from batch.logs import log
+from batch.logs import calls, log
 from batch.outage import Outages
 from batch.rollout import RETRY_WAITS, Outcome, Rollout
 from batch.run_files import Ids, RunFiles
@@ -66,6 +66,10 @@ def own_version() -> str:
     return f"{version('trajgraph')} ({digest.hexdigest()[:12]})"
 
 
+class NotBegun(Exception):
+    """Ray has started this process again, and nobody has told it of the run."""
+
+
 class Actor:
     """Its methods are called from the run's own process; Ray bounds how many at a time."""
 
@@ -73,7 +77,7 @@ class Actor:
         self._stack, self._stop = AsyncExitStack(), StopSignal()
         self._rollout: Rollout | None = None
         self._beginning: asyncio.Task[tuple[str, ...]] | None = None
-        self._said: list[tuple[int, str]] = []
+        self._said: list[tuple[str, int, str]] = []
         log.handlers, log.propagate = [_Kept(self._said)], False
         log.setLevel(logging.INFO)
         logging.getLogger("mcp").setLevel(logging.CRITICAL)
@@ -101,35 +105,39 @@ class Actor:
             return Looked(prompt, services.tools_sha256, found)
 
     async def begin(
-        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, actors: int, node: str
+        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, actors: int
     ) -> tuple[str, ...]:
         """Connect, once; returns the threads that have steps on this node."""
         self._beginning = self._beginning or asyncio.create_task(
-            self._begin(files, content, secrets, concurrency, actors, node)
+            self._begin(files, content, secrets, concurrency, actors)
         )
         return await self._beginning
 
-    async def rollout(self, sample_id: str, row: QuestionRow) -> tuple[Outcome, Replies] | None:
-        """What becomes of a sample; None when the run ends first. Raises LookupError in a process that Ray has started
-        again, and that has not begun.
+    async def rollout(self, sample_id: str, row: QuestionRow, again: bool) -> tuple[Outcome, Replies] | None:
+        """What becomes of a sample; None when the run ends first. One that was asked before, by another actor, may have
+        steps in a database. Raises NotBegun.
         """
         if self._beginning is None:
-            raise LookupError("not begun")
+            raise NotBegun
         await self._beginning
         assert self._rollout
+        if again and self._rollout.config.checkpoints:
+            await self._rollout.look_for(sample_id, row["question"])
         try:
             outcome = await self._rollout(sample_id, row)
         except Stopped:
             return None
         return outcome, self._rollout.chat.replies
 
-    async def forget(self, samples: list[tuple[str, str]]) -> None:
-        """Delete the steps of samples whose records are on the driver's disk."""
+    async def delete(self, threads: list[str], now: bool = False) -> None:
+        """Delete the steps of threads, and have that on disk `now`."""
         if self._rollout:
-            for sample_id, question in samples:
-                await self._rollout.forget(sample_id, question)
+            for thread in threads:
+                await self._rollout.saver.adelete_thread(thread)
+            if now:
+                await self._rollout.saver.flush()
 
-    async def said(self) -> list[tuple[int, str]]:
+    async def said(self) -> list[tuple[str, int, str]]:
         """What was logged since the last time."""
         lines = self._said[:]
         self._said.clear()
@@ -144,10 +152,13 @@ class Actor:
         await self._stack.aclose()
 
     async def _begin(
-        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, actors: int, node: str
+        self, files: RunFiles, content: dict[str, Any], secrets: Secrets, concurrency: int, actors: int
     ) -> tuple[str, ...]:
         config = changed(_restored(content["options"], secrets), concurrency=concurrency, shared_by=actors)
-        own = self._stack.enter_context(own_checkpoints(scratch() / files.run_id / node))
+        if config.verbose:
+            calls.addHandler(_Kept(self._said))
+            calls.setLevel(logging.DEBUG)
+        own = self._stack.enter_context(own_checkpoints(scratch() / files.run_id, actors))
         services = await open_when_up(self._stack, config, self._stop, starting=None)
         saver = await self._stack.enter_async_context(open_saver(config.checkpoints, own))
         chat: ChatPool = services.chat
@@ -163,13 +174,13 @@ class Actor:
 class _Kept(logging.Handler):
     """Keeps lines until they are asked for."""
 
-    def __init__(self, lines: list[tuple[int, str]]) -> None:
+    def __init__(self, lines: list[tuple[str, int, str]]) -> None:
         super().__init__()
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        if len(self._lines) < 1000:
-            self._lines.append((record.levelno, record.getMessage()))
+        if len(self._lines) < 10_000:
+            self._lines.append((record.name, record.levelno, record.getMessage()))
 
 
 def _restored(options: dict[str, Any], secrets: Secrets) -> RunConfig:
@@ -183,19 +194,19 @@ def scratch() -> Path:
 
 
 @contextlib.contextmanager
-def own_checkpoints(folder: Path) -> Iterator[Path]:
-    """A file of steps that is this process's alone, with all that earlier processes of the run left on this node."""
+def own_checkpoints(folder: Path, actors: int) -> Iterator[Path]:
+    """A file of steps that is this process's alone: one that an earlier process of the run left, where there is one,
+    with those of actors that are no more.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.ExitStack() as held:
-        free = [path for path in sorted(folder.glob("*.lock")) if _held(held, path)]
-        if not free:
-            number = 0
-            while not _held(held, path := folder / f"{number}.lock"):
-                number += 1
-            free = [path]
-        own, *others = [path.with_suffix(".sqlite") for path in free]
-        gather(own, [path for path in others if path.exists()])
-        yield own
+        number = 0
+        while not _held(held, own := folder / f"{number}.lock"):
+            number += 1
+        left = [path for path in sorted(folder.glob("*.lock")) if int(path.stem) >= actors and path != own]
+        others = [path.with_suffix(".sqlite") for path in left if _held(held, path)]
+        gather(own.with_suffix(".sqlite"), [path for path in others if path.exists()])
+        yield own.with_suffix(".sqlite")
 
 
 def _held(held: contextlib.ExitStack, path: Path) -> bool:

@@ -132,7 +132,8 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
             said = [describe(stats), *(f"  {path}" for path in written)]
             typer.echo("\n".join([*said, *(f"next: {one}" for one in next_commands(stats, files.run))]))
         if code and stats["pending"]:
-            log.info("stopped; to resume: trajgraph resume %s", quoted(files.run))
+            resumes = "run the same command" if config.ray else f"trajgraph resume {quoted(files.run)}"
+            log.info("stopped; to resume: %s", resumes)
     return code
 
 

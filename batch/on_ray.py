@@ -14,13 +14,13 @@ from typing import Any
 
 from backends.errors import DiskRefused, UsageError
 from backends.model_client import Replies
-from batch.actor import Actor, Looked, Secrets, own_version
+from batch.actor import Actor, Looked, NotBegun, Secrets, own_version
 from batch.config import RunConfig
 from batch.flags import to_dict
 from batch.prepare import Prepared
 from batch.rollout import Outcome
 from batch.run_files import Ids, RunFiles, read_run
-from batch.stop import Stopped, StopSignal
+from batch.stop import StopSignal
 from serializers.record import QuestionRow
 
 log = logging.getLogger("trajgraph")
@@ -38,7 +38,7 @@ class _Slot:
     node: str = ""
     pending: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
-    forgotten: list[tuple[str, str]] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
     replies: Replies = field(default_factory=Replies)
 
 
@@ -52,8 +52,9 @@ class Cluster:
         how = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
         made = ray.remote(Actor).options(max_concurrency=config.concurrency + 16, **how)
         self.slots = [_Slot(number, made.remote()) for number in range(count)]
-        self._homes: dict[str, _Slot] = {}
+        self.homes: dict[str, _Slot] = {}
         """Where threads of an earlier command have their steps."""
+        self._deleted: set[str] = set()
         self._begun: tuple[RunFiles, dict[str, Any], int] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: Counter[str] = Counter()
@@ -88,6 +89,8 @@ class Cluster:
             looked: Looked = await asked
         except self._ray.exceptions.RayTaskError as error:
             raise _as_raised(error) from None
+        except self._lost as error:
+            raise UsageError(f"--ray {self._config.ray}: the first actor was lost ({type(error).__name__})") from error
         finally:
             await self._hear(slot)
         return looked
@@ -110,36 +113,51 @@ class Cluster:
         """What becomes of a sample, from whichever actor has the fewest; from another when that one is lost. Raises
         Stopped.
         """
+        again = False
         while True:
             self._stop.check()
-            home = self._homes.pop(thread, None)
+            home = self.homes.pop(thread, None)
             slot = home if home and home.ready.is_set() else await self._some_ready()
             slot.pending += 1
             try:
-                answer = await slot.actor.rollout.remote(sample_id, row)
+                answer = await slot.actor.rollout.remote(sample_id, row, again)
             except self._ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, LookupError):
-                    self._revive(slot, "was started again")
-                    continue
-                raise _as_raised(error) from None
+                if not isinstance(error.cause, NotBegun):
+                    raise _as_raised(error) from None
+                self._revive(slot, "was started again")
             except self._lost as error:
                 self._revive(slot, f"is lost ({type(error).__name__})")
-                continue
+            else:
+                if answer is not None:
+                    outcome: Outcome
+                    outcome, slot.replies = answer
+                    return outcome
+                self._given_up(slot)
             finally:
                 slot.pending -= 1
-            if answer is None:
-                raise Stopped
-            outcome: Outcome
-            outcome, slot.replies = answer
-            return outcome
+            again = True
 
-    async def forget(self, thread: str, sample_id: str, question: str) -> None:
-        """The record of a sample is on disk: its steps go, some at a time. They may be on any node."""
+    def _given_up(self, slot: _Slot) -> None:
+        """An actor has ended its part, of itself where nobody asked it to. Raises Stopped when none is left."""
+        self._stop.check()
+        if slot.ready.is_set():
+            slot.ready.clear()
+            log.warning("the actor on node %s has given up: its services stayed down", slot.node[:8])
+        if not any(one.ready.is_set() for one in self.slots):
+            self._stop.request("outage")
+            self._stop.check()
+
+    async def delete(self, threads: list[str], *, now: bool = False) -> None:
+        """The steps of threads go, wherever they are, `now` or some time soon; on nodes that come later, too."""
+        self._deleted.update(threads if now else ())
         for slot in self.slots:
-            slot.forgotten.append((sample_id, question))
-            if len(slot.forgotten) >= _FORGOTTEN and slot.ready.is_set():
+            slot.forgotten += threads
+            if slot.ready.is_set() and (now or len(slot.forgotten) >= _FORGOTTEN):
                 taken, slot.forgotten = slot.forgotten, []
-                slot.actor.forget.remote(taken)
+                sent = slot.actor.delete.remote(taken, now)
+                if now:
+                    with contextlib.suppress(*self._lost):
+                        await sent
 
     async def close(self) -> None:
         """Have the actors close what they opened."""
@@ -153,7 +171,7 @@ class Cluster:
 
     async def _ended(self, slot: _Slot) -> None:
         await self._hear(slot)
-        await slot.actor.forget.remote(slot.forgotten)
+        await slot.actor.delete.remote(slot.forgotten)
         await slot.actor.end.remote()
 
     async def _connect(self, slot: _Slot) -> None:
@@ -161,10 +179,14 @@ class Cluster:
         assert self._begun
         while not self._stop.reason:
             try:
-                slot.node = await slot.actor.node.remote()
-                threads = await slot.actor.begin.remote(
-                    *self._begun[:2], self._secrets, self._begun[2], len(self.slots), slot.node
-                )
+                slot.node, theirs = await slot.actor.node.remote(), await slot.actor.version.remote()
+                if theirs != own_version():
+                    log.error("node %s has trajgraph %s: it is left out", slot.node[:8], theirs)
+                    return
+                files, content, concurrency = self._begun
+                threads = await slot.actor.begin.remote(files, content, self._secrets, concurrency, len(self.slots))
+                if old := self._deleted.intersection(threads):
+                    await slot.actor.delete.remote(list(old), True)
             except self._ray.exceptions.RayTaskError as error:
                 log.error("an actor cannot begin: %s", error.cause)
                 self._stop.request("worker")
@@ -172,17 +194,16 @@ class Cluster:
             except self._lost:
                 await asyncio.sleep(0.5)
                 continue
-            self._homes |= dict.fromkeys(threads, slot)
+            self.homes |= dict.fromkeys(set(threads) - self._deleted, slot)
             slot.ready.set()
             self._changed.set()
-
             return
 
     def _revive(self, slot: _Slot, why: str) -> None:
         if slot.ready.is_set():
             slot.ready.clear()
             log.warning("an actor on node %s %s: its questions are asked again", slot.node[:8], why)
-            self._homes = {thread: home for thread, home in self._homes.items() if home is not slot}
+            self.homes = {thread: home for thread, home in self.homes.items() if home is not slot}
             self._start(self._connect(slot))
 
     async def _some_ready(self) -> _Slot:
@@ -206,7 +227,10 @@ class Cluster:
             lines = await slot.actor.said.remote()
         except self._lost:
             return
-        for level, text in lines:
+        for name, level, text in lines:
+            if name != log.name:
+                logging.getLogger(name).log(level, "%s", text)
+                continue
             self._said[f"{slot.number} {text}"] += 1
             if self._said[f"{slot.number} {text}"] > self._said[text]:
                 self._said[text] += 1
@@ -245,8 +269,30 @@ class ClusterRollouts:
         return Replies(sum(one.count for one in all_), max(one.last_turn for one in all_))
 
     async def forget(self, sample_id: str, question: str) -> None:
-        """Delete the steps of a sample."""
-        await self._cluster.forget(self._ids.thread(sample_id, question), sample_id, question)
+        """Delete the steps of a sample, whose record is on disk."""
+        await self._cluster.delete([self._ids.thread(sample_id, question)])
+
+
+class ClusterSteps:
+    """The steps of a run on all nodes, as far as what is finished must go."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._going = cluster, list[str]()
+
+    @property
+    def threads(self) -> set[str]:
+        """Those that have steps on a node that is there."""
+        return set(self._cluster.homes)
+
+    async def adelete_thread(self, thread: str) -> None:
+        """It goes with the next `flush`."""
+        self._going.append(thread)
+        self._cluster.homes.pop(thread, None)
+
+    async def flush(self) -> None:
+        """Have it deleted on every node."""
+        taken, self._going = self._going, []
+        await self._cluster.delete(taken, now=True)
 
 
 def _as_raised(error: Any) -> Exception:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from backends.json_codec import sound
 from batch.config import RunConfig
@@ -16,8 +16,21 @@ from batch.logs import ends, log
 from batch.questions import QuestionsFile
 from batch.run_files import Ids, RunFiles, mark_set_aside, mark_sorted
 from batch.stats import Stats
-from graph.queued_writes import QueuedWrites
 from serializers.record import QuestionRow, sample_of
+
+
+class Steps(Protocol):
+    """The checkpoints of a run, wherever they are."""
+
+    @property
+    def threads(self) -> set[str]:
+        """Those that have some."""
+
+    async def adelete_thread(self, thread: str) -> None:
+        """Delete a thread."""
+
+    async def flush(self) -> None:
+        """Have it on disk."""
 
 
 class Progress:
@@ -38,7 +51,7 @@ class Progress:
         self._open = 0
         """Questions of which more samples may be asked."""
 
-    async def load_finished(self, saver: QueuedWrites, *, changed: bool = False, redo: Collection[str] = ()) -> None:
+    async def load_finished(self, saver: Steps, *, changed: bool = False, redo: Collection[str] = ()) -> None:
         """Bring an earlier process's files in order, count what is in them, and delete the checkpoints of what is
         finished. `changed` says that the run goes on under other settings, perhaps about other questions; `redo` are
         rejected samples that are wanted anew.
@@ -81,6 +94,7 @@ class Progress:
                 gone = saver.threads.intersection(threads)
             for thread in gone:
                 await saver.adelete_thread(thread)
+            await saver.flush()
         if changed:
             mark_sorted(self.files)
         self._not_asked = self._unwanted()

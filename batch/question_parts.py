@@ -1,7 +1,6 @@
 """Where questions are read from: JSONL, as it is or compressed, Parquet, or a folder of such files, line by line."""
 
 import gzip
-import io
 import json
 import os
 import zlib
@@ -18,7 +17,7 @@ Stamp = tuple[int, int]
 """A file's size and time of change."""
 _JSONL = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst")
-_BATCH = 1000
+_BATCH, _READ = 1000, 1 << 20
 
 
 def question_parts(path: Path) -> list[Path]:
@@ -47,12 +46,36 @@ def open_part(part: Path) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
 
 
 def _lines(part: Path, file: BinaryIO) -> Iterator[bytes]:
+    if part.suffix in _PACKED and not os.fstat(file.fileno()).st_size:
+        raise EOFError("it is empty, and no compressed file")
     if part.suffix == ".gz":
         return iter(gzip.GzipFile(fileobj=file))
     if part.suffix == ".zst":
-        unpacked: Any = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return iter(io.BufferedReader(unpacked, 1 << 20))
+        return _split(_unpacked(file))
     return _rows(part, file) if part.suffix == ".parquet" else iter(file)
+
+
+def _unpacked(file: BinaryIO) -> Iterator[bytes]:
+    """What zstd frames hold. Raises EOFError where the last one is cut off."""
+    frame = None
+    while read := file.read(_READ):
+        while read:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(read)
+            read, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame:
+        raise EOFError("Compressed file ended before the end of its last frame")
+
+
+def _split(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).splitlines(keepends=True) or [b""]
+        if rest.endswith(b"\n"):
+            whole, rest = [*whole, rest], b""
+        yield from whole
+    if rest:
+        yield rest
 
 
 def _rows(part: Path, file: BinaryIO) -> Iterator[bytes]:

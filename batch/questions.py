@@ -141,7 +141,7 @@ def check_questions(
                     if isinstance(row, str):
                         if not skip_bad_rows and (limit is None or rows <= limit):
                             raise UsageError(f"{part}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
-                        bad.append(BadRow(number, rows, row))
+                        bad.append(BadRow(number, rows, row if part == path else f"{part.name}: {row}"))
                         continue
                     if rows > _MOST_COMPARED:
                         continue

@@ -125,6 +125,13 @@ class Rollout:
         """Delete the steps of a sample, whose record is on disk."""
         await self.saver.adelete_thread(self.ids.thread(sample_id, question))
 
+    async def look_for(self, sample_id: str, question: str) -> None:
+        """A sample may have steps that another process has stored since."""
+        thread = self.ids.thread(sample_id, question)
+        self.saver.threads.add(thread)
+        if await self.saver.aget_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": ""}}) is None:
+            self.saver.threads.discard(thread)
+
     async def run_graph(self, thread: str, question: str, seed: int | None = None) -> tuple[State, int]:
         """The final state of a question and how many attempts it took, one when nothing failed.
 

@@ -20,7 +20,7 @@ from batch.config import RunConfig
 from batch.flags import changed, from_dict
 from batch.jsonl import put_in_order
 from batch.logs import calls_to, ends, log
-from batch.on_ray import ClusterRollouts
+from batch.on_ray import ClusterRollouts, ClusterSteps
 from batch.outage import Outages
 from batch.prepare import Prepared
 from batch.progress import Progress
@@ -91,11 +91,17 @@ async def generate(
             if config.checkpoints is None:
                 await asyncio.to_thread(gather, files.checkpoints, files.worker_checkpoints)
             progress, code = Progress(files, questions, config, acquired.ids), 0
+            if cluster:
+                try:
+                    await cluster.begin(files, read_run(files.run)[1])
+                except Stopped as error:
+                    raise UsageError("--ray: no actor can begin: fix that and run the same command") from error
             started = time.monotonic()
             try:
                 with stop.on_signals():
                     async with open_saver(config.checkpoints, files.checkpoints) as saver:
-                        await progress.load_finished(saver, changed=acquired.changed, redo=acquired.redo)
+                        steps = ClusterSteps(cluster) if cluster else saver
+                        await progress.load_finished(steps, changed=acquired.changed, redo=acquired.redo)
                         progress.write_stats(0.0)  # what is true now, should this process be killed
                         log.info("%s", looked.found)
                         log.info("%s", _word(acquired, progress))
@@ -107,7 +113,6 @@ async def generate(
                             )
                         if cluster:
                             async with watched(progress, started):
-                                await cluster.begin(files, read_run(files.run)[1])
                                 rollouts = ClusterRollouts(cluster, acquired.ids)
                                 await Runner(rollouts, progress, config, stop).run()
                         elif config.workers == 1:

@@ -156,12 +156,16 @@ class GroupPostgresSaver(QueuedWrites, AsyncPostgresSaver):
                         if rows := by_statement.get(statement):
                             await cursor.executemany(statement, rows)
                 return
+            except psycopg.DataError:
+                raise
             except _AWAY as error:
                 if wait is None:
                     raise _refusal(error) from error
                 if wait == _WAITS[0]:
                     log.info("the checkpoints' database does not answer (%s): asked again", _one_line(error))
                 await asyncio.sleep(wait)
+            except psycopg.Error as error:  # it refuses: read-only, say, or without its tables
+                raise _refusal(error) from error
 
 
 @asynccontextmanager
@@ -188,7 +192,10 @@ async def open_postgres(address: str, schema: str | None = None) -> AsyncIterato
     pool: Pool = AsyncConnectionPool(address, kwargs=kwargs, min_size=1, max_size=2, timeout=_CONNECT, open=False)
     async with pool:
         saver = GroupPostgresSaver(pool, CompressingSerializer(allowed_msgpack_modules=None))
-        await saver.setup()
+        try:
+            await saver.setup()
+        except DiskRefused as error:
+            raise UsageError(f"--checkpoints: {error}") from error
         try:
             yield saver
         finally:
@@ -225,12 +232,12 @@ def _fits_json(value: Any) -> bool:
 def _as_refusal() -> Iterator[None]:
     try:
         yield
-    except _AWAY as error:
+    except (psycopg.Error, PoolTimeout) as error:
         raise _refusal(error) from error
 
 
 def _refusal(error: Exception) -> DiskRefused:
-    return DiskRefused(f"the checkpoints' database does not answer: {_one_line(error)}")
+    return DiskRefused(f"the checkpoints' database refuses: {_one_line(error)}")
 
 
 def _one_line(error: Exception) -> str:

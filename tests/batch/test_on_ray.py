@@ -98,6 +98,39 @@ def test_an_interrupted_run_ends_its_steps_and_asks_nothing_twice_and_its_key_is
     assert left == [], "the steps of what is written are deleted on their node"
 
 
+def test_rejected_samples_are_sampled_anew_also_where_their_steps_were_left_on_a_node(
+    tmp_path: Path, tools_url: str, cluster: RayCluster, scripted_model: ScriptedModel
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", [f"Does drug {n} help?" for n in range(4)])
+    scripted_model.script = lambda _: call("pubmed_search", "x")
+    words = command(
+        tmp_path, scripted_model.url, tools_url, "--ray", cluster.address, "--max-turns", 1, "--keep-checkpoints"
+    )
+    done = trajgraph_process(*words)
+    assert done.stdout.startswith("4 questions: 0 accepted, 4 rejected"), done.stderr
+    before = len(scripted_model.requests)
+    done = trajgraph_process(*words, "--redo", "rejected")
+    assert "4 rejected are sampled anew" in done.stderr
+    assert len(scripted_model.requests) == 2 * before
+
+
+def test_a_node_where_nothing_can_begin_is_one_line(
+    tmp_path: Path, tools_url: str, model_url: str, cluster: RayCluster
+) -> None:
+    write_questions(tmp_path / "questions.jsonl", ["Does it help?"])
+    scratch = Path(os.environ["TRAJGRAPH_SCRATCH"])
+    kept = scratch.rename(scratch.with_name("kept"))
+    scratch.write_text("a file")
+    try:
+        done = trajgraph_process(*command(tmp_path, model_url, tools_url, "--ray", cluster.address))
+    finally:
+        scratch.unlink()
+        kept.rename(scratch)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "no actor can begin" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("mistake", ["10.0.0.1", "ray://127.0.0.1:10001", "closed"])
 def test_an_address_that_is_none_ends_the_command_at_once(
     tmp_path: Path, model_url: str, tools_url: str, mistake: str

@@ -71,8 +71,9 @@ async def test_a_run_over_a_folder_is_resumed_and_refused_when_a_part_changes(
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("q.jsonl.gz", b"no gzip"), ("q.jsonl.gz", gzip.compress(b"".join(LINES))[:-9]), ("q.jsonl.zst", b"no zstd"),
-     ("q.parquet", b"PAR1 no parquet PAR1"), ("q.jsonl.gz", gzip.compress(b"not JSON\n"))],
+    [("q.jsonl.gz", b"no gzip"), ("q.jsonl.gz", gzip.compress(b"".join(LINES), mtime=0)[:-9]), ("q.jsonl.zst", b"no zstd"), ("q.jsonl.zst", zstandard.compress(b"".join(LINES))[:-9]),
+     ("q.jsonl.zst", b""), ("q.jsonl.gz", b""),
+     ("q.parquet", b"PAR1 no parquet PAR1"), ("q.jsonl.gz", gzip.compress(b"not JSON\n", mtime=0))],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -127,11 +127,42 @@ async def test_a_database_that_is_restarted_under_a_run_costs_no_question_anythi
     assert database.count("checkpoints") == 0
 
 
+async def test_a_database_that_becomes_read_only_ends_the_run_and_fails_no_question(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, database: Postgres
+) -> None:
+    asked = 0
+
+    def script(messages: list[dict[str, str]]) -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 6:
+            read_only("on")
+        return answer() if len(messages) > 4 else call("pubmed_search", f"word{len(messages)}")
+
+    def read_only(state: str) -> None:
+        with psycopg.connect(database.address, autocommit=True, options="-c default_transaction_read_only=off") as own:
+            own.execute(f"ALTER DATABASE postgres SET default_transaction_read_only = {state}")  # type: ignore[arg-type,unused-ignore]
+            own.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'"
+            )
+
+    scripted_model.script = script
+    with pytest.raises(OSError, match=r"the checkpoints' database refuses: .*read-only"):
+        await generate(folder, scripted_model, tools_url, checkpoints=database.address)
+    read_only("off")
+    assert not list(folder.glob("*_failed.jsonl"))
+    result = await generate(folder, scripted_model, tools_url, checkpoints=database.address)
+    assert counts(result) == [6, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("postgresql://me:secret@127.0.0.1/x", "no password in an address"),
         ("postgresql://127.0.0.1/x?password=secret", "no password in an address"),
+        ("postgresql://tester:secret/pw9@127.0.0.1:1/db", "no place there"),
+        ("postgresql://tester@127.0.0.1:1/db?PASSWORD=secret/pw9", "no password in an address"),
+        ("postgresql://tester@127.0.0.1:1/db#secret", "no password in an address"),
         ("mysql://127.0.0.1/x", "an address begins with postgresql://"),
         ("checkpoints.sqlite", "an address begins with postgresql://"),
         ("postgresql://tester@127.0.0.1:1/x", "no PostgreSQL to be used there"),
@@ -146,3 +177,4 @@ def test_an_address_that_cannot_be_used_is_one_line(
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
     assert "secret" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
