@@ -156,7 +156,6 @@ class Actor:
     ) -> tuple[str, ...]:
         config = changed(_restored(content["options"], secrets), concurrency=concurrency, shared_by=actors)
         if config.verbose:
-            calls.addHandler(_Kept(self._said))
             calls.setLevel(logging.DEBUG)
         own = self._stack.enter_context(own_checkpoints(scratch() / files.run_id, actors))
         services = await open_when_up(self._stack, config, self._stop, starting=None)

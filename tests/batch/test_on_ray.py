@@ -79,7 +79,7 @@ def test_an_interrupted_run_ends_its_steps_and_asks_nothing_twice_and_its_key_is
 
     scripted_model.script = script
     more = ("--ray", cluster.address, "--concurrency", 6, "--api-key", KEY)
-    words = command(tmp_path, scripted_model.url, tools_url, *more)
+    words = command(tmp_path, scripted_model.url, tools_url, *more, "-v")
     driver = subprocess.Popen([sys.executable, "-m", "cli", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while len(scripted_model.requests) < 9:
         assert driver.poll() is None
@@ -90,6 +90,8 @@ def test_an_interrupted_run_ends_its_steps_and_asks_nothing_twice_and_its_key_is
     done = trajgraph_process(*words)
     assert done.stdout.startswith("12 questions: 12 accepted"), done.stderr
     assert len(scripted_model.requests) == 12 * 3, "each turn was asked once"
+    (log,) = (tmp_path / "out").glob("*_run.log")
+    assert log.read_text().count("reply of Qwen/Qwen3-8B: ") == 12 * 3, "-v writes each request, once"
     assert {headers["authorization"] for headers in scripted_model.headers} == {f"Bearer {KEY}"}
     assert KEY.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     left = [
