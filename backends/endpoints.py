@@ -124,9 +124,8 @@ class Endpoints:
         return endpoint.judged
 
     async def _judged(self, endpoint: Endpoint, failure: ModelError) -> str | None:
-        assert endpoint.chat
         try:
-            fault, wait = await endpoint.chat.check(), 0.0
+            fault, wait = await self._fault_of(endpoint), 0.0
         finally:
             endpoint.judged = None
         if not fault and endpoint.failures >= _FAILURES and self.up != [endpoint]:
@@ -168,18 +167,33 @@ class Endpoints:
         async with endpoint.trying:
             if endpoint.removed or not endpoint.fault:
                 return
-            try:
-                await self._connected(endpoint)
-                assert endpoint.chat
-                fault = await endpoint.chat.check()
-            except UsageError as error:
-                fault = str(error)
-                if not isinstance(error, NothingAnswers) and fault != endpoint.fault:
-                    log.warning("%s stays left out: %s", endpoint.spec.url, fault)
+            before, fault = endpoint.fault, await self._fault_of(endpoint)
             if not fault:
                 endpoint.limit.begin_again()
+            elif fault != before and " serves " in fault:
+                log.warning("%s stays left out: %s", endpoint.spec.url, fault)
             endpoint.fault = fault
         self.changed()
+
+    async def check_models(self) -> None:
+        """Whether each that is up still serves what it did: it may have been started anew without a request failing."""
+        for endpoint in [one for one in self.up if not one.judged]:
+            try:
+                await self._connected(endpoint)
+            except NothingAnswers:
+                pass  # the next request will say
+            except UsageError as error:
+                if endpoint.is_up:
+                    self._leave_out(endpoint, str(error))
+
+    async def _fault_of(self, endpoint: Endpoint) -> str | None:
+        """Why a server is not asked: it does not answer, or as another model than the run's."""
+        try:
+            await self._connected(endpoint)
+            assert endpoint.chat
+            return await endpoint.chat.check()
+        except UsageError as error:
+            return str(error)
 
     async def _connected(self, endpoint: Endpoint) -> None:
         await endpoint.connect(self._config, self._stop, self._concurrency, self._like)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from itertools import count
 from pathlib import Path
 
 from backends.endpoint import Endpoint
@@ -12,6 +13,8 @@ from backends.errors import UsageError
 log = logging.getLogger("trajgraph")
 _LOOK = 1.0
 """Seconds between two looks."""
+_MODELS = 10
+"""Looks between two at which model is served."""
 _WITHOUT = 60
 """Looks after which a server that told no load is asked for it again."""
 
@@ -20,8 +23,10 @@ async def watch(endpoints: Endpoints, file: Path | None) -> None:
     """Until cancelled."""
     silent: dict[Endpoint, int] = {}
     read: bytes | None = b""  # it may have changed since the servers were connected
-    while True:
+    for look in count():
         await asyncio.sleep(_LOOK)
+        if look % _MODELS == 0:
+            await endpoints.check_models()
         if file and (content := await asyncio.to_thread(_content, file)) != read:
             read = content
             try:

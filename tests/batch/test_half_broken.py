@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.config import ModelConfig
 from backends.endpoints import Endpoints
 from backends.errors import UsageError
 from tests.support.endpoints import Endpoint, Fault, several
@@ -61,6 +62,7 @@ async def test_a_server_that_comes_back_as_another_model_is_not_asked(
             up.set()
             while sum(before.asked.values()) < 15:
                 time.sleep(0.01)
+        time.sleep(1)  # as no server starts at once
         with after.served(port):
             ended.wait(60)
 
@@ -73,7 +75,19 @@ async def test_a_server_that_comes_back_as_another_model_is_not_asked(
     living.join(10)
     assert counts(result) == [90, 0, 0, 0]
     assert sum(after.asked.values()) == 0
-    assert any("stays left out" in record.message and "Llama" in record.message for record in caplog.records)
+    assert any("left out" in record.message and "Llama" in record.message for record in caplog.records)
+
+
+async def test_a_server_that_is_started_anew_as_another_model_between_two_requests_is_found_out() -> None:
+    one, other = Endpoint(root="Qwen/Qwen3-8B"), Endpoint(root="Qwen/Qwen3-8B")
+    with several(one, other) as urls:
+        endpoints = Endpoints(ModelConfig(urls), (), 4, changed=lambda: None, gone=lambda _: None)
+        await endpoints.connect()
+        one.root = "meta/Llama-3.1-8B"
+        await endpoints.check_models()
+        assert [endpoint.spec.url for endpoint in endpoints.up] == [other.url]
+        assert "serves Qwen3-8B (meta/Llama-3.1-8B)" in str(endpoints.all[0].fault)
+        await endpoints.aclose()
 
 
 async def test_a_server_that_asks_for_a_long_wait_holds_up_no_question(many: Path, tools_url: str) -> None:
@@ -96,8 +110,6 @@ async def test_servers_that_are_only_slow_are_not_left_out(
 
 
 async def test_an_older_try_that_failed_does_not_undo_a_later_one_that_did_not(tools_url: str) -> None:
-    from backends.config import ModelConfig
-
     with several(Endpoint(), Endpoint()) as urls:
         endpoints = Endpoints(ModelConfig(urls), (), 4, changed=lambda: None, gone=lambda _: None)
         await endpoints.connect()
