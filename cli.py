@@ -76,7 +76,7 @@ def studio(
 
 async def _demo(output: Path, concurrency: int) -> int:
     from backends.printable import printable
-    from batch.jsonl import read_lines
+    from batch.records import read_lines
     from batch.run_files import read_run
     from serializers.readable import readable
     from servers.serving import DEMO_QUESTIONS, demo_services

@@ -14,6 +14,7 @@ from backends.setting import option
 from batch.config import RunConfig
 from batch.flags import changed, from_dict, with_flags
 from batch.logs import ends, log, log_as_json, run_log, tell
+from batch.parts import files_of
 from batch.process import run_to_end
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
 
             result = await generate(prepared, to_log=to_log)
             files, stats, code = result.files, result.stats, result.code
-        written = [path for path in (*files.outputs.values(), files.stats, files.run, files.log) if _has_content(path)]
+        written = [*(one for path in files.outputs.values() for one in _named(path)), files.stats, files.run, files.log]
+        written = [path for path in written if _has_content(path)]
         ends.info("ended, exit code %d: %s", code, describe(stats).replace("\n", "; "))
         if as_json:
             tell(event="end", exit_code=code, stats=stats, files=list(map(str, written)))
@@ -135,6 +137,12 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
             resumes = "run the same command" if config.ray else f"trajgraph resume {quoted(files.run)}"
             log.info("stopped; to resume: %s", resumes)
     return code
+
+
+def _named(path: Path) -> list[Path]:
+    """The files that records are in, of many parts the first and the last."""
+    files = files_of(path)
+    return files if len(files) < 4 else [files[0], *files[-2:]]
 
 
 def _has_content(path: Path) -> bool:

@@ -67,7 +67,7 @@ class Samples:
 class RunConfig:
     """One name from flag to file. A setting is added here or to the part that it belongs to, and used where it acts."""
 
-    questions_file: Path = setting(help="JSONL (.gz, .zst), Parquet, or a folder of them.")
+    questions_file: Path | str = setting(help="JSONL (.gz, .zst), Parquet, a folder of them; also s3://, hf://.")
     output: Path = setting(Path("pubmed_training_data"), "Folder for the run's files.")
     concurrency: int = setting(5, "Questions worked on at the same time.", above=0, high=100_000)
     workers: int = setting(1, "Processes to share them, when one CPU is saturated.", above=0, high=1000)
@@ -75,6 +75,8 @@ class RunConfig:
     limit: int | None = setting(None, "Only the first so many questions.", above=0)
     shard: str | None = setting(None, "I/N: the I-th of N shares, for machines started apart.", compared=True)
     incremental: bool = setting(True, "Put the trajectories in order at the end.")
+    records_per_file: int | None = setting(None, "Seal the records in parts of so many.", above=0)
+    zstd: bool = setting(False, "Pack sealed parts (.jsonl.zst).")
     instance_id: str | None = setting(None, "Keeps runs apart that share an output folder.", compared=True)
     max_downtime: float | None = setting(None, "End the run when a server stays down so many seconds.", above=0)
     skip_bad_rows: bool = setting(False, "Report unusable rows and go on.")
@@ -104,6 +106,11 @@ class RunConfig:
         if not match or int(match[1]) > int(match[2]):
             raise UsageError(f"--shard {self.shard}: give I/N, from 1/N to N/N")
         return Share(int(match[1]) - 1, int(match[2]))
+
+    @property
+    def source_file(self) -> str:
+        """The name of the questions file."""
+        return str(self.questions_file).rstrip("/").rpartition("/")[2]
 
     def check(self) -> None:
         """Raises UsageError for a value that makes no sense."""
@@ -139,7 +146,7 @@ class RunConfig:
     def settings(self, questions_sha256: str, prompt: str, tools_sha256: str) -> Settings:
         """What decides the content of this run."""
         return {
-            **flags.compared(self), "source_file": self.questions_file.name, "questions_sha256": questions_sha256,
+            **flags.compared(self), "source_file": self.source_file, "questions_sha256": questions_sha256,
             "prompt_sha256": text_sha256(prompt), "tools_sha256": tools_sha256,
         }  # fmt: skip
 

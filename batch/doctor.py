@@ -75,7 +75,7 @@ async def _model(endpoint: Endpoint, config: RunConfig, prompt: list[dict[str, s
 
 
 def _first_question(config: RunConfig) -> str:
-    if config.questions_file == Path():
+    if str(config.questions_file) == ".":
         return _QUESTION
     questions = check_questions(config.questions_file, skip_bad_rows=True)
     return next((row["question"] for _, row in questions.stream()), _QUESTION)

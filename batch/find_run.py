@@ -9,7 +9,7 @@ from typing import Any
 from backends.errors import UsageError
 from batch import flags
 from batch.config import HASHED, RunConfig, Settings, differences, text_sha256
-from batch.jsonl import read_lines, sample_ids, summaries
+from batch.records import read_lines, sample_ids, summaries
 from batch.run_files import RunFiles, runs_in
 from serializers.record import sample_of
 

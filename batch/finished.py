@@ -44,6 +44,17 @@ class Finished:
         self.set(row, number, kind)
         return True
 
+    def add_all(self, other: "Finished") -> bool:
+        """Remember all that another one knows; False, and nothing is, where one of them is known."""
+        ours = {number: int.from_bytes(self._bits.get(number, b""), "little") for number in other._bits}
+        theirs = {number: int.from_bytes(bits, "little") for number, bits in other._bits.items()}
+        if any(_known(ours[number]) & _known(theirs[number]) for number in theirs):
+            return False
+        for number, bits in other._bits.items():
+            size = max(len(bits), len(self._bits.get(number, b"")))
+            self._bits[number] = bytearray((ours[number] | theirs[number]).to_bytes(size, "little"))
+        return True
+
     def count(self, last: int | None = None, most: int | None = None) -> int:
         """How many are known, in the rows up to the `last` and the first `most` samples of each."""
         total = 0
@@ -96,3 +107,9 @@ class Finished:
         except (AttributeError, TypeError, zlib.error) as error:
             raise ValueError(str(error)) from error
         return found
+
+
+def _known(bits: int) -> int:
+    """A bit at each sample of which something is known."""
+    lows = int.from_bytes(b"\x55" * ((bits.bit_length() + 7) // 8), "little")
+    return (bits | bits >> 1) & lows

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 from backends.errors import UsageError
+from batch.remote import place
 
 Config = TypeVar("Config")
 
@@ -176,6 +177,8 @@ def _parameter(item: Field[Any], hint: Any, optional: Any) -> inspect.Parameter:
     shown = {"help": about["help"], "rich_help_panel": about["panel"], "envvar": list(about["envvar"]) or None}
     if hint is bool:
         names, shown["show_default"] = ((f" /--no-{dashed}",) if default else names), False
+    elif hint == Path | str:
+        kind, shown = str, {**shown, "parser": place, "metavar": "PATH"}
     elif _is_object(hint):
         kind, default, shown = str | None, None, {**shown, "parser": _json_object, "metavar": "JSON"}
     elif _is_tuple(hint):
@@ -227,6 +230,8 @@ def _from_json(hint: Any, value: Any) -> Any:
         return tuple(value)
     if isinstance(value, str) and _is_tuple(hint):  # one value in a run of an earlier version
         return (value,)
+    if isinstance(value, str) and hint == Path | str:
+        return place(value)
     if isinstance(value, str) and (hint is Path or Path in get_args(hint)):
         return Path(value)
     return value

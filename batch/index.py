@@ -3,21 +3,24 @@
 It only saves reading: what was written since is read from the records; where it does not fit them, all are read anew.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import BinaryIO
 
 from batch.finished import Finished, Kind
-from batch.jsonl import Summary, atomic_write, damaged, summary
+from batch.jsonl import Summary, damaged, summary
 from batch.logs import log
+from batch.part_counts import Counts, counts_of, read_checked, stamp_of, write_checked
+from batch.parts import files_from, parts_of
+from batch.records import lines_after
 from batch.run_files import RunFiles
 from batch.stats import Stats
 
-_VERSION = 1
+_VERSION = 2
 _COMPARED = 4096
 """Bytes before the end of what is counted by which a file is known."""
 KINDS: tuple[Kind, ...] = ("accepted", "rejected")
@@ -29,16 +32,24 @@ class Differs(Exception):
 
 @dataclass
 class _Place:
-    """How far a file is read."""
+    """How far the records of a kind are read."""
 
+    number: int = 1
+    """The part that is read, or that the file which is appended to will be."""
+    parts: str = ""
+    """The hash of what those before it are known by."""
     bytes: int = 0
     lines: int = 0
     ends: str = ""
     """The hash of what stands before that place."""
     stamp: tuple[int, ...] = ()
     """Of the file when it was read: its place on the disk and its times."""
-    cleaned: int = 0
-    """Up to where the checkpoints of its samples are deleted for certain."""
+    cleaned: tuple[int, int] = (1, 0)
+    """Up to which part and byte the checkpoints of its samples are deleted for certain."""
+
+    def begin(self, number: int) -> None:
+        """Stand at the beginning of another part."""
+        self.number, self.bytes, self.lines, self.ends, self.stamp = number, 0, 0, "", ()
 
 
 @dataclass
@@ -63,7 +74,7 @@ class RunIndex:
 
     @classmethod
     def anew(cls, files: RunFiles) -> "RunIndex":
-        """All that the records hold, without what is on disk."""
+        """All that the records hold, without what is on disk of them all; sealed parts have counts of their own."""
         index = cls(files)
         index.advance()
         return index
@@ -71,19 +82,61 @@ class RunIndex:
     def advance(self) -> None:
         """Read what was appended since."""
         for kind in KINDS:
-            for _, record in self._since(kind, self.places[kind]):
+            self._advance(kind, self.files.outputs[kind], self.places[kind])
+
+    def _advance(self, kind: Kind, path: Path, place: _Place) -> None:
+        if place.parts != _known_by(path, place.number):
+            raise Differs
+        seen = False
+        for number, where, file in files_from(path, place.number):
+            if number != place.number:
+                if place.bytes and not seen:
+                    raise Differs
+                place.begin(number)
+            seen, is_part = True, where != path
+            if not (is_part and not place.bytes and self._add(counts_of(where))):
+                self._read(kind, where, file, place, is_part=is_part)
+            if is_part:
+                place.begin(number + 1)
+        if place.bytes and not seen:
+            raise Differs
+        place.parts = _known_by(path, place.number)
+
+    def _read(self, kind: Kind, where: Path, file: BinaryIO, place: _Place, *, is_part: bool) -> None:
+        """Each whole record behind a place; the place goes along. Raises UsageError for a damaged one."""
+        about = os.fstat(file.fileno())
+        stamp = (about.st_ino, about.st_mtime_ns, about.st_ctime_ns)
+        if place.bytes:
+            edited = not is_part and about.st_size == place.bytes and tuple(place.stamp) != stamp
+            if edited or _ends(where, file, place.bytes) != place.ends:
+                raise Differs
+        for end, line in lines_after(where, file, place.bytes):
+            with damaged(where, place.lines + 1):
+                record = summary(line)
                 if self.finished.add(record["sample_id"], kind):
                     self.stats.add(kind, record)
+            place.bytes, place.lines = end, place.lines + 1
+        if not is_part:
+            place.ends, place.stamp = _ends(where, file, place.bytes), stamp
+
+    def _add(self, counts: Counts | None) -> bool:
+        """Take over what a part adds up to; False where it is not known, or some of it is counted already."""
+        if counts is None or not self.finished.add_all(counts.finished):
+            return False
+        self.stats.add_all(counts.stats)
+        return True
 
     def uncleaned(self) -> Iterator[Summary]:
         """The records whose checkpoints may not be deleted yet."""
         for kind in KINDS:
             place = self.places[kind]
-            until = place.bytes
-            for end, record in self._since(kind, _Place(place.cleaned), known=True):
-                if end > until:
+            first, at = place.cleaned
+            for number, where, file in files_from(self.files.outputs[kind], first):
+                for end, line in lines_after(where, file, at if number == first else 0):
+                    if (number, end) <= (place.number, place.bytes):
+                        yield summary(line)
+                if number >= place.number:
                     break
-                yield record
 
     def save(self, *, all_cleaned: bool = False, kept: bool = False) -> None:
         """Put it on disk. Checkpoints are deleted soon after a record is written: of what was counted at the last
@@ -95,23 +148,19 @@ class RunIndex:
             "version": _VERSION, "run_id": self.files.run_id, "stats": self.stats.to_dict(),
             "files": {kind: vars(place) for kind, place in self.places.items()}, "samples": self.finished.to_dict(),
         }  # fmt: skip
-        text = json.dumps(content, ensure_ascii=True)
-        atomic_write(self.files.index, [f"{hashlib.sha256(text.encode()).hexdigest()}\n", text])
+        write_checked(self.files.index, content)
         if not kept:
             self._clean()
 
     def _clean(self) -> None:
         for place in self.places.values():
-            place.cleaned = place.bytes
+            place.cleaned = (place.number, place.bytes)
 
     @classmethod
     def _stored(cls, files: RunFiles) -> "RunIndex":
         """What is on disk; an empty one where there is none, or one that cannot be read."""
         try:
-            digest, _, text = files.index.read_text(encoding="utf-8").partition("\n")
-            if hashlib.sha256(text.encode()).hexdigest() != digest:
-                raise ValueError("cut off")
-            content = json.loads(text)
+            content = read_checked(files.index)
             if content["version"] != _VERSION or content["run_id"] != files.run_id:
                 raise ValueError("of another version or run")
             return cls(
@@ -124,36 +173,23 @@ class RunIndex:
             log.info("%s cannot be read (%s): the records are read anew", files.index, error)
             return cls(files)
 
-    def _since(self, kind: Kind, place: _Place, *, known: bool = False) -> Iterator[tuple[int, Summary]]:
-        """Each whole record behind a place, with where it ends; the place goes along. Raises UsageError for a damaged
-        one, and Differs when the file is not the one that the place is in.
-        """
-        path = self.files.outputs[kind]
-        if not path.exists():
-            if place.bytes and not known:
-                raise Differs
-            return
-        with path.open("rb") as lines:
-            fcntl.flock(lines, fcntl.LOCK_SH)  # none is read that is taken back, as on a full disk
-            about = os.fstat(lines.fileno())
-            size, stamp = about.st_size, (about.st_ino, about.st_mtime_ns, about.st_ctime_ns)
-            fcntl.flock(lines, fcntl.LOCK_UN)
-            edited = 0 < size == place.bytes and tuple(place.stamp) != stamp
-            if not known and (size < place.bytes or edited or _ends(lines, place.bytes) != place.ends):
-                raise Differs
-            lines.seek(place.bytes)
-            for line in lines:
-                if not line.endswith(b"\n") or place.bytes + len(line) > size:
-                    break
-                with damaged(path, place.lines + 1):
-                    record = summary(line)
-                place.bytes, place.lines = place.bytes + len(line), place.lines + 1
-                yield place.bytes, record
-            place.ends, place.stamp = _ends(lines, place.bytes), stamp
+
+def _known_by(path: Path, number: int) -> str:
+    """The hash of what the parts before a number are known by; empty where there are none."""
+    parts = [stamp_of(part) for at, part in parts_of(path).items() if at < number]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest() if parts else ""
 
 
-def _ends(file: Any, at: int) -> str:
+def _ends(where: Path, file: BinaryIO, at: int) -> str:
+    """The hash of what stands before a place."""
     if not at:
         return ""
+    if where.suffix == ".zst":
+        file.seek(0)
+        last = b""
+        for end, line in lines_after(where, file, 0):
+            last = (last + line)[-2 * _COMPARED :] if end <= at else last
+        file.seek(0)
+        return hashlib.sha256(last[-_COMPARED:]).hexdigest()
     file.seek(max(at - _COMPARED, 0))
     return hashlib.sha256(file.read(min(at, _COMPARED))).hexdigest()

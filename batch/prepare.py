@@ -48,6 +48,8 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
         raise UsageError(
             f"--no-incremental puts records in order at the end, of {_MOST_SORTED:,} questions at most: leave it out"
         )
+    if not config.incremental and config.records_per_file:
+        raise UsageError("--no-incremental puts one file in order, --records-per-file makes several: leave one out")
     check_writable(config.output)
     found = _found(config, questions, prompt_file, run)
     done = found is not None and found.complete and found.known and not config.redo
@@ -69,7 +71,7 @@ def first_word(prepared: Prepared) -> str:
 
 def _found(config: RunConfig, questions: QuestionsFile, prompt_file: str | None, run: RunFiles | None) -> Found | None:
     """The run that the command is about, as far as can be known without its tools."""
-    about = {"source_file": config.questions_file.name, "questions_sha256": questions.sha256}
+    about = {"source_file": config.source_file, "questions_sha256": questions.sha256}
     settings = flags.compared(config) | about
     if prompt_file is not None:
         settings["prompt_sha256"] = text_sha256(prompt_file)

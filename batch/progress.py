@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from backends.json_codec import sound
 from batch.config import RunConfig
 from batch.finished import Finished, Kind
-from batch.index import Differs, RunIndex
-from batch.jsonl import Summary, atomic_write, read_lines, sample_ids, set_aside, summaries, truncate_partial_line
+from batch.index import KINDS, Differs, RunIndex
+from batch.jsonl import Summary, atomic_write, truncate_partial_line
 from batch.logs import ends, log
+from batch.part_counts import finish_parts
 from batch.questions import QuestionsFile
+from batch.records import read_lines, sample_ids, set_aside, summaries
 from batch.run_files import Ids, RunFiles, mark_set_aside, mark_sorted
 from batch.stats import Stats
 from serializers.record import QuestionRow, sample_of
@@ -76,6 +78,8 @@ class Progress:
                     aside,
                     self.files.superseded,
                 )
+        for kind in KINDS:
+            finish_parts(self.files.outputs[kind], kind, pack=self._config.zstd)
         self._index = RunIndex.read(self.files)
         self.stats, self._finished = self._index.stats.copy(), self._index.finished.copy()
         failed = self.failed_before = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
@@ -187,7 +191,7 @@ class Progress:
         about = {
             "generation_time": datetime.now().isoformat(),
             "model": self._config.model.model_name,
-            "source_file": self._config.questions_file.name,
+            "source_file": self._config.source_file,
             "wall_seconds": round(seconds, 3),
         }
         bad_rows = len(self.questions.bad_rows())

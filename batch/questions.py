@@ -48,7 +48,7 @@ class Share:
 class QuestionsFile:
     """What the check found, and which of the questions are asked."""
 
-    path: Path
+    path: Path | str
     rows: int
     sha256: str
     bad: tuple[BadRow, ...]
@@ -95,7 +95,7 @@ class QuestionsFile:
                         continue
                     if wanted and not wanted(row_number):
                         continue
-                    if stamp_of(file) != stamp:
+                    if stamp_of(part, file) != stamp:
                         raise changed
                     row = _read_row(line)
                     if isinstance(row, str):
@@ -111,7 +111,7 @@ class QuestionsFile:
 
 
 def check_questions(
-    path: Path,
+    path: Path | str,
     *,
     skip_bad_rows: bool = False,
     limit: int | None = None,
@@ -127,11 +127,11 @@ def check_questions(
     places: dict[int, int] = {}
     repeated, first = 0, (0, 0)
     try:
-        if not path.is_file() and not path.is_dir() and path.exists():
+        if isinstance(path, Path) and not path.is_file() and not path.is_dir() and path.exists():
             raise UsageError(f"{path}: no regular file, and it is read more than once: write it to a file first")
         for part in question_parts(path):
             with open_part(part) as (lines, file):
-                stamps.append(stamp_of(file))
+                stamps.append(stamp_of(part, file))
                 for number, line in enumerate(lines, start=1):
                     digest.update(line)
                     if not line.strip():
@@ -141,7 +141,7 @@ def check_questions(
                     if isinstance(row, str):
                         if not skip_bad_rows and (limit is None or rows <= limit):
                             raise UsageError(f"{part}, line {number}: {row} (leave such rows out with --skip-bad-rows)")
-                        bad.append(BadRow(number, rows, row if part == path else f"{part.name}: {row}"))
+                        bad.append(BadRow(number, rows, row if str(part) == str(path) else f"{part.name}: {row}"))
                         continue
                     if rows > _MOST_COMPARED:
                         continue

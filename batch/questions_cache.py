@@ -11,16 +11,17 @@ from backends.errors import UsageError
 from batch.jsonl import atomic_write
 from batch.question_parts import question_parts
 from batch.questions import BadRow, QuestionsFile, Share, check_questions
+from batch.remote import RemoteFile
 
 _LARGE = 10_000
 _MOST_BAD = 1_000
 
 
 def checked_questions(
-    path: Path, folder: Path, *, skip_bad_rows: bool, limit: int | None, share: Share, dedupe: bool
+    path: Path | str, folder: Path, *, skip_bad_rows: bool, limit: int | None, share: Share, dedupe: bool
 ) -> QuestionsFile:
     """As `check_questions`, from what is kept in `folder` where the file is the very same: by its size, its times and
-    its place on the disk.
+    its place on the disk, or by the hash that its store keeps.
     """
     known = None if dedupe else _kept(path, folder)
     if known and (skip_bad_rows or not known.bad):
@@ -36,7 +37,7 @@ def checked_questions(
     return found
 
 
-def _kept(path: Path, folder: Path) -> QuestionsFile | None:
+def _kept(path: Path | str, folder: Path) -> QuestionsFile | None:
     try:
         stored: dict[str, Any] = json.loads(_cache(path, folder).read_text(encoding="utf-8"))
         if stored.pop("identity") != _identity(path):
@@ -49,15 +50,21 @@ def _kept(path: Path, folder: Path) -> QuestionsFile | None:
         return None
 
 
-def _cache(path: Path, folder: Path) -> Path:
-    return folder / f".{hashlib.sha256(str(path.absolute()).encode('utf-8', 'replace')).hexdigest()[:16]}_questions"
+def _cache(path: Path | str, folder: Path) -> Path:
+    where = str(path.absolute() if isinstance(path, Path) else path)
+    return folder / f".{hashlib.sha256(where.encode('utf-8', 'replace')).hexdigest()[:16]}_questions"
 
 
-def _identity(path: Path) -> list[list[Any]] | None:
+def _identity(path: Path | str) -> list[list[Any]] | None:
     try:
-        parts = [(part.name, part.stat()) for part in question_parts(path)]
+        found = [_identity_of(part) for part in question_parts(path)]
     except (OSError, UsageError):
         return None
-    return [
-        [name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns] for name, about in parts
-    ]
+    return found if all(found) else None
+
+
+def _identity_of(part: Path | RemoteFile) -> list[Any]:
+    if isinstance(part, RemoteFile):
+        return [part.place, part.size, part.hash] if part.hash else []
+    about = part.stat()
+    return [part.name, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]

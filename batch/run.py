@@ -18,7 +18,6 @@ from batch.acquire import Acquired, acquire_run
 from batch.actor import Looked
 from batch.config import RunConfig
 from batch.flags import changed, from_dict
-from batch.jsonl import put_in_order
 from batch.logs import calls_to, ends, log
 from batch.on_ray import ClusterRollouts, ClusterSteps
 from batch.outage import Outages
@@ -26,6 +25,7 @@ from batch.prepare import Prepared
 from batch.progress import Progress
 from batch.questions import check_questions
 from batch.ray_cluster import open_cluster
+from batch.records import put_in_order
 from batch.rollout import RETRY_WAITS, Rollout
 from batch.run_files import Ids, RunFiles, read_run
 from batch.runner import Runner

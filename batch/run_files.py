@@ -19,6 +19,7 @@ from typing import Any
 
 from backends.errors import UsageError
 from batch.config import RunConfig, Settings, made_under
+from batch.finished import Kind
 from batch.flags import to_dict
 from batch.jsonl import atomic_write
 from batch.logs import log
@@ -89,7 +90,7 @@ class RunFiles:
         return self._path("failed.jsonl")
 
     @property
-    def outputs(self) -> dict[str, Path]:
+    def outputs(self) -> dict[Kind, Path]:
         """Where a sample goes by what became of it: `accepted`, `rejected`, `failed`."""
         return {"accepted": self.trajectories, "rejected": self.rejected, "failed": self.failed}
 

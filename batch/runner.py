@@ -3,12 +3,19 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from backends.errors import UsageError
 from backends.model_client import Replies
+from batch.append import LineWriter
 from batch.complaints import Complaints
 from batch.config import RunConfig
-from batch.jsonl import LineWriter, encoded
+from batch.finished import Kind
+from batch.jsonl import encoded
+from batch.logs import log
+from batch.part_counts import finish_part
+from batch.parts import parts_of
 from batch.progress import Progress
 from batch.rollout import Outcome
 from batch.stop import Stopped, StopSignal
@@ -38,7 +45,8 @@ class Runner:
     stop: StopSignal
 
     def __post_init__(self) -> None:
-        self._writers = {kind: LineWriter(path) for kind, path in self.progress.files.outputs.items()}
+        self._writers = {kind: self._writer(kind) for kind in self.progress.files.outputs}
+        self._sealing = set[asyncio.Task[None]]()
         self._held: list[tuple[QuestionRow, str, Outcome]] = []
         pending = self.progress.asked - self.progress.stats.counts.total()
         self._complaints = Complaints(
@@ -54,8 +62,27 @@ class Runner:
                     tasks.create_task(self._work(rows))
             while self._held:
                 await self._write(*self._held.pop())
+            await asyncio.gather(*self._sealing)
         except ExceptionGroup as failed:  # the first one ended the others
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
+
+    def _writer(self, kind: Kind) -> LineWriter:
+        """Of records in parts, or of the failed, which are few."""
+        path, config = self.progress.files.outputs[kind], self.config
+        if config.records_per_file is None or kind == "failed":
+            return LineWriter(path)
+
+        async def finish(part: Path) -> None:
+            try:
+                await asyncio.to_thread(finish_part, part, kind, pack=config.zstd)
+            except (OSError, UsageError) as error:
+                log.warning("%s is not packed and counted yet (%s): the next command does it", part, error)
+
+        def sealed(number: int) -> None:
+            self._sealing.add(task := asyncio.create_task(finish(parts_of(path)[number])))
+            task.add_done_callback(self._sealing.discard)
+
+        return LineWriter(path, config.records_per_file, sealed)
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]]) -> None:
         for row_number, row in rows:

@@ -58,6 +58,13 @@ class Stats:
         """All sums, as JSON."""
         return {"counts": self.counts, "sums": self._sums, "seen": self._seen}
 
+    def add_all(self, other: "Stats") -> None:
+        """Count what others add up to."""
+        self.counts.update(other.counts)
+        self._sums.update(other._sums)
+        for name, counter in self._seen.items():
+            counter.update(other._seen[name])
+
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Stats":
         """What `to_dict` made."""

@@ -12,8 +12,8 @@ from typing import Any
 from batch.config import RunConfig
 from batch.flags import from_dict
 from batch.index import RunIndex
-from batch.jsonl import read_lines, sample_ids
 from batch.questions import QuestionsFile, check_questions
+from batch.records import read_lines, sample_ids
 from batch.run_files import Ids, RunFiles
 from batch.run_lock import process_at_work
 from batch.stats import Stats, shares

@@ -9,14 +9,17 @@ import asyncio
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from backends.json_codec import load_json
 from backends.own_process import own_command, own_environment
 from batch.config import RunConfig
-from batch.jsonl import Tail, summary
+from batch.finished import Kind
+from batch.jsonl import summary
 from batch.logs import log
 from batch.progress import Progress
+from batch.records import Tail
 from batch.run_files import RunFiles
 from batch.stop import StopSignal
 from batch.worker_checkpoints import distribute, gather, threads_in
@@ -117,7 +120,7 @@ def _pass_on(workers: list[asyncio.subprocess.Process]) -> None:
             process.stdin.write(b"stop\n")
 
 
-def _count(tails: dict[str, Tail], progress: Progress) -> None:
+def _count(tails: Mapping[Kind, Tail], progress: Progress) -> None:
     for kind, tail in tails.items():
         for line in tail.read():
             progress.count(kind, summary(line) if kind != "failed" else load_json(line))

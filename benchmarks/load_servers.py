@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import uvloop
 
-from batch.jsonl import read_lines
+from batch.records import read_lines
 from servers.tool_server.corpus_format import BUNDLED
 
 _DIFFERENT = 64

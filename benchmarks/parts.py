@@ -19,7 +19,8 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from backends.config import ModelConfig, ToolsConfig
 from backends.services import open_services
-from batch.jsonl import LineWriter, encoded
+from batch.append import LineWriter
+from batch.jsonl import encoded
 from batch.process import run_to_end
 from batch.saver import open_saver
 from graph.build import build_graph, recursion_limit

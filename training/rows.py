@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
+from batch.packed import UNREADABLE, lines_in
 from quality.gates import Trajectory, estimated_tokens, parse_trajectory
 from serializers.bounds import storable
 
@@ -96,12 +97,12 @@ class Row:
 def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
     """Every line that is not blank. Raises UsageError when the file cannot be read."""
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
+        with path.open("rb") as file:
+            for number, line in enumerate(lines_in(path.name, file), start=1):
                 if line.strip():
                     yield Row(path, number, _record(line), hash(line.strip()), count)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except UNREADABLE as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _record(line: bytes) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """What the arguments of a command name: folders (all their runs), runs, files of trajectories; each id once."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from typing import Any
 from backends.errors import UsageError
 from batch.config import text_sha256
 from batch.logs import log
+from batch.parts import files_of, parts_of
 from batch.run_files import RunFiles, read_run, runs_in
 from graph.limits import ToolRole
 from training.rows import Row, read_rows
 
-_NO_TRAJECTORIES = ("_rejected.jsonl", "_failed.jsonl", "_superseded.jsonl")
+_NO_TRAJECTORIES = re.compile(r"_(rejected|failed|superseded)(_part\d+)?\.jsonl(\.zst)?$")
 _FUNNEL = ("questions", "accepted", "rejected", "failed", "pending")
 
 
@@ -116,20 +118,23 @@ def sources(given: Sequence[Path], *, rejected: bool = False, together: bool = F
 
 
 def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFiles, dict[str, Any]]]]:
-    if not path.exists():
+    if not path.exists() and not parts_of(path):
         raise UsageError(f"{path}: No such file or directory")
-    if path.is_file() and not is_run(path):
-        return [path], []
+    if not path.is_dir() and not is_run(path):
+        return files_of(path), []
     runs = runs_in(path) if path.is_dir() else [read_run(path)]
-    own = {each for files, _ in runs for each in (*files.outputs.values(), files.superseded)}
+    written = {each for files, _ in runs for each in (*files.outputs.values(), files.superseded)}
+    own = {each for one in written for each in files_of(one)}
     loose = [
-        each for each in (sorted(path.glob("pubmed_trajectory_*.jsonl")) if path.is_dir() else ())
-        if each not in own and (rejected or not each.name.endswith(_NO_TRAJECTORIES))
-    ]  # fmt: skip
-    wanted = [[files.trajectories, *([files.rejected] if rejected else [])] for files, _ in runs]
-    found = [each for kinds in [*wanted, loose] for each in kinds if each.exists()]
-    if not found and any(files.rejected.exists() for files, _ in runs):
-        where = ", ".join(str(files.rejected) for files, _ in runs if files.rejected.exists())
+        each
+        for each in (sorted(path.glob("pubmed_trajectory_*.jsonl*")) if path.is_dir() else ())
+        if each.suffix in (".jsonl", ".zst") and each not in own
+        if rejected or not _NO_TRAJECTORIES.search(each.name)
+    ]
+    wanted = [(files.trajectories, *((files.rejected,) if rejected else ())) for files, _ in runs]
+    found = [*(each for kinds in wanted for kind in kinds for each in files_of(kind)), *loose]
+    if not found and (only := [files.rejected for files, _ in runs if files_of(files.rejected)]):
+        where = ", ".join(map(str, only))
         raise UsageError(f"{path}: no trajectory was accepted; the rejected are in {where}")
     if not found:
         raise UsageError(f"{path}: {'this run has written' if runs else 'no run is here, and'} no trajectory")
@@ -142,7 +147,8 @@ def prompts_of(given: Sequence[Source]) -> Prompts:
     for folder in dict.fromkeys(path.parent for source in given for path in source.files):
         for files, content in runs_in(folder):
             kept.add(content)
-            kept.of_file |= dict.fromkeys([files.trajectories, files.rejected], content)
+            own = [*files_of(files.trajectories), *files_of(files.rejected)]
+            kept.of_file |= dict.fromkeys(own, content)
     for source in given:
         for _, content in source.runs:
             kept.add(content)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from batch.finished import Finished
 from batch.index import RunIndex
-from batch.jsonl import append_lines, encoded
+from batch.jsonl import encoded
 from batch.questions import Share
 from batch.questions_cache import checked_questions
 from batch.run_files import RunFiles
-from tests.support.runs import QUESTIONS, counts, generate, read_jsonl, two_turns, write_questions
+from tests.support.runs import QUESTIONS, append_lines, counts, generate, read_jsonl, two_turns, write_questions
 from tests.support.servers import ScriptedModel
 
 SAMPLES = st.lists(

@@ -7,16 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.jsonl import (
-    Tail,
-    append_lines,
-    encoded,
-    put_in_order,
-    read_lines,
-    sample_ids,
-    summary,
-    truncate_partial_line,
-)
+from batch.jsonl import encoded, summary, truncate_partial_line
+from batch.records import Tail, put_in_order, read_lines, sample_ids
+from tests.support.runs import append_lines
 
 
 def test_lines_are_appended_whole_and_torn_ones_cut_off(tmp_path: Path) -> None:

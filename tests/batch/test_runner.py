@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse
 from backends.errors import UsageError
 from batch.acquire import acquire_run
 from batch.config import RunConfig
-from batch.jsonl import sample_ids
 from batch.questions import check_questions
+from batch.records import sample_ids
 from graph.checkpoints import open_checkpoints
 from tests.support.runs import QUESTIONS, Messages, counts, generate, read_jsonl, stats, two_turns, write_questions
 from tests.support.servers import Reply, ScriptedModel

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import zstandard
 
+from batch.append import Appender
 from batch.config import RunConfig
 from batch.flags import build
 from batch.prepare import prepare
@@ -63,6 +64,11 @@ def trajgraph_process(*arguments: object, **more: Any) -> "subprocess.CompletedP
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     more = {"cwd": ROOT, **more}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
+
+
+def append_lines(path: Path, lines: Sequence[bytes]) -> None:
+    """Append to a file that is not in parts."""
+    Appender(path).append(lines)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,49 @@
+"""Lines of bytes from a file that may be compressed."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import zstandard
+
+PACKED = (".gz", ".zst")
+UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+"""What reading such a file may raise."""
+_READ = 1 << 20
+
+
+def lines_in(name: str, file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an open file, unpacked as its name says. Raises EOFError where it is cut off."""
+    if not name.endswith(PACKED):
+        return iter(file)
+    if not file.read(1):
+        raise EOFError("it is empty, and no compressed file")
+    file.seek(0)
+    return iter(gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else _split(_unpacked(file))
+
+
+def _unpacked(file: BinaryIO) -> Iterator[bytes]:
+    """What zstd frames hold. Raises EOFError where the last one is cut off."""
+    frame = None
+    while read := file.read(_READ):
+        while read:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(read)
+            read, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame:
+        raise EOFError("Compressed file ended before the end of its last frame")
+
+
+def _split(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, line by line; a line ends with LF alone, as in any file that is opened as bytes."""
+    rest: list[bytes] = []
+    for piece in pieces:
+        *whole, last = piece.split(b"\n")
+        for line in whole:
+            yield b"".join([*rest, line, b"\n"])
+            rest = []
+        if last:
+            rest.append(last)
+    if rest:
+        yield b"".join(rest)

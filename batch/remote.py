@@ -1,0 +1,100 @@
+"""Files in a store, by fsspec: `s3://bucket/key`, `hf://datasets/owner/name/file`, `gs://…`, `az://…`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from backends.errors import UsageError
+from backends.printable import one_line
+
+SCHEMES = ("s3", "hf", "gs", "az", "abfs")
+_HASHES = ("ETag", "etag", "blob_id", "md5Hash")
+"""What a store calls its own hash of a file."""
+_BLOCK = 1 << 23
+"""Bytes of a file that are asked for at once."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its store lists it."""
+
+    place: str
+    size: int
+    hash: str | None
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.place.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return self.place
+
+    @contextmanager
+    def open(self, mode: str = "rb") -> Iterator[BinaryIO]:
+        """Its bytes, a block at a time. Raises UsageError when they do not come."""
+        with told(self.place):
+            files, path = _store_of(self.place)
+            opened = files.open(path, mode, block_size=_BLOCK)
+        with opened:
+            yield cast(BinaryIO, opened)
+
+
+def place(text: str | Path) -> Path | str:
+    """What a flag names: a path, or a place in a store. Raises UsageError for an address that is none of these."""
+    scheme, found, rest = str(text).partition("://")
+    if not found or not scheme.isalnum():
+        return Path(text)
+    if scheme not in SCHEMES:
+        raise UsageError(f"{text}: only {', '.join(f'{name}://' for name in SCHEMES)} can be read from; fetch it first")
+    host = urlsplit(str(text)).netloc
+    if not rest.strip("/") or ((":" in host or "@" in host) and scheme != "hf"):
+        raise UsageError(f"{scheme}://: give {scheme}://NAME/…; keys come from the environment, not from the address")
+    return str(text)
+
+
+def folder_at(address: str) -> tuple[list[RemoteFile], bool]:
+    """The files at a place, by name, and whether it is a folder. Raises UsageError when it cannot be looked at."""
+    with told(address):
+        files, path = _store_of(address)
+        files.invalidate_cache()
+        about = files.info(path)
+        is_folder = about["type"] == "directory"
+        listed = files.ls(path, detail=True) if is_folder else [about]
+        scheme = address.partition("://")[0]
+        found = []
+        for one in listed:
+            if one["type"] == "file":
+                one = files.info(one["name"], expand_info=True) if scheme == "hf" else one
+                own = next((str(one[name]) for name in _HASHES if one.get(name)), None)
+                where = f"{scheme}://{one['name']}" if is_folder else address
+                found.append(RemoteFile(where, int(one["size"]), own))
+        return sorted(found, key=lambda file: file.name), is_folder
+
+
+def _store_of(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path in it."""
+    try:
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(address)
+    except ImportError as error:
+        raise UsageError(f"{address}: stores are an extra: pip install 'trajgraph[stores]' ({error})") from error
+    return files, str(path)
+
+
+@contextmanager
+def told(address: str) -> Iterator[None]:
+    """What a store's client raises, as a UsageError with the address."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(f"{address}: there is nothing") from error
+    except Exception as error:
+        said = one_line(" ".join(str(error).split()))[:300]
+        raise UsageError(f"{address}: {type(error).__name__}: {said}") from error

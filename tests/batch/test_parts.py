@@ -1,0 +1,171 @@
+"""Records in sealed parts: the same records, counted and read as one file's, whatever is killed, cut or packed."""
+
+import json
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.errors import UsageError
+from batch.append import Appender
+from batch.index import RunIndex
+from batch.jsonl import encoded, named
+from batch.part_counts import finish_part, finish_parts
+from batch.parts import parts_of, seal
+from batch.records import Tail, read_lines, sample_ids, set_aside
+from tests.batch.test_index import SAMPLES, files_in, record, said
+from tests.batch.test_workers import asked, begun
+from tests.support.runs import command, trajgraph, write_questions
+from tests.support.servers import demo_model
+
+COUNT = 24
+
+
+def in_files(folder: Path, kind: str = "incremental") -> dict[str, list[str]]:
+    """The ids in each of the files of a kind, read without the product; of a part that is there twice, in both."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob(f"[!.]*_{kind}*.jsonl*")):
+        data = path.read_bytes()
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(data) if path.suffix == ".zst" else data
+        found[path.name] = [json.loads(line)["sample_id"] for line in data.splitlines()]
+    return found
+
+
+def append(path: Path, row: dict[str, Any], most: int, *, pack: bool, finish: bool = True) -> None:
+    left = [encoded(row)]
+    appender = Appender(path, most)
+    while left:
+        written, part = appender.append(left)
+        left = left[written:]
+        if part is not None and finish:
+            finish_part(parts_of(path)[part], "accepted", pack=pack)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SAMPLES, st.integers(1, 7), st.booleans(), st.lists(st.booleans(), min_size=41, max_size=41), st.data())
+def test_records_in_parts_add_up_and_are_read_as_in_one_file(
+    samples: Any, most: int, pack: bool, saved: list[bool], data: Any
+) -> None:
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as several:
+        whole, parted = files_in(Path(one)), files_in(Path(several))
+        tail, seen = Tail(parted.trajectories), list[str]()
+        for at, (row, number, _) in enumerate(samples):
+            new = record(row, number, accepted=True)
+            append(whole.trajectories, new, 1000, pack=False)
+            append(parted.trajectories, new, most, pack=pack, finish=data.draw(st.booleans()))
+            if saved[at]:
+                RunIndex.read(parted).save()
+                seen += map(named, tail.read())
+        written = [row["sample_id"] for row in read_lines(whole.trajectories)]
+        assert list(sample_ids(parted.trajectories)) == [*seen, *map(named, tail.read())] == written
+        assert said(RunIndex.read(parted)) == said(RunIndex.anew(parted)) == said(RunIndex.read(whole))
+        assert all(len(ids) == most for name, ids in in_files(Path(several)).items() if "_part" in name)
+        kept = {name for name in written if data.draw(st.booleans())}
+        for files in (whole, parted):
+            set_aside(files.trajectories, files.superseded, lambda one: one["sample_id"] in kept)
+            finish_parts(files.trajectories, "accepted", pack=pack)
+            assert list(sample_ids(files.trajectories)) == [name for name in written if name in kept]
+            assert list(sample_ids(files.superseded)) == [name for name in written if name not in kept]
+        assert said(RunIndex.read(parted)) == said(RunIndex.read(whole))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_part_or_its_counts_cut_at_any_byte_give_no_false_count(tmp_path: Path, pack: bool) -> None:
+    files = files_in(tmp_path)
+    for row in range(1, 6):
+        append(files.trajectories, record(row, 1, accepted=True), 2, pack=pack)
+    RunIndex.read(files).save()
+    expected = said(RunIndex.anew(files))
+    (counts, _), (part, _) = sorted(tmp_path.glob("*_counts.json")), parts_of(files.trajectories).values()
+    whole = counts.read_bytes()
+    for cut in range(len(whole)):
+        counts.write_bytes(whole[:cut])
+        assert said(RunIndex.anew(files)) == expected
+    counts.write_bytes(whole)
+    records = part.read_bytes()
+    line_ends = [at for at in range(len(records) + 1) if at == 0 or records[:at].endswith(b"\n")]
+    for cut in range(len(records)):
+        part.write_bytes(records[:cut])
+        if cut in line_ends and not pack:
+            left = [1, 2][: line_ends.index(cut)]
+            assert sorted(row for row, _ in RunIndex.read(files).finished.rows()) == [*left, 3, 4, 5]
+        else:
+            with pytest.raises(UsageError, match=f"{part}: (cut off|damaged)"):
+                RunIndex.read(files)
+    part.write_bytes(records)
+    finish_parts(files.trajectories, "accepted", pack=pack)
+    assert said(RunIndex.read(files)) == expected
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_what_a_process_leaves_that_is_killed_while_it_seals_is_finished_by_the_next(
+    tmp_path: Path, pack: bool
+) -> None:
+    files = files_in(tmp_path)
+    for row in range(1, 4):
+        append(files.trajectories, record(row, 1, accepted=True), 10, pack=pack)
+    plain = files.trajectories.read_bytes()
+    expected = said(RunIndex.read(files))
+    assert seal(files.trajectories) == 1  # renamed, no more
+    assert said(RunIndex.read(files)) == expected
+    (tmp_path / f".{parts_of(files.trajectories)[1].name}.zst.new").write_bytes(b"half")
+    assert said(RunIndex.read(files)) == expected
+    finish_parts(files.trajectories, "accepted", pack=pack)
+    if pack:  # packed, and the plain one not yet gone
+        parts_of(files.trajectories)[1].with_suffix("").write_bytes(plain)
+    assert said(RunIndex.read(files)) == expected and len(list(read_lines(files.trajectories))) == 3
+    finish_parts(files.trajectories, "accepted", pack=pack)
+    assert list(in_files(tmp_path).values()) == [[f"qwen3_traj_{row:05d}" for row in (1, 2, 3)]]
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", "2"), ("--workers", "3", "--zstd")])
+def test_a_killed_run_in_parts_loses_and_repeats_nothing(tmp_path: Path, tools_url: str, more: tuple[str, ...]) -> None:
+    folder, parted = asked(tmp_path, "killed"), ("--records-per-file", "3", *more)
+    with demo_model(latency=0.05) as url:
+        for _ in range(2):
+            process = begun(folder, url, tools_url, after=30, processes=parted)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        done = trajgraph(*command(folder, url, tools_url), *parted)
+    assert done.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), done
+    files = in_files(folder)
+    assert sorted(map(len, files.values())) == [3] * 8 and len({name for ids in files.values() for name in ids}) == 24
+    assert all(name.endswith(".zst") for name in files) == ("--zstd" in more)
+    assert len(list(folder.rglob("*_counts.json"))) == 8
+
+
+def test_every_reader_takes_a_run_in_parts(tmp_path: Path, tools_url: str) -> None:
+    one, parted = asked(tmp_path, "one"), asked(tmp_path, "parts")
+    with demo_model() as url:
+        assert trajgraph(*command(one, url, tools_url)).returncode == 0
+        assert trajgraph(*command(parted, url, tools_url), "--records-per-file", "5", "--zstd").returncode == 0
+        again = trajgraph(*command(parted, url, tools_url), "--records-per-file", "5")
+        assert "already complete" in again.stderr and again.returncode == 0
+    assert sorted(map(len, in_files(parted).values())) == [4, 5, 5, 5, 5]
+
+    def told(folder: Path, *arguments: str) -> str:
+        done = trajgraph(arguments[0], folder / "out", *arguments[1:])
+        assert done.returncode == 0, done
+        return done.stdout
+
+    assert told(parted, "status").partition(": ")[2] == told(one, "status").partition(": ")[2]
+    assert told(parted, "audit").splitlines()[1:] == told(one, "audit").splitlines()[1:]
+    rows = []
+    for folder in (one, parted):
+        told(folder, "export", "--format", "messages", "--output", str(folder / "set"))
+        rows.append(sorted(line for path in (folder / "set").glob("*.jsonl") for line in path.read_text().splitlines()))
+    assert rows[0] == rows[1] and len(rows[0]) == COUNT
+    for name in ("*_part00002.jsonl.zst", "*_incremental.jsonl"):
+        (named,) = (parted / "out").glob(name)
+        assert trajgraph("audit", named).returncode == 0
+
+
+def test_parts_and_one_file_in_order_do_not_go_together(tmp_path: Path) -> None:
+    questions = write_questions(tmp_path / "q.jsonl", ["Does it help?"])
+    done = trajgraph("generate", "--questions-file", questions, "--no-incremental", "--records-per-file", "2")
+    assert done.returncode == 2 and "leave one out" in done.stderr
