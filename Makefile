@@ -55,7 +55,7 @@ studio: $(ENV)/dev  ## LangGraph Studio
 
 lock:  ## rewrite the lock files (needs uv)
 	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate -o requirements.lock pyproject.toml
-	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --extra postgres --extra ray --extra studio --extra training --group dev -o requirements-dev.lock pyproject.toml
+	uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --extra postgres --extra stores --extra ray --extra studio --extra training --group dev -o requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv .venv-*

@@ -108,6 +108,7 @@ def worker(run: Path, number: int, count: int, limit: int) -> None:
 async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, *, as_json: bool = False) -> int:
     """A run to its end, with what is told of it then; returns the exit code."""
     from batch.prepare import first_word, prepare
+    from batch.run_copy import RunCopy
     from batch.stats import describe, next_commands, quoted
 
     if as_json:
@@ -118,6 +119,8 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
             files, code = prepared.found, 0
             to_log(files.log)
             stats = json.loads(files.stats.read_text(encoding="utf-8"))
+            if config.upload_to:
+                RunCopy(files, config).complete()
             log.info("%s is already complete (another: --fresh; its rejected anew: --redo rejected)", files.run)
         else:
             log.info("%s", first_word(prepared))

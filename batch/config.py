@@ -13,10 +13,13 @@ from backends.errors import UsageError
 from backends.setting import setting
 from batch import flags
 from batch.questions import Share
+from batch.remote import place
 from graph.limits import Limits, ToolRole
 from quality.gates import DEFAULT_HARD_GATES, check_names
 from serializers.record import sample_of
 
+_PART = 1_000
+"""Records in a part that is uploaded, where nothing else is said."""
 _LONGEST_PROMPT = 1_000_000
 _EARLIER_HARD_GATES = (
     "unclosed_answer", "no_answer", "truncated", "forged_tool_output", "unbalanced_tags", "call_limit_passed",
@@ -77,6 +80,7 @@ class RunConfig:
     incremental: bool = setting(True, "Put the trajectories in order at the end.")
     records_per_file: int | None = setting(None, "Seal the records in parts of so many.", above=0)
     zstd: bool = setting(False, "Pack sealed parts (.jsonl.zst).")
+    upload_to: str | None = setting(None, "Copy sealed parts to this s3:// folder, and go on from it.")
     instance_id: str | None = setting(None, "Keeps runs apart that share an output folder.", compared=True)
     max_downtime: float | None = setting(None, "End the run when a server stays down so many seconds.", above=0)
     skip_bad_rows: bool = setting(False, "Report unusable rows and go on.")
@@ -108,6 +112,11 @@ class RunConfig:
         return Share(int(match[1]) - 1, int(match[2]))
 
     @property
+    def most_in_part(self) -> int | None:
+        """Records in a part; None where all are in one file."""
+        return self.records_per_file or (_PART if self.upload_to else None)
+
+    @property
     def source_file(self) -> str:
         """The name of the questions file."""
         return str(self.questions_file).rstrip("/").rpartition("/")[2]
@@ -119,6 +128,10 @@ class RunConfig:
         if self.instance_id is not None and not (0 < len(self.instance_id) <= 80 and self.instance_id.isprintable()):
             raise UsageError("--instance-id: give a name of 1 to 80 letters that can be printed")
         self.samples.check()
+        if re.match(r"[a-z0-9]+:/", str(self.output)):
+            raise UsageError(f"--output {self.output}: give a folder to work in, and --upload-to s3://… for its copy")
+        if self.upload_to is not None and not isinstance(place(self.upload_to), str):
+            raise UsageError(f"--upload-to {self.upload_to}: give s3://BUCKET/FOLDER")
         if self.checkpoints is not None:
             check_database(self.checkpoints)
         check_names(self.hard_gates)

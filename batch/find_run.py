@@ -47,7 +47,7 @@ def find_run(config: RunConfig, settings: Settings, prompt: str, asked: int) -> 
     runs = [
         as_found(config, settings, prompt, asked, files, content, resumed=False)
         for files, content in reversed(runs_in(config.output, strict=not config.fresh))
-        if all(content["settings"].get(key) == settings[key] for key in _SAME_RUN)
+        if is_same_run(content["settings"], config)
     ]
     unfinished = [run for run in runs if not run.complete]
     if config.redo and config.fresh:
@@ -71,6 +71,12 @@ def find_run(config: RunConfig, settings: Settings, prompt: str, asked: int) -> 
         ]  # fmt: skip
         chosen = next(iter(ranked), None)
     return chosen, [run for run in unfinished if run is not chosen]
+
+
+def is_same_run(theirs: Settings, config: RunConfig) -> bool:
+    """Whether a stored run may be the one that a command is about, by what never changes in it."""
+    ours = {**flags.compared(config), "source_file": config.source_file}
+    return all(theirs.get(name) == ours[name] for name in _SAME_RUN)
 
 
 def as_found(

@@ -17,13 +17,12 @@ from batch.logs import log
 from batch.part_counts import Counts, counts_of, read_checked, stamp_of, write_checked
 from batch.parts import files_from, parts_of
 from batch.records import lines_after
-from batch.run_files import RunFiles
+from batch.run_files import KINDS, RunFiles
 from batch.stats import Stats
 
 _VERSION = 2
 _COMPARED = 4096
 """Bytes before the end of what is counted by which a file is known."""
-KINDS: tuple[Kind, ...] = ("accepted", "rejected")
 
 
 class Differs(Exception):

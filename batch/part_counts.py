@@ -26,7 +26,7 @@ class Counts:
 def counts_of(part: Path) -> Counts | None:
     """What is kept of a part; None where nothing is, or the part is not the one that was counted."""
     try:
-        content = read_checked(_beside(part))
+        content = read_checked(beside(part))
         if content["version"] != _VERSION or content["part"] != stamp_of(part):
             return None
         return Counts(Stats.from_dict(content["stats"]), Finished.from_dict(content["samples"]))
@@ -48,7 +48,7 @@ def finish_part(part: Path, kind: Kind, *, pack: bool) -> None:
                 if found.finished.add(record["sample_id"], kind):
                     found.stats.add(kind, record)
     content = {"version": _VERSION, "part": stamp, "stats": found.stats.to_dict(), "samples": found.finished.to_dict()}
-    write_checked(_beside(part), content)
+    write_checked(beside(part), content)
 
 
 def finish_parts(path: Path, kind: Kind, *, pack: bool) -> None:
@@ -57,7 +57,7 @@ def finish_parts(path: Path, kind: Kind, *, pack: bool) -> None:
     for part in parts.values():
         finish_part(part, kind, pack=pack)
     for left in path.parent.glob(f"{path.stem}_part*_counts.json"):
-        if left not in map(_beside, parts.values()):
+        if left not in map(beside, parts.values()):
             left.unlink()
 
 
@@ -67,7 +67,8 @@ def stamp_of(part: Path) -> list[Any]:
     return [part.name, about.st_size, about.st_mtime_ns]
 
 
-def _beside(part: Path) -> Path:
+def beside(part: Path) -> Path:
+    """Where the counts of a part are."""
     return part.with_name(f"{part.name.partition('.jsonl')[0]}_counts.json")
 
 

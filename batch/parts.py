@@ -27,14 +27,19 @@ def parts_of(path: Path) -> dict[int, Path]:
     """The sealed parts by their numbers, in order. Of one that was killed while it was packed, the whole one counts."""
     found: dict[int, Path] = {}
     for part in sorted(path.parent.glob(f"{glob.escape(path.stem)}_part*.jsonl*")):
-        if match := _PART.search(part.name):
-            found[int(match[1])] = part  # the packed one, which is there only when it is whole, comes last
+        if number := number_of(part.name):
+            found[number] = part  # the packed one, which is there only when it is whole, comes last
     return dict(sorted(found.items()))
 
 
 def files_of(path: Path) -> list[Path]:
     """All files that the records are in."""
     return [*parts_of(path).values(), *([path] if path.exists() else [])]
+
+
+def number_of(name: str) -> int | None:
+    """The number of the part that a file is; None of any other."""
+    return int(match[1]) if (match := _PART.search(name)) else None
 
 
 def whole(path: Path) -> Path:

@@ -9,10 +9,11 @@ from batch import flags
 from batch.config import RunConfig, text_sha256
 from batch.find_run import Found, as_found, find_run
 from batch.flags import changed
-from batch.index import KINDS, RunIndex
+from batch.index import RunIndex
 from batch.questions import QuestionsFile
 from batch.questions_cache import checked_questions
-from batch.run_files import RunFiles, check_writable, read_run
+from batch.run_copy import fetch_missing
+from batch.run_files import KINDS, RunFiles, check_writable, read_run
 
 _MOST_SORTED = 1_000_000
 
@@ -48,9 +49,13 @@ def prepare(config: RunConfig, run: RunFiles | None = None) -> Prepared:
         raise UsageError(
             f"--no-incremental puts records in order at the end, of {_MOST_SORTED:,} questions at most: leave it out"
         )
-    if not config.incremental and config.records_per_file:
-        raise UsageError("--no-incremental puts one file in order, --records-per-file makes several: leave one out")
+    if not config.incremental and config.most_in_part:
+        raise UsageError(
+            "--no-incremental puts one file in order, --records-per-file (or --upload-to) makes several: leave one out"
+        )
     check_writable(config.output)
+    if config.upload_to:
+        fetch_missing(config)
     found = _found(config, questions, prompt_file, run)
     done = found is not None and found.complete and found.known and not config.redo
     done = done and found is not None and _same_tools(config, found) and _is_whole(found.files)

@@ -5,18 +5,20 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from threading import Lock
 from typing import Any, Protocol
 
 from backends.json_codec import sound
 from batch.config import RunConfig
 from batch.finished import Finished, Kind
-from batch.index import KINDS, Differs, RunIndex
+from batch.index import Differs, RunIndex
 from batch.jsonl import Summary, atomic_write, truncate_partial_line
 from batch.logs import ends, log
 from batch.part_counts import finish_parts
 from batch.questions import QuestionsFile
 from batch.records import read_lines, sample_ids, set_aside, summaries
-from batch.run_files import Ids, RunFiles, mark_set_aside, mark_sorted
+from batch.run_copy import RunCopy
+from batch.run_files import KINDS, Ids, RunFiles, mark_set_aside, mark_sorted
 from batch.stats import Stats
 from serializers.record import QuestionRow, sample_of
 
@@ -45,6 +47,8 @@ class Progress:
         self._config = config
         self._ids = ids
         self._index = RunIndex(files)
+        self._saving = Lock()
+        self._copy = RunCopy(files, config) if config.upload_to else None
         self._finished = Finished()
         self.failed_before: set[str] = set()
         """Samples that an earlier command failed."""
@@ -115,11 +119,22 @@ class Progress:
 
     def save_index(self, *, at_end: bool = False) -> None:
         """Keep what the records add up to. `at_end` all checkpoints of what is written are deleted."""
-        try:
-            self._index.advance()
-        except Differs:  # they have been put in order
-            self._index = RunIndex.anew(self.files)
-        self._index.save(all_cleaned=at_end, kept=self._config.keep_checkpoints)
+        with self._saving:
+            try:
+                self._index.advance()
+            except Differs:  # they have been put in order
+                self._index = RunIndex.anew(self.files)
+            self._index.save(all_cleaned=at_end, kept=self._config.keep_checkpoints)
+
+    def upload(self, *, at_end: bool = False) -> None:
+        """Copy what is new to the store, if there is one. Raises UsageError."""
+        if self._copy:
+            with self._saving:
+                if at_end:
+                    self._copy.seal_all()
+            self.save_index(at_end=at_end)
+            with self._saving:
+                self._copy.update()
 
     def _count_open(self) -> None:
         if self._config.samples.accept:

@@ -1,7 +1,7 @@
 """Files in a store, by fsspec: `s3://bucket/key`, `hf://datasets/owner/name/file`, `gs://…`, `az://…`."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -98,3 +98,50 @@ def told(address: str) -> Iterator[None]:
     except Exception as error:
         said = one_line(" ".join(str(error).split()))[:300]
         raise UsageError(f"{address}: {type(error).__name__}: {said}") from error
+
+
+def listed(address: str) -> list[RemoteFile]:
+    """The files of a folder in a store; none where there is no such folder yet."""
+    try:
+        return folder_at(address)[0]
+    except UsageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return []
+        raise
+
+
+def put(path: Path, address: str) -> None:
+    """Copy a file to a store, whole or not at all. Raises UsageError."""
+    with told(address):
+        files, where = _store_of(address)
+        files.put_file(str(path), where)
+
+
+def check_writable_store(address: str) -> None:
+    """Write to a folder in a store, and take it back. Raises UsageError."""
+    with told(address):
+        files, where = _store_of(f"{address}/.writable")
+        files.pipe_file(where, b"trajgraph")
+    remove(f"{address}/.writable")
+
+
+def get(address: str, path: Path) -> None:
+    """Copy a file from a store, whole or not at all. Raises UsageError."""
+    with told(address):
+        files, where = _store_of(address)
+        new = path.with_name(f".{path.name}.new")
+        files.get_file(where, str(new))
+        new.replace(path)
+
+
+def content_of(file: RemoteFile) -> bytes:
+    """All that a small file holds. Raises UsageError."""
+    with told(file.place), file.open() as opened:
+        return opened.read()
+
+
+def remove(address: str) -> None:
+    """Remove a file from a store; one that is not there stays so. Raises UsageError."""
+    with told(address), suppress(FileNotFoundError):
+        files, where = _store_of(address)
+        files.rm_file(where)

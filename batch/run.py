@@ -127,6 +127,11 @@ async def generate(
                 stats = progress.write_stats(time.monotonic() - started)
                 with contextlib.suppress(OSError):
                     progress.save_index(at_end=True)
+                try:
+                    progress.upload(at_end=True)
+                except (OSError, UsageError) as error:
+                    log.error("the copy is not whole, the same command completes it: %s", error)
+                    code = code or 1
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]
     return RunResult(stats, files, code or int(bool(stats["failed"] or stats["pending"])))

@@ -26,6 +26,8 @@ from batch.logs import log
 from batch.run_lock import holders, try_lock
 from serializers.record import family, sample_id
 
+KINDS: tuple[Kind, ...] = ("accepted", "rejected")
+"""Of records; what failed is asked again."""
 UNSORTED = "other_questions"
 """In `run.json` while records may be of questions that are no longer asked."""
 _ENDING = 10.0

@@ -69,7 +69,7 @@ class Runner:
     def _writer(self, kind: Kind) -> LineWriter:
         """Of records in parts, or of the failed, which are few."""
         path, config = self.progress.files.outputs[kind], self.config
-        if config.records_per_file is None or kind == "failed":
+        if config.most_in_part is None or kind == "failed":
             return LineWriter(path)
 
         async def finish(part: Path) -> None:
@@ -82,7 +82,7 @@ class Runner:
             self._sealing.add(task := asyncio.create_task(finish(parts_of(path)[number])))
             task.add_done_callback(self._sealing.discard)
 
-        return LineWriter(path, config.records_per_file, sealed)
+        return LineWriter(path, config.most_in_part, sealed)
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]]) -> None:
         for row_number, row in rows:

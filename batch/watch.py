@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from backends.errors import UsageError
 from batch.logs import draw_over, is_json, log
 from batch.progress import Progress
 from batch.stats import commonest
@@ -120,6 +121,10 @@ async def _keep_statistics(progress: Progress, started: float) -> None:
         with contextlib.suppress(OSError):  # a full disk says so where a sample is written
             progress.write_stats(time.monotonic() - started)
             await asyncio.to_thread(progress.save_index)
+        try:
+            await asyncio.to_thread(progress.upload)
+        except (OSError, UsageError) as error:
+            log.warning("not copied yet, and tried again: %s", error)
 
 
 async def _say(watch: Watch) -> None:

@@ -1,0 +1,153 @@
+"""Questions from a store, and a run that is copied to one: another machine goes on with it, and asks nothing twice."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.batch.test_parts import in_files
+from tests.batch.test_workers import COUNT, asked
+from tests.support.runs import ROOT, command, requests_so_far
+from tests.support.servers import demo_model, free_port
+from tests.support.stores import hub, s3_server
+
+BUCKET, COPY = "trajectories", "s3://trajectories/runs"
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with s3_server(BUCKET) as environment:
+        yield environment
+
+
+def client(environment: dict[str, str]) -> Any:
+    return boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
+                        aws_access_key_id="a", aws_secret_access_key="b")  # fmt: skip
+
+
+def stored(environment: dict[str, str]) -> dict[str, bytes]:
+    """What the bucket holds, by another client."""
+    bucket = client(environment)
+    found = bucket.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    return {one["Key"]: bucket.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in found}
+
+
+def started(environment: dict[str, str], *arguments: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-m", "cli", *map(str, arguments)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})  # fmt: skip
+
+
+def ended(environment: dict[str, str], *arguments: object) -> "subprocess.CompletedProcess[str]":
+    process = started(environment, *arguments)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(list(map(str, arguments)), process.returncode, out, err)
+
+
+def questions(many: int, first: int = 0) -> bytes:
+    return b"".join(json.dumps({"question": f"Does drug {n} help?"}).encode() + b"\n" for n in range(first, many))
+
+
+def asking(folder: Path, url: str, tools_url: str, place: str) -> list[str]:
+    words = command(folder, url, tools_url)
+    words[words.index("--questions-file") + 1] = place
+    return words
+
+
+def test_questions_are_streamed_from_s3_and_a_change_there_is_seen(
+    tmp_path: Path, tools_url: str, s3: dict[str, str]
+) -> None:
+    bucket = client(s3)
+    bucket.put_object(Bucket=BUCKET, Key="q/1.jsonl", Body=questions(3))
+    bucket.put_object(Bucket=BUCKET, Key="q/2.jsonl.gz", Body=gzip.compress(questions(5, 3)))
+    bucket.put_object(Bucket=BUCKET, Key="q/notes.txt", Body=b"none")
+    with demo_model() as url:
+        words = asking(tmp_path, url, tools_url, f"s3://{BUCKET}/q")
+        assert ended(s3, *words, "--limit", 4).stdout.startswith("4 questions: 4 accepted")
+        done = ended(s3, *words)
+        assert done.stdout.startswith("5 questions: 5 accepted") and "goes on with" in done.stderr, done
+        (run,) = (tmp_path / "out").glob("*_run.json")
+        assert "already complete" in ended(s3, "resume", run).stderr
+        bucket.put_object(Bucket=BUCKET, Key="q/1.jsonl", Body=questions(3).replace(b"drug 1", b"drug 9"))
+        changed = ended(s3, "resume", run)
+        assert changed.returncode == 2 and "another content of the questions file" in changed.stderr, changed
+        none = ended(s3, *asking(tmp_path, url, tools_url, f"s3://{BUCKET}/none.jsonl"))
+    assert none.returncode == 2 and f"s3://{BUCKET}/none.jsonl: there is nothing" in none.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cr3t" in path.read_bytes()]
+
+
+def test_questions_are_streamed_from_the_hub(tmp_path: Path, tools_url: str) -> None:
+    with demo_model() as url, hub({"README.md": b"#", "data/train.jsonl": questions(3)}) as environment:
+        for place in ("hf://datasets/me/questions/data/train.jsonl", "hf://datasets/me/questions/data"):
+            done = ended(environment, *asking(tmp_path, url, tools_url, place))
+            assert done.stdout.startswith("3 questions: 3 accepted"), done
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("https://host/q.jsonl", "fetch it first"), ("s3://key:secret@bucket/q.jsonl", "keys come from the environment"),
+     ("s3://", "give s3://NAME")],
+)  # fmt: skip
+def test_an_address_that_cannot_be_read_or_holds_a_key_is_refused(tmp_path: Path, place: str, said: str) -> None:
+    done = ended({}, "generate", "--questions-file", place, "--output", tmp_path / "out")
+    assert done.returncode == 2 and said in done.stderr and "secret" not in done.stderr
+
+
+def test_another_machine_goes_on_from_the_copy_and_the_first_may_no_more(
+    tmp_path: Path, tools_url: str, s3: dict[str, str]
+) -> None:
+    first, second = asked(tmp_path, "first"), asked(tmp_path, "second")
+    copied = ("--upload-to", COPY, "--records-per-file", "3", "--zstd")
+    with demo_model(latency=0.1) as url:
+        process = started(s3, *command(first, url, tools_url), *copied)
+        while process.poll() is None and requests_so_far(url) < 40:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        local = {f"runs/{name}" for name in in_files(first)}
+        there = stored(s3)
+        assert local == {key for key in there if "_incremental" in key and ".jsonl" in key} and local
+        known = {name for ids in in_files(first).values() for name in ids}
+        before = requests_so_far(url)
+        done = ended(s3, *command(second, url, tools_url), *copied, "--workers", "2")
+        assert done.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), done
+        assert "read anew" not in done.stderr
+        assert requests_so_far(url) - before <= 3 * (COUNT - len(known)) + 6
+        files = in_files(second)
+        assert len({name for ids in files.values() for name in ids}) == sum(map(len, files.values())) == COUNT
+        assert {f"runs/{path.name}": path.read_bytes() for path in (second / "out").glob("*_part*")} == {
+            key: content for key, content in stored(s3).items() if "_part" in key
+        }
+        back = ended(s3, *command(first, url, tools_url), *copied)
+    assert back.returncode == 2 and "another machine has gone on with this run" in back.stderr, back
+
+
+def test_a_store_that_is_gone_at_the_end_is_said_and_the_same_command_completes_the_copy(
+    tmp_path: Path, tools_url: str
+) -> None:
+    folder = asked(tmp_path, "run")
+    port, copied = free_port(), ("--upload-to", COPY)
+    with demo_model(latency=0.05) as url:
+        with s3_server(BUCKET, port) as environment:
+            process = started(environment, *command(folder, url, tools_url), *copied)
+            while process.poll() is None and requests_so_far(url) < 20:
+                time.sleep(0.02)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 1 and f"{COUNT} accepted" in out, (out, err)
+        assert "the copy is not whole" in err
+        with s3_server(BUCKET, port) as environment:
+            done = ended(environment, *command(folder, url, tools_url), *copied)
+            assert done.returncode == 0, done
+            assert [key for key in stored(environment) if key.endswith("_part00001.jsonl")]
+    nowhere = ended({**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}, *command(folder, url, tools_url),
+                    "--upload-to", COPY)  # fmt: skip
+    assert nowhere.returncode == 2 and f"{COPY}: " in nowhere.stderr
