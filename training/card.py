@@ -8,6 +8,7 @@ from typing import Any
 
 from backends.errors import UsageError
 from training.export import ExportResult
+from training.recipes import kept_at, recipes
 
 _MARK = "<!-- written by trajgraph export -->"
 _MEANINGS = {
@@ -34,7 +35,12 @@ def check_folder(folder: Path) -> None:
 
 
 def card(
-    done: ExportResult, runs: Sequence[Mapping[str, Any]], funnel: Mapping[str, Any], format_name: str, token_limit: int
+    done: ExportResult,
+    runs: Sequence[Mapping[str, Any]],
+    funnel: Mapping[str, Any],
+    format_name: str,
+    token_limit: int,
+    how_counted: str,
 ) -> str:
     """The text of `README.md`."""
     configs = "\n".join(f"  - split: {name}\n    path: {path.name}" for name, path in done.files.items())
@@ -46,6 +52,9 @@ def card(
     histogram = "\n".join(
         f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
     )
+    lines = recipes(format_name, done.tokens)
+    to_paste = f"\nTo train on it, with no row cut:\n\n{lines}\n" if lines else ""
+    kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_at(done.tokens).items()})
     rows = sum(done.rows[name] for name in ("train", "test"))
     fit = sum(tokens <= token_limit for tokens in done.tokens)
     sample = json.dumps(_shortened(done.sample), ensure_ascii=False, indent=1)
@@ -78,10 +87,16 @@ with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs ar
 | --- | --- |
 {counts}
 
+Tokens are counted {how_counted}.
+
 | tokens | rows |
 | --- | --- |
 {histogram}
 
+| cut at | rows that keep their end, the answer |
+| --- | --- |
+{kept}
+{to_paste}
 Sources: titles and abstracts are PubMed's (National Library of Medicine; abstracts may be under copyright of their
 publishers), pages and search results are their owners'. Check their terms before you pass this on.
 

@@ -19,8 +19,18 @@ from batch.flags import listed_names
 if TYPE_CHECKING:
     from training.rows import Row
     from training.sources import Source
+    from training.tokens import Tokenizer
 
 app = CommandApp()
+
+
+class TrainerName(StrEnum):
+    """Trainers of which it is known what they train on."""
+
+    trl = "trl"
+    llamafactory = "llamafactory"
+    drtulu = "drtulu"
+    open_instruct = "open-instruct"
 
 
 class Format(StrEnum):
@@ -38,7 +48,7 @@ Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_
 Hard = Annotated[str | None, option("Gates that reject a row; else those of README.", "Gates")]
 TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates", low=1)]
 ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates", low=0, high=1)]
-Tokenizer = Annotated[Path | None, option("A tokenizer.json to count tokens with.", "Tokens")]
+TokenizerPath = Annotated[Path | None, option("A model's folder, or a tokenizer.json: to count tokens with.", "Tokens")]
 TokenizeUrl = Annotated[str | None, option("A server's /tokenize to count tokens with.", "Tokens")]
 MaxCalls = Annotated[int, option("Calls that are allowed, where a row does not say.", "Gates", low=0)]
 
@@ -53,7 +63,7 @@ def audit(
     max_tool_calls: MaxCalls = 5,
     tool_error_share: ErrorShare = 0.5,
     token_limit: TokenLimit = 16_384,
-    tokenizer: Tokenizer = None,
+    tokenizer: TokenizerPath = None,
     tokenize_url: TokenizeUrl = None,
 ) -> None:
     """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
@@ -62,9 +72,10 @@ def audit(
     from training.audit import audit as counted
     from training.audit import explained, table
     from training.sources import sources
+    from training.tokens import Tokenizer
 
     thresholds, hard = Thresholds(max_tool_calls, tool_error_share, token_limit), _hard(hard_gates)
-    count = _counter(tokenizer, tokenize_url)
+    count = _counter(Tokenizer(tokenizer) if tokenizer else None, tokenize_url)
     if explain:
         row = _sample(explain, sources(files, rejected=True), count)
         typer.echo(printable(explained(row, thresholds)))
@@ -90,25 +101,41 @@ def export(
     where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
     test_share: Annotated[float, option("Share of questions kept for testing.", low=0, high=0.999)] = 0.0,
     token_limit: TokenLimit = 16_384,
-    tokenizer: Tokenizer = None,
+    tokenizer: TokenizerPath = None,
     tokenize_url: TokenizeUrl = None,
+    max_length: Annotated[int | None, option("Leave out rows of more tokens than a trainer takes.", low=1)] = None,
+    verify: Annotated[TrainerName | None, option("Check that this trainer trains on what the model wrote.")] = None,
     verify_template: Annotated[Path | None, option("A Jinja chat template to check every row against.")] = None,
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
-    from quality.gates import Thresholds, estimated_tokens, failed_gate_names
+    from quality.gates import Thresholds, failed_gate_names
     from training.card import card, check_folder
+    from training.chat_template import ChatTemplate
     from training.export import ExportSpec, exported
+    from training.recipes import dataset_info
     from training.sources import prompts_of, sources
-    from training.template import Template
+    from training.tokens import Tokenizer, Tokens
+    from training.verify import Verifier
     from training.where import conditions
 
     check_folder(output)
-    thresholds, count = Thresholds(token_limit=token_limit), _counter(tokenizer, tokenize_url)
-    hard, keep = _hard(hard_gates), conditions(where or [], thresholds)
+    loaded = Tokenizer(tokenizer) if tokenizer else None
+    template = ChatTemplate.read(verify_template) if verify_template else None
+    rendered_by = template or (loaded.template if loaded else None)
+    thresholds, count = Thresholds(token_limit=token_limit), _counter(loaded, tokenize_url)
+    if verify and not loaded:
+        raise UsageError(f"--verify {verify.value}: give the folder of the model that is trained as --tokenizer")
+    verifier = Verifier(verify.value, loaded, rendered_by) if verify and loaded else None
+    if verifier and verifier.trainer.format_name != format_name.value:
+        raise UsageError(f"--verify {verifier.name} reads --format {verifier.trainer.format_name}")
     (given,) = sources(runs, rejected=format_name is Format.dpo, together=True)
-    prompts = prompts_of([given])
+    prompts, hard = prompts_of([given]), _hard(hard_gates)
+    tokens = Tokens(count, rendered_by) if count else Tokens()
+    spec = ExportSpec(format_name.value, prompts, thresholds, hard, test_share, tokens, max_length, verifier)
+    keep = conditions(where or [], thresholds, spec.tokens_of)
     lost, unnamed = "made under a prompt that is not kept", "that name no prompt, exported without one"
+    how_counted = f"by {tokenizer or tokenize_url}, {spec.tokens.said}" if count else "estimated from the letters"
     left_out = ("unreadable", "left out by --where", "fail a hard gate", lost)
     seen = dict.fromkeys(("trajectories read", *left_out, unnamed), 0)
 
@@ -127,10 +154,8 @@ def export(
                 seen[unnamed] += prompts.system(row) is None
                 yield row
 
-    spec = ExportSpec(format_name.value, prompts, thresholds, hard, test_share, count or estimated_tokens)
-    template = Template(verify_template) if verify_template else None
     try:
-        done = exported(chosen(), output, spec, template)
+        done = exported(chosen(), output, spec, template if not verifier else None)
     except UsageError as error:
         counted = "; ".join(f"{seen[name]:,} rows {name}" for name in left_out if seen[name])
         kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[lost] else ""
@@ -144,12 +169,16 @@ def export(
     settings = [
         one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
     ] or [{"source": given.name}]
-    text = card(done, settings, funnel, format_name.value, token_limit)
-    with _written("--output", output / "README.md") as written:
-        written.write(text)
+    text = card(done, settings, funnel, format_name.value, token_limit, how_counted)
+    for name, content in (("README.md", text), ("dataset_info.json", dataset_info(format_name.value))):
+        if content is not None:
+            with _written("--output", output / name) as written:
+                written.write(content)
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} rows")
-    if verify_template:
+    if verifier:
+        typer.echo(verifier.said())
+    elif verify_template:
         typer.echo(f"every row round-trips through {verify_template}")
     typer.echo(f"{output / 'README.md'}: the dataset card")
 
@@ -219,17 +248,9 @@ def _hard(listed: str | None) -> tuple[str, ...]:
     return names
 
 
-def _counter(tokenizer: Path | None, url: str | None) -> Callable[[str], int] | None:
+def _counter(tokenizer: "Tokenizer | None", url: str | None) -> Callable[[str], int] | None:
     if tokenizer:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise UsageError("--tokenizer needs an extra: pip install -e '.[training]'") from error
-        try:
-            loaded = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:
-            raise UsageError(f"--tokenizer {tokenizer}: {error}") from error
-        return lambda text: len(loaded.encode(text).ids)
+        return tokenizer.count
     if url:
         from training.tokens import count_at
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 
 from backends.errors import UsageError
 from batch.jsonl import encoded
-from quality.gates import Thresholds, estimated_tokens, failed_gate_names
+from quality.gates import Thresholds, failed_gate_names
+from training.chat_template import ChatTemplate
 from training.messages import (
     Message,
     from_sharegpt,
@@ -25,7 +26,10 @@ from training.messages import (
 )
 from training.rows import Row
 from training.sources import Prompts
-from training.template import Problem, Template, template_problems, wrongly_masked
+from training.template import Problem, template_problems, wrongly_masked
+from training.tokens import Tokens
+from training.trainers import Trained
+from training.verify import Verifier
 
 
 @dataclass
@@ -58,16 +62,32 @@ class ExportSpec:
     thresholds: Thresholds = field(default_factory=Thresholds)
     hard: Sequence[str] = ()
     test_share: float = 0.0
-    count: Callable[[str], int] = estimated_tokens
+    tokens: Tokens = field(default_factory=Tokens)
+    max_length: int | None = None
+    """Longer rows are left out."""
+    verifier: Verifier | None = None
+
+    def tokens_of(self, row: Row) -> int:
+        """The tokens of a row as it would be written."""
+        chat = one_message(row, self.prompts.system(row)) if self.format_name == "drtulu" else self.messages(row)
+        return self.measured(chat, self.trained(chat))
+
+    def trained(self, chat: Sequence[Message]) -> Trained | None:
+        """A conversation as the trainer takes it, where one is to be verified for."""
+        return self.verifier.trained(chat) if self.verifier else None
+
+    def measured(self, chat: Sequence[Message], trained: Trained | None) -> int:
+        """The tokens of a conversation."""
+        return self.tokens(chat) if trained is None else len(trained.places)
 
     def messages(self, row: Row) -> list[Message]:
         """The conversation as the model saw it."""
         return messages(row, self.prompts.system(row), self.prompts.tool_role(row))
 
 
-def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Template | None = None) -> ExportResult:
-    """Write `train` and `test` into a folder. With a template, nothing is left behind unless every row
-    round-trips through it.
+def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: ChatTemplate | None = None) -> ExportResult:
+    """Write `train` and `test` into a folder. With a template or a trainer to verify for, nothing is left behind unless
+    every row round-trips through it.
     """
     if template and spec.format_name == "text":
         raise UsageError("--verify-template: --format text is trained on as it is, no template is applied to it")
@@ -87,12 +107,18 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Temp
             for name, path in writers.items()
         }
         for one in _pairs(rows, spec) if spec.format_name == "dpo" else _singles(rows, spec, done):
+            trained = [spec.trained(chat) for chat in one.conversations]
+            tokens = max(map(spec.measured, one.conversations, trained))
+            if spec.max_length is not None and tokens > spec.max_length:
+                done.left_out[f"longer than {spec.max_length:,} tokens"] += 1
+                continue
             found = one.template_problems(template) if template else []
+            found += one.trained_otherwise(spec.verifier, trained) if spec.verifier else []
             rows_lost += bool(found)
             for loss in found:
                 lost.append(f"{one.row.sample_id}: {loss.what}")
                 fixes[loss.fix] = None
-            split, whole = split_of(one.row.question, spec.test_share), one.whole(spec)
+            split, whole = split_of(one.row.question, spec.test_share), one.whole(spec, tokens)
             done.rows[split] += 1
             done.tokens.append(whole["tokens"])
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
@@ -103,7 +129,8 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Temp
                 made[split].append(whole)
         if lost:
             chat = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
-            raise UsageError(f"the chat template would lose {chat}. Fix: {'; '.join(fixes)}. Nothing was exported")
+            lead = "" if spec.verifier else "the chat template would lose "
+            raise UsageError(f"{lead}{chat}. Fix: {'; '.join(fixes)}. Nothing was exported")
         if not done.tokens:
             pairs = "no question has an accepted and a rejected trajectory here: generate with --samples-per-question"
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
@@ -135,9 +162,8 @@ class _Made:
         """The row itself; of a pair, the better one."""
         return self.rows[0]
 
-    def whole(self, spec: ExportSpec) -> dict[str, Any]:
+    def whole(self, spec: ExportSpec, tokens: int) -> dict[str, Any]:
         """With what is said of it; of a pair, the tokens of its longer side."""
-        tokens = max(sum(spec.count(str(said["content"])) for said in chat) for chat in self.conversations)
         limit = spec.thresholds.token_limit
         return {
             **self.content, "sample_id": self.row.sample_id, "topic": str(self.row.record.get("topic", "")),
@@ -145,7 +171,13 @@ class _Made:
             f"fits_{limit}": tokens <= limit,
         }  # fmt: skip
 
-    def template_problems(self, template: Template) -> list[Problem]:
+    def trained_otherwise(self, verifier: Verifier, trained: Sequence[Trained | None]) -> list[Problem]:
+        """In what a trainer trains on something else than the spans say."""
+        each = zip(self.conversations, self.trained, trained, strict=True)
+        found = [verifier.problem(chat, written, seen) for chat, written, seen in each if seen]
+        return [problem for problem in found if problem]
+
+    def template_problems(self, template: ChatTemplate) -> list[Problem]:
         """What the template drops or adds, and what is masked wrongly."""
         found: list[Problem] = []
         for row, chat, trained in zip(self.rows, self.conversations, self.trained, strict=True):

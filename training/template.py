@@ -3,27 +3,21 @@ its role's alone, and with nothing beside it that the model never wrote.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from backends.errors import UsageError
 from serializers.segments import Segment
-from training.bounds import bounded
+from training.chat_template import BEGIN, END, NO_MARKS, ChatTemplate, without_marks
 from training.messages import Message, nudged_ranges
 from training.rows import Row
 
 _NAMES = {"think": "thought", "call_tool": "call", "tool_output": "result"}
 _TAG = re.compile(r"</?(?:think|call_tool|tool_output|answer)\b[^>]*>")
 _TOKEN = re.compile(r"<[^<>]*>")
-_BEGIN, _END = "\ufdd0", "\ufdd1"
-"""Around what a template marks as `{% generation %}`: no characters, and taken out of any text that has them."""
-_BESIDE_TAG = re.compile(rf"([ {_BEGIN}{_END}]*)({_TAG.pattern})([ {_BEGIN}{_END}]*)")
+_BESIDE_TAG = re.compile(rf"([ {BEGIN}{END}]*)({_TAG.pattern})([ {BEGIN}{END}]*)")
 _BEFORE_TAG, _BEHIND_TAG = re.compile(rf" ({_TAG.pattern})"), re.compile(rf"({_TAG.pattern}) ")
-_BESIDE_MARK = re.compile(rf" ([{_BEGIN}{_END}]+) ")
-_NO_MARKS = {ord(_BEGIN): None, ord(_END): None}
+_BESIDE_MARK = re.compile(rf" ([{BEGIN}{END}]+) ")
 _A_HEADER = 6
 """Characters that a header has at least, to be looked for."""
 _ONE_MESSAGE = (
@@ -58,53 +52,20 @@ class _Rendered:
     marked: list[tuple[int, int]] | None
 
 
-class Template:
-    """A Jinja chat template. Raises UsageError when it cannot be read."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            from jinja2 import TemplateError
-        except ImportError as error:
-            raise UsageError("--verify-template needs an extra: pip install -e '.[training]'") from error
-        self._failure = TemplateError
-        self.path = path
-        try:
-            source = path.read_text(encoding="utf-8")
-            self._template = _environment().from_string(source)
-        except Exception as error:  # a template is a program: it may fail in any way
-            raise UsageError(f"--verify-template {path}: {error}") from error
-        self._marks = re.search(r"\{%-?\s*generation\b", source) is not None
-
-    def rendered(self, chat: Sequence[Message]) -> _Rendered:
-        """What would be trained on. Raises UsageError when the template refuses the messages."""
-        try:
-            with bounded():
-                text = self._template.render(
-                    messages=[{**said, "content": str(said["content"]).translate(_NO_MARKS)} for said in chat],
-                    add_generation_prompt=False,
-                    tools=None,
-                    bos_token="",
-                    eos_token="",
-                )
-        except self._failure as error:
-            raise UsageError(f"--verify-template {self.path} refuses the messages: {error}") from error
-        except Exception as error:  # a template is a program: it may fail in any way
-            raise UsageError(f"--verify-template {self.path}: {type(error).__name__}: {error}") from error
-        bare, ranges = "", list[tuple[int, int]]()
-        for part in re.split(f"({_BEGIN}|{_END})", _alike(text)):
-            if part == _BEGIN:
-                joined = ranges and not bare[ranges[-1][1] :].strip()
-                ranges.append(ranges.pop() if joined else (len(bare), len(bare)))
-            elif part == _END:
-                ranges[-1] = (ranges[-1][0], len(bare))
-            else:
-                bare += part
-        return _Rendered(bare, ranges if self._marks else None)
+def _rendered(template: ChatTemplate, chat: Sequence[Message]) -> _Rendered:
+    text, ranges = without_marks(_alike(template.with_marks(chat)))
+    joined = list[tuple[int, int]]()
+    for start, end in ranges:
+        beside = joined and not text[joined[-1][1] : start].strip()
+        joined.append((joined.pop()[0], end) if beside else (start, end))
+    return _Rendered(text, joined if template.marks else None)
 
 
-def template_problems(row: Row, chat: Sequence[Message], template: Template, *, whole: bool = False) -> list[Problem]:
+def template_problems(
+    row: Row, chat: Sequence[Message], template: ChatTemplate, *, whole: bool = False
+) -> list[Problem]:
     """What a template loses of a conversation, or adds. `whole` says that the trajectory is one message in it."""
-    rendered = template.rendered(chat)
+    rendered = _rendered(template, chat)
     gaps: list[tuple[str, str]] = []
     written: list[tuple[int, int]] = []
     at, quiet = 0, False
@@ -135,7 +96,7 @@ def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
     for part in trained:
         place = text.find(part, at)
         if place < 0:
-            found.append(f"trained on although it is not the trajectory's: {_shortened(part)}")
+            found.append(f"trained on although it is not the trajectory's: {shortened(part)}")
             continue
         at = place + len(part)
         marked[place:at] = b"\1" * len(part)
@@ -145,14 +106,14 @@ def wrongly_masked(row: Row, trained: Sequence[str]) -> list[str]:
     for piece in row.parsed.segments:
         span = slice(piece.start, piece.start + len(text[piece.start : piece.end].rstrip()))
         if piece.kind == "tool_output" and any(marked[piece.start : piece.end]):
-            found.append(f"trained on although a tool gave it: {_shortened(piece.body.strip())}")
+            found.append(f"trained on although a tool gave it: {shortened(piece.body.strip())}")
         elif piece.kind != "tool_output" and any(a and b for a, b in zip(marked[span], asked_again[span], strict=True)):
-            found.append(f"trained on although the model was asked again: {_shortened(piece.body.strip())}")
+            found.append(f"trained on although the model was asked again: {shortened(piece.body.strip())}")
         elif piece.kind != "tool_output" and any(
             not (ours or again) and not letter.isspace()
             for ours, again, letter in zip(marked[span], asked_again[span], text[span], strict=True)
         ):
-            found.append(f"masked although the model wrote it: {_shortened(piece.body.strip())}")
+            found.append(f"masked although the model wrote it: {shortened(piece.body.strip())}")
     return found
 
 
@@ -172,7 +133,7 @@ def _lost(row: Row, rendered: str) -> str:
         if place < 0:
             bare = piece.kind != "text" and rendered.find(_plain(piece.body), at) >= 0
             name = _NAMES.get(piece.kind, piece.kind)
-            return f"{'the tags of ' if bare else ''}{name} {_shortened(piece.body.strip())}"
+            return f"{'the tags of ' if bare else ''}{name} {shortened(piece.body.strip())}"
     return "the order or the wording of a message"
 
 
@@ -188,15 +149,13 @@ def _marked_wrongly(
     """What the template's own marks leave out of what the model wrote, or take in beside it; bare tokens may be."""
     for start, end in written:
         if not any(begin <= start and end <= close for begin, close in marked):
-            return [Problem(f"the mark that trains on {_shortened(text[start:end])}", fix)]
+            return [Problem(f"the mark that trains on {shortened(text[start:end])}", fix)]
     beside, at = [], 0
     for start, end in [*written, (len(text), len(text))]:
         beside += [text[max(begin, at) : min(close, start)] for begin, close in marked if begin < start and at < close]
         at = end
     foreign = next((part for part in beside if _TAG.search(part) or any(map(str.isalnum, _TOKEN.sub("", part)))), None)
-    return (
-        [Problem(f"the mask of {_shortened(foreign.strip())}, which the model did not write", fix)] if foreign else []
-    )
+    return [Problem(f"the mask of {shortened(foreign.strip())}, which the model did not write", fix)] if foreign else []
 
 
 def _added(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
@@ -238,37 +197,9 @@ def _header(gaps: Sequence[tuple[str, str]]) -> str:
     return next(end for end in ends if all(gap.endswith(end) for gap in ours)).strip()
 
 
-def _environment() -> Any:
-    """Jinja as the trainers set it up: `raise_exception`, `strftime_now`, `{% generation %}`."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
-
-        def _marked(self, caller: Callable[[], str]) -> str:
-            return f"{_BEGIN}{caller()}{_END}"
-
-    def refuse(message: Any) -> None:
-        raise TemplateError(str(message))
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
 def _plain(text: str) -> str:
     """A text of ours as it is looked for in a rendered one."""
-    return _alike(text.translate(_NO_MARKS))
+    return _alike(text.translate(NO_MARKS))
 
 
 def _alike(text: str) -> str:
@@ -278,10 +209,11 @@ def _alike(text: str) -> str:
         return match[1].replace(" ", "") + match[2] + match[3].replace(" ", "")
 
     text = " ".join(text.split())
-    if _BEGIN not in text:
+    if BEGIN not in text:
         return _BEHIND_TAG.sub(r"\1", _BEFORE_TAG.sub(r"\1", text))
     return _BESIDE_MARK.sub(r" \1", _BESIDE_TAG.sub(bare, text))
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text as it is shown in one line."""
     return repr(text if len(text) <= 60 else f"{text[:57]}…")

@@ -28,11 +28,16 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
 _COUNTED = ("calls", "tokens", "cites", "thoughtless", "nudges", "repairs", "tool_errors", "numbers_missing")
 
 
-def conditions(stated: Sequence[str], thresholds: Thresholds) -> Callable[[Row], bool]:
-    """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. Raises UsageError for what is none."""
+def conditions(
+    stated: Sequence[str], thresholds: Thresholds, tokens: Callable[[Row], int] | None = None
+) -> Callable[[Row], bool]:
+    """`calls>=2`, `topic=Lipids`, `gate!=duplicate_call`: all must hold. `tokens` counts those of a whole row. Raises
+    UsageError for what is none.
+    """
     checks = []
     fields: dict[str, Callable[[Row], Any]] = {
         **_FIELDS,
+        **({"tokens": tokens} if tokens else {}),
         "gate": lambda row: failed_gate_names(row.parsed, thresholds),
         "passes_every_gate": lambda row: "false" if failed_gate_names(row.parsed, thresholds) else "true",
     }

@@ -11,6 +11,9 @@ import pytest
 from tests.real.conftest import RealRun
 from tests.support.runs import ROOT, answer, call, read_jsonl, trajgraph, write_questions
 from tests.support.servers import ScriptedModel, offline_tools
+from training.messages import from_sharegpt
+from training.tokens import Tokenizer
+from training.verify import Verifier
 
 NUDGED = [
     "<think>Hm.</think>\nIt depends.",
@@ -39,10 +42,10 @@ def exported(run: Path, kind: str, folder: Path, *more: str) -> list[dict[str, A
     return read_jsonl(folder / kind / "train.jsonl")
 
 
-def trained(python: Path, trainer: str, rows: list[dict[str, Any]], model: Path, folder: Path) -> list[list[str]]:
-    source = folder / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = [str(python), str(Path(__file__).with_name("trained.py")), trainer, str(source), str(model / "hf")]
+def trained(python: Path, trainer: str, folder: Path, model: Path, length: int) -> list[tuple[int, int, list[str]]]:
+    """Of each row of an export: its tokens, those that the trainer counts, and their texts."""
+    script = Path(__file__).with_name("trained.py")
+    command = [str(python), str(script), trainer, str(folder / "train.jsonl"), str(model / "hf"), str(length)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line.removeprefix("row ")) for line in done.stdout.splitlines() if line.startswith("row ")]
@@ -52,44 +55,45 @@ def bare(text: str) -> str:
     return re.sub(r"\s+", "", text.replace("<|im_end|>", ""))
 
 
-def test_trl_trains_on_what_the_spans_say(
-    runs: list[Path], trainers: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [row for run in runs[:2] for row in exported(run, "messages", tmp_path, "--where", "nudges=0")]
-    made = trained(trainers, "trl", rows, model_folder, tmp_path)
-    want = [[row["messages"][at]["content"][start:end] for at, start, end in row["train_spans"]] for row in rows]
-    assert [list(map(bare, texts)) for texts in made] == [list(map(bare, texts)) for texts in want]
+KINDS = {"trl": "messages", "llamafactory": "sharegpt", "drtulu": "drtulu"}
+
+
+def spans_of(row: dict[str, Any]) -> str:
+    """What a row says is trained on."""
+    if "messages" in row:
+        return "".join(row["messages"][at]["content"][start:end] for at, start, end in row["train_spans"])
+    if len(row["train_spans"][0]) == 2:
+        return "".join(row["conversations"][-1]["content"][start:end] for start, end in row["train_spans"])
+    return "".join(row["conversations"][at]["value"][start:end] for at, start, end in row["train_spans"])
+
+
+@pytest.mark.parametrize("trainer", list(KINDS))
+def test_a_trainer_trains_on_the_spans_and_on_what_verify_says_at_the_length_that_the_card_advises(
+    runs: list[Path], trainers: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    trainer: str,
+) -> None:  # fmt: skip
+    kind, tokenizer = KINDS[trainer], Tokenizer(model_folder / "hf")
+    verifier, spans = Verifier(trainer, tokenizer, tokenizer.template), 0
+    for at, run in enumerate(runs[:2]):
+        flags = ("--where", "nudges=0", "--tokenizer", str(model_folder / "hf"), "--verify", trainer)
+        rows = exported(run, kind, tmp_path / str(at), *flags)
+        card = (tmp_path / str(at) / kind / "README.md").read_text(encoding="utf-8")
+        advised = re.search(r"\| ([\d,]+) \(advised\) \| ([\d,]+) of \2 \|", card)
+        assert advised
+        length = int(advised[1].replace(",", ""))
+        made = trained(trainers, trainer, tmp_path / str(at) / kind, model_folder, length)
+        assert len(made) == len(rows)
+        for row, (tokens, counted, texts) in zip(rows, made, strict=True):
+            assert bare("".join(texts)) == bare(spans_of(row))
+            assert tokens == row["tokens"] <= length
+            chat = from_sharegpt(row) if kind == "sharegpt" else row[{"trl": "messages"}.get(trainer, "conversations")]
+            ours = verifier.trained(chat)
+            assert (len(ours.places), sum(ours.counts)) == (tokens, counted)
+            theirs = [text for one in texts for text in one.split("<|im_end|>") if text]
+            assert list(ours.parts(tokenizer.special)) == theirs
+            spans += len(row["train_spans"])
     with capsys.disabled():
-        print(f"\nTRL trains on {sum(map(len, want))} spans of {len(rows)} rows, as they say")
-
-
-def test_llamafactory_trains_on_what_the_spans_say(
-    runs: list[Path], trainers: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [row for run in runs[:2] for row in exported(run, "sharegpt", tmp_path, "--where", "nudges=0")]
-    made = trained(trainers, "llamafactory", rows, model_folder, tmp_path)
-    want = [[row["conversations"][at]["value"][start:end] for at, start, end in row["train_spans"]] for row in rows]
-    assert [list(map(bare, texts)) for texts in made] == [list(map(bare, texts)) for texts in want]
-    with capsys.disabled():
-        print(f"\nLLaMA-Factory trains on {sum(map(len, want))} spans of {len(rows)} rows, as they say")
-
-
-def test_masking_by_tags_over_the_whole_row_trains_on_all_that_the_model_wrote(
-    runs: list[Path], model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """DR Tulu's rule, restated: from each `<tool_output` to the next `</tool_output>` of the rendered row."""
-    rows = [row for run in runs[:2] for row in exported(run, "drtulu", tmp_path)]
-    for row in rows:
-        rendered = "".join(
-            f"<|im_start|>{said['role']}\n{said['content']}<|im_end|>\n" for said in row["conversations"]
-        )
-        masked = re.sub(r"<tool_output.*?</tool_output>", "\0", rendered, flags=re.DOTALL)
-        text = row["conversations"][-1]["content"]
-        spans = "".join(text[start:end] for start, end in row["train_spans"])
-        reply = masked.rpartition("<|im_start|>assistant\n")[2].removesuffix("<|im_end|>\n")
-        assert bare(reply.replace("\0", "")) == bare(spans)
-    with capsys.disabled():
-        print(f"\nmasked by tags, {len(rows)} rows train on what their spans say")
+        print(f"\n{trainer} trains on {spans} spans, as they and --verify say")
 
 
 def test_a_reply_that_was_asked_again_is_context_and_left_out_where_that_cannot_be(

@@ -1,5 +1,5 @@
-"""What trainers train on: trained.py trl|llamafactory ROWS.jsonl TOKENIZER. Prints, a row a line, the texts of the tokens
-that count, run by run. Runs in the trainers' own environment.
+"""What trainers train on: trained.py trl|llamafactory|drtulu ROWS.jsonl TOKENIZER LENGTH. Prints, a row a line, how many
+tokens there are, how many count, and the texts of those, run by run. Runs in the trainers' own environment.
 """
 
 import importlib.machinery
@@ -8,14 +8,15 @@ import os
 import sys
 import tempfile
 import types
-from itertools import groupby
+from itertools import accumulate, groupby
+from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DISABLE_VERSION_CHECK": "1"}
 
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-trainer, source, folder = sys.argv[1:]
+trainer, source, folder, length = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 with open(source, encoding="utf-8") as lines:
     rows = [json.loads(line) for line in lines]
@@ -30,7 +31,7 @@ def by_trl() -> Any:
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **small, **heads))
     settings = SFTConfig(
-        output_dir=tempfile.mkdtemp(), assistant_only_loss=True, max_length=None, packing=False, use_cpu=True, bf16=False,
+        output_dir=tempfile.mkdtemp(), assistant_only_loss=True, max_length=int(length), packing=False, use_cpu=True, bf16=False,
         report_to=[], eos_token="<|im_end|>",
     )  # fmt: skip
     data = Dataset.from_list([{"messages": row["messages"]} for row in rows])
@@ -39,7 +40,7 @@ def by_trl() -> Any:
 
 
 def by_llamafactory() -> Any:
-    """Its converter, its template `qwen3` and its supervised processor."""
+    """Its converter, its template `qwen3` and its supervised processor; rows as its `dataset_info.json` has them."""
     audio = types.ModuleType("torchaudio")
     audio.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     sys.modules["torchaudio"] = audio
@@ -49,10 +50,12 @@ def by_llamafactory() -> Any:
     from llamafactory.data.template import get_template_and_fix_tokenizer
     from llamafactory.hparams.data_args import DataArguments
 
-    arguments = DataArguments(template="qwen3", cutoff_len=100_000, enable_thinking=True)
+    arguments = DataArguments(template="qwen3", cutoff_len=int(length), enable_thinking=True)
     template = get_template_and_fix_tokenizer(tokenizer, arguments)
-    columns = DatasetAttr("file", "rows", formatting="sharegpt")
-    columns.messages, columns.system, columns.tools = "conversations", "system", "tools"
+    entry = json.loads(Path(source).with_name("dataset_info.json").read_text(encoding="utf-8"))["trajectories"]
+    columns = DatasetAttr("file", "rows", formatting=entry["formatting"])
+    for name, value in (entry["columns"] | entry.get("tags", {})).items():
+        setattr(columns, name, value)
     convert = SharegptDatasetConverter(columns, arguments)
     process = SupervisedDatasetProcessor(template=template, tokenizer=tokenizer, processor=None, data_args=arguments)
     for row in rows:
@@ -60,6 +63,23 @@ def by_llamafactory() -> Any:
         yield (made["input_ids"][0], made["labels"][0]) if made["input_ids"] else ([], [])
 
 
+def masked(ids: list[int], labels: list[int]) -> list[int]:
+    """DR Tulu's rule, restated over the bytes of the row: from each `<tool_output` to the next `</tool_output>`."""
+    added = tokenizer.get_added_vocab()
+    sizes = [len(word.encode()) if word in added else len(word) for word in tokenizer.convert_ids_to_tokens(ids)]
+    text, at, spans = tokenizer.decode(ids).encode(), 0, []
+    while (start := text.find(b"<tool_output", at)) >= 0 and (end := text.find(b"</tool_output>", start)) >= 0:
+        at = end + len(b"</tool_output>")
+        spans.append((start, at))
+    assert sum(sizes) == len(text)
+    ends = list(accumulate(sizes))
+    inside = [any(a < end and end - size < b for a, b in spans) for size, end in zip(sizes, ends, strict=True)]
+    return [-100 if within else label for within, label in zip(inside, labels, strict=True)]
+
+
 for ids, labels in by_trl() if trainer == "trl" else by_llamafactory():
+    if trainer == "drtulu":
+        labels = masked(ids, labels)
     runs = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != -100)
-    print("row", json.dumps([tokenizer.decode([token for token, _ in run]) for counts, run in runs if counts]))
+    texts = [tokenizer.decode([token for token, _ in run]) for counts, run in runs if counts]
+    print("row", json.dumps([len(ids), sum(label != -100 for label in labels), texts]))

@@ -9,10 +9,10 @@ from backends.errors import UsageError
 from tests.support.exports import TEMPLATE, export
 from tests.support.runs import read_jsonl, trajgraph
 from tests.support.trajectories import call, output, record, sound, think
+from training.chat_template import ChatTemplate
 from training.export import ExportSpec, exported
 from training.rows import read_rows
 from training.sources import Prompts
-from training.template import Template
 
 HEADED = "{% for m in messages %}<|im_start|>ROLE\nCONTENT<|im_end|>\n{% endfor %}"
 
@@ -43,7 +43,7 @@ def verify(rows: Path, source: str, format_name: str = "messages", prompt: str |
             read_rows(rows),
             rows.with_name("set"),
             ExportSpec(format_name, Prompts(of_file={rows: {"prompt": prompt}})),
-            Template(path),
+            ChatTemplate.read(path),
         )
     except UsageError as error:
         return str(error)

@@ -1,0 +1,99 @@
+"""The lines to paste for the trainers that read a format, with the length at which no row is cut."""
+
+import json
+from collections.abc import Sequence
+
+from training.trainers import TRAINERS
+
+_STEP = 256
+_DEFAULTS = {
+    "TRL": TRAINERS["trl"].default_length, "LLaMA-Factory": TRAINERS["llamafactory"].default_length,
+    "open-instruct": TRAINERS["open-instruct"].default_length,
+}  # fmt: skip
+"""The lengths at which trainers cut where nothing is said."""
+_TRL = (
+    "TRL",
+    "python",
+    """SFTConfig(assistant_only_loss=True, max_length={length})
+# with load_dataset("json", data_files="train.jsonl"), column `messages`""",
+)
+_OPEN_INSTRUCT = (
+    "open-instruct",
+    "sh",
+    "--mixer_list train.jsonl 1.0 --transform_fn sft_tulu_tokenize_and_truncate_v1 sft_tulu_filter_v1 \\\n"
+    "  --max_seq_length {length}",
+)
+_AXOLOTL = (
+    "axolotl",
+    "yaml",
+    """sequence_len: {length}
+datasets:
+  - {{path: train.jsonl, ds_type: json, type: chat_template, field_messages: messages, roles_to_train: [assistant]}}""",
+)
+_LLAMAFACTORY = (
+    "LLaMA-Factory",
+    "yaml",
+    """dataset_dir: .  # this folder, for its dataset_info.json
+dataset: trajectories
+template: qwen3
+enable_thinking: true
+cutoff_len: {length}""",
+)
+_DRTULU = (
+    "DR Tulu (its LLaMA-Factory)",
+    "yaml",
+    """dataset_dir: .  # this folder, for its dataset_info.json
+dataset: trajectories
+template: qwen3
+use_span_masking: true
+mask_span_types: "tool_output"
+cutoff_len: {length}""",
+)
+_VERL = (
+    "verl",
+    "sh",
+    """data.train_files=train.parquet data.multiturn.enable=true data.multiturn.messages_key=messages \\
+  data.max_length={length} data.truncation=error""",
+)
+_DPO = ("TRL", "python", "DPOConfig(max_length={length})")
+_RECIPES: dict[str, Sequence[tuple[str, str, str]]] = {
+    "messages": (_TRL, _OPEN_INSTRUCT, _AXOLOTL), "sharegpt": (_LLAMAFACTORY,), "drtulu": (_DRTULU,),
+    "parquet": (_VERL,), "dpo": (_DPO,),
+}  # fmt: skip
+
+
+def advised_length(tokens: Sequence[int]) -> int:
+    """The length at which no row is cut."""
+    return -(-max(tokens) // _STEP) * _STEP
+
+
+def recipes(format_name: str, tokens: Sequence[int]) -> str:
+    """What to paste, as Markdown; empty where no trainer reads the format."""
+    length = advised_length(tokens)
+    return "\n\n".join(
+        f"{name}:\n\n```{kind}\n{lines.format(length=length)}\n```"
+        for name, kind, lines in _RECIPES.get(format_name, ())
+    )
+
+
+def kept_at(tokens: Sequence[int]) -> dict[str, int]:
+    """How many rows keep their end at the lengths at which trainers cut, and at the advised one."""
+    lengths = {f"{length:,} ({name}'s default)": length for name, length in _DEFAULTS.items()}
+    advised = advised_length(tokens)
+    lengths[f"{advised:,} (advised)"] = advised
+    return {name: sum(one <= length for one in tokens) for name, length in lengths.items()}
+
+
+def dataset_info(format_name: str) -> str | None:
+    """LLaMA-Factory's `dataset_info.json`; None for a format that it does not read."""
+    if format_name == "sharegpt":
+        columns, tags = {"messages": "conversations", "system": "system", "tools": "tools"}, {}
+    elif format_name == "drtulu":
+        columns = {"messages": "conversations"}
+        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+                "system_tag": "system"}  # fmt: skip
+    else:
+        return None
+    entry = {"formatting": "sharegpt", "columns": columns, **({"tags": tags} if tags else {})}
+    files = {"trajectories": "train.jsonl", "trajectories_test": "test.jsonl"}
+    return json.dumps({name: {"file_name": file, **entry} for name, file in files.items()}, indent=1) + "\n"

@@ -1,0 +1,87 @@
+"""Whether a trainer trains on what the model wrote, token by token: all of it, and nothing beside it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from training.chat_template import ChatTemplate
+from training.messages import Message
+from training.template import Problem, shortened
+from training.tokens import Tokenizer
+from training.trainers import TRAINERS, Trained, trainer_template
+
+_SHOWN = 40
+
+
+@dataclass
+class Verifier:
+    """Rows, as one trainer takes them. Raises UsageError where what it does with a model's template is not known."""
+
+    name: str
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    counts: Counter[str] = field(default_factory=Counter)
+    """rows, tokens, tokens trained on, rows whose white space is changed."""
+
+    def __post_init__(self) -> None:
+        self.trainer = TRAINERS[self.name]
+        self._rendered_by = trainer_template(self.name, self.template)
+
+    def trained(self, chat: Sequence[Message]) -> Trained:
+        """A conversation as the trainer takes it."""
+        return self.trainer.trains(chat, self.tokenizer, self._rendered_by)
+
+    def problem(self, chat: Sequence[Message], written: Sequence[str], trained: Trained) -> Problem | None:
+        """The first thing in which what is trained on is not what the model wrote; white space is only counted."""
+        parts = list(trained.parts(self.tokenizer.special))
+        self.counts.update(rows=1, tokens=len(trained.places), trained=sum(trained.counts))
+        seen, want = _bare("".join(parts)), _bare("".join(written))
+        if seen != want:
+            return self._difference(seen, want)
+        spaced = [text for part in parts if (text := part.strip())] != [text.strip() for text in written]
+        self.counts["white_space"] += spaced
+        if lost := _lost(chat, trained.text):
+            return Problem(f"{self.name} leaves out of what the model saw: {shortened(lost)}", _WHOLE)
+        return None
+
+    def said(self) -> str:
+        """What was found of all rows."""
+        counts = self.counts
+        changed = counts["white_space"]
+        spaced = f"; in {changed:,} the template has other white space than the model" if changed else ""
+        return (
+            f"{self.name} trains on what the model wrote, and on nothing else, in all {counts['rows']:,} rows "
+            f"({counts['trained']:,} of {counts['tokens']:,} tokens){spaced}"
+        )
+
+    def _difference(self, seen: str, want: str) -> Problem:
+        at = next((at for at, (one, other) in enumerate(zip(seen, want, strict=False)) if one != other), None)
+        at = min(len(seen), len(want)) if at is None else at
+        goes_on = want[at : at + _SHOWN]
+        more = seen.find(goes_on, at) if goes_on else len(seen)
+        if more > at:
+            while seen[at] != "<" and at and seen[at - 1] == seen[more - 1]:
+                at, more = at - 1, more - 1  # the same addition, from where it reads best
+            fix = _THOUGHTS if "<think></think>" in seen[at:more] else _WHOLE
+            return Problem(f"{self.name} trains on what the model did not write: {shortened(seen[at:more])}", fix)
+        goes_on = want[at - (want[at - 1 : at] == "<") :][:_SHOWN]
+        return Problem(f"{self.name} does not train on what the model wrote: {shortened(goes_on)}", _WHOLE)
+
+
+_WHOLE = "train with a template that writes every message whole, and marks what the model wrote"
+_THOUGHTS = "leave replies without a thought out with --where thoughtless=0"
+
+
+def _lost(chat: Sequence[Message], text: str) -> str:
+    """The first message that is not whole in a text, in its place."""
+    bare, at = _bare(text), 0
+    for said in chat:
+        content = _bare(str(said["content"]))
+        if (found := bare.find(content, at)) < 0:
+            return str(said["content"]).strip()
+        at = found + len(content)
+    return ""
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
