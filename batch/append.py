@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from batch.jsonl import truncate_partial_line
-from batch.parts import seal
+from batch.parts import next_number, seal
 
 _READ = 1 << 20
 
@@ -19,8 +19,8 @@ class Appender:
     def __init__(self, path: Path, most: int | None = None) -> None:
         self._path = path
         self._most = most
-        self._file, self._end, self._lines = 0, 0, 0
-        """Which file was counted, to which place, and how many lines it had up to there."""
+        self._number, self._end, self._lines = 0, 0, 0
+        """Which part the file will be, up to which place it was counted, and how many lines it had up to there."""
 
     def append(self, lines: Sequence[bytes]) -> tuple[int, int | None]:
         """Append lines in one write and wait until they are on disk; what could only be written in part is taken back.
@@ -28,9 +28,7 @@ class Appender:
         """
         descriptor = self._locked()
         try:
-            if (size := os.fstat(descriptor).st_size) and os.pread(descriptor, 1, size - 1) != b"\n":
-                truncate_partial_line(self._path)  # of a process that was killed while it wrote
-                size = os.fstat(descriptor).st_size
+            size = self._whole(descriptor)
             room = len(lines) if self._most is None else max(self._most - self._count(descriptor, size), 0)
             left = memoryview(b"".join([line + b"\n" for line in lines[:room]]))
             try:
@@ -41,9 +39,33 @@ class Appender:
                 os.ftruncate(descriptor, size)
                 raise
             is_full = self._most is not None and len(lines) >= room
-            return min(room, len(lines)), seal(self._path) if is_full else None
+            return min(room, len(lines)), self._seal() if is_full else None
         finally:
             os.close(descriptor)
+
+    def seal(self) -> int | None:
+        """Seal what there is, however little; returns the part's number, or None where there is nothing."""
+        descriptor = self._locked()
+        try:
+            self._number = next_number(self._path, self._number)
+            return self._seal() if self._whole(descriptor) else None
+        finally:
+            os.close(descriptor)
+
+    def _seal(self) -> int | None:
+        """None where it fails, as on a full disk: what was appended is there, and is sealed the next time."""
+        try:
+            seal(self._path, self._number)
+            return self._number
+        except OSError:
+            return None
+
+    def _whole(self, descriptor: int) -> int:
+        """The size of the file, without a line that a process left in part which was killed while it wrote."""
+        if (size := os.fstat(descriptor).st_size) and os.pread(descriptor, 1, size - 1) != b"\n":
+            truncate_partial_line(self._path)
+            size = os.fstat(descriptor).st_size
+        return size
 
     def _locked(self) -> int:
         """The file that is appended to, under a lock: not one that another process has sealed meanwhile."""
@@ -61,9 +83,9 @@ class Appender:
 
     def _count(self, descriptor: int, size: int) -> int:
         """The lines of the file; only what was appended since the last time is read."""
-        file = os.fstat(descriptor).st_ino
-        if file != self._file or size < self._end:
-            self._file, self._end, self._lines = file, 0, 0
+        number = next_number(self._path, self._number)
+        if number != self._number or size < self._end:
+            self._number, self._end, self._lines = number, 0, 0
         while self._end < size and (read := os.pread(descriptor, min(_READ, size - self._end), self._end)):
             self._end, self._lines = self._end + len(read), self._lines + read.count(b"\n")
         return self._lines

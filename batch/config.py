@@ -130,7 +130,7 @@ class RunConfig:
         self.samples.check()
         if re.match(r"[a-z0-9]+:/", str(self.output)):
             raise UsageError(f"--output {self.output}: give a folder to work in, and --upload-to s3://… for its copy")
-        if self.upload_to is not None and not isinstance(place(self.upload_to), str):
+        if self.upload_to is not None and (not isinstance(place(self.upload_to), str) or self.upload_to[:3] == "hf:"):
             raise UsageError(f"--upload-to {self.upload_to}: give s3://BUCKET/FOLDER")
         if self.checkpoints is not None:
             check_database(self.checkpoints)

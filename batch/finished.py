@@ -46,13 +46,18 @@ class Finished:
 
     def add_all(self, other: "Finished") -> bool:
         """Remember all that another one knows; False, and nothing is, where one of them is known."""
-        ours = {number: int.from_bytes(self._bits.get(number, b""), "little") for number in other._bits}
-        theirs = {number: int.from_bytes(bits, "little") for number, bits in other._bits.items()}
-        if any(_known(ours[number]) & _known(theirs[number]) for number in theirs):
-            return False
+        found: list[tuple[int, int, int, int]] = []
         for number, bits in other._bits.items():
-            size = max(len(bits), len(self._bits.get(number, b"")))
-            self._bits[number] = bytearray((ours[number] | theirs[number]).to_bytes(size, "little"))
+            start, end = len(bits) - len(bits.lstrip(b"\0")), len(bits.rstrip(b"\0"))
+            theirs = int.from_bytes(bits[start:end], "little")
+            ours = int.from_bytes(self._bits.get(number, bytearray())[start:end], "little")
+            if _known(ours) & _known(theirs):
+                return False
+            found.append((number, start, end, ours | theirs))
+        for number, start, end, both in found:
+            bits = self._bits.setdefault(number, bytearray())
+            bits.extend(bytes(max(end - len(bits), 0)))
+            bits[start:end] = both.to_bytes(max(end - start, 0), "little")
         return True
 
     def count(self, last: int | None = None, most: int | None = None) -> int:

@@ -59,6 +59,8 @@ class RunIndex:
     stats: Stats = field(default_factory=Stats)
     finished: Finished = field(default_factory=Finished)
     places: dict[Kind, _Place] = field(default_factory=lambda: {kind: _Place() for kind in KINDS})
+    ahead: bool = False
+    """Whether it holds more than is before its places: of a part that is just being sealed."""
 
     @classmethod
     def read(cls, files: RunFiles) -> "RunIndex":
@@ -80,23 +82,33 @@ class RunIndex:
 
     def advance(self) -> None:
         """Read what was appended since."""
+        self.ahead = False
         for kind in KINDS:
             self._advance(kind, self.files.outputs[kind], self.places[kind])
 
     def _advance(self, kind: Kind, path: Path, place: _Place) -> None:
+        """A part that is not yet counted is read, and read again the next time: its samples are known then. Only behind
+        those that are counted may one go on.
+        """
         if place.parts != _known_by(path, place.number):
             raise Differs
-        seen = False
+        seen, goes_on = False, True
         for number, where, file in files_from(path, place.number):
-            if number != place.number:
-                if place.bytes and not seen:
-                    raise Differs
+            if number != place.number and place.bytes and not seen:
+                raise Differs
+            at = place if goes_on else _Place()
+            if goes_on and number != place.number:
                 place.begin(number)
             seen, is_part = True, where != path
-            if not (is_part and not place.bytes and self._add(counts_of(where))):
-                self._read(kind, where, file, place, is_part=is_part)
-            if is_part:
+            counts = counts_of(where) if is_part else None
+            if at.bytes or not self._add(counts):
+                self._read(kind, where, file, at, is_part=is_part)
+            goes_on = goes_on and counts is not None
+            if goes_on:
                 place.begin(number + 1)
+            elif is_part:
+                at.begin(number)
+                self.ahead = True
         if place.bytes and not seen:
             raise Differs
         place.parts = _known_by(path, place.number)
@@ -138,9 +150,12 @@ class RunIndex:
                     break
 
     def save(self, *, all_cleaned: bool = False, kept: bool = False) -> None:
-        """Put it on disk. Checkpoints are deleted soon after a record is written: of what was counted at the last
-        `save` they are, by now; with `all_cleaned`, of everything; none where they are `kept`.
+        """Put it on disk, unless it is ahead of its places. Checkpoints are deleted soon after a record is written: of
+        what was counted at the last `save` they are, by now; with `all_cleaned`, of everything; none where they are
+        `kept`.
         """
+        if self.ahead:
+            return
         if all_cleaned and not kept:
             self._clean()
         content = {
@@ -175,7 +190,10 @@ class RunIndex:
 
 def _known_by(path: Path, number: int) -> str:
     """The hash of what the parts before a number are known by; empty where there are none."""
-    parts = [stamp_of(part) for at, part in parts_of(path).items() if at < number]
+    try:
+        parts = [stamp_of(part) for at, part in parts_of(path).items() if at < number]
+    except FileNotFoundError as error:
+        raise Differs from error
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest() if parts else ""
 
 

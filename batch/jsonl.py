@@ -64,13 +64,14 @@ def truncate_partial_line(path: Path) -> None:
             kept -= step
         if kept < end:
             target.seek(kept)
-            if _is_row(target.read()):
+            if is_row(target.read()):
                 target.write(b"\n")
             else:
                 target.truncate(kept)
 
 
-def _is_row(line: bytes) -> bool:
+def is_row(line: bytes) -> bool:
+    """Whether a line is a whole record."""
     try:
         return bool(json.loads(line)["sample_id"])
     except (ValueError, KeyError, TypeError, RecursionError):

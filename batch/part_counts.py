@@ -9,7 +9,7 @@ from typing import Any
 
 from batch.finished import Finished, Kind
 from batch.jsonl import atomic_write, damaged, summary
-from batch.parts import packed_part, parts_of, whole_lines
+from batch.parts import number_in, packed_part, parts_of, whole_lines
 from batch.stats import Stats
 
 _VERSION = 1
@@ -56,8 +56,10 @@ def finish_parts(path: Path, kind: Kind, *, pack: bool) -> None:
     parts = parts_of(path)
     for part in parts.values():
         finish_part(part, kind, pack=pack)
-    for left in path.parent.glob(f"{path.stem}_part*_counts.json"):
-        if left not in map(beside, parts.values()):
+    kept = {beside(part).name for part in parts.values()}
+    for left in path.parent.iterdir():
+        is_counts = left.name.endswith("_counts.json") and number_in(path, left.name.replace("_counts.json", ".jsonl"))
+        if is_counts and left.name not in kept:
             left.unlink()
 
 

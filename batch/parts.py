@@ -6,30 +6,53 @@ holds the file's lock, and so does the one who renames it.
 """
 
 import fcntl
-import glob
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import zstandard
 
 from backends.errors import UsageError
-from batch.jsonl import replaced
+from batch.jsonl import is_row, replaced
 from batch.packed import UNREADABLE, lines_in
 
 _PART = re.compile(r"_part(\d{5,})\.jsonl(?:\.zst)?$")
 
 
+def part_at(path: Path, number: int) -> Path:
+    """Where a part is sealed."""
+    return path.with_name(f"{path.stem}_part{number:05d}.jsonl")
+
+
 def parts_of(path: Path) -> dict[int, Path]:
     """The sealed parts by their numbers, in order. Of one that was killed while it was packed, the whole one counts."""
-    found: dict[int, Path] = {}
-    for part in sorted(path.parent.glob(f"{glob.escape(path.stem)}_part*.jsonl*")):
-        if number := number_of(part.name):
-            found[number] = part  # the packed one, which is there only when it is whole, comes last
-    return dict(sorted(found.items()))
+    numbers = {number for name in _names(path.parent) if (number := number_in(path, name))}
+    numbers |= set(range(1, max(numbers, default=0) + 1))  # a listing may miss one that is packed meanwhile
+    while _now_at(path, after := max(numbers, default=0) + 1):
+        numbers.add(after)
+    each = ((number, _now_at(path, number)) for number in sorted(numbers))
+    return {number: part for number, part in each if part}
+
+
+def _names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+def number_in(path: Path, name: str) -> int | None:
+    """The number of a part of this file by its name; None of any other file."""
+    match = _PART.search(name)
+    return int(match[1]) if match and name.startswith(path.stem) and match.start() == len(path.stem) else None
+
+
+def _now_at(path: Path, number: int) -> Path | None:
+    """A part as it is now: packed, or plain; None where it is not."""
+    plain = part_at(path, number)
+    packed = plain.with_name(f"{plain.name}.zst")
+    return next((part for part in (packed, plain, packed) if os.path.lexists(part)), None)  # packed in between
 
 
 def files_of(path: Path) -> list[Path]:
@@ -37,47 +60,59 @@ def files_of(path: Path) -> list[Path]:
     return [*parts_of(path).values(), *([path] if path.exists() else [])]
 
 
-def number_of(name: str) -> int | None:
-    """The number of the part that a file is; None of any other."""
-    return int(match[1]) if (match := _PART.search(name)) else None
-
-
 def whole(path: Path) -> Path:
     """The file that a part is a part of; any other file itself."""
     return path.with_name(f"{_PART.sub('', path.name)}.jsonl") if _PART.search(path.name) else path
 
 
-def files_from(path: Path, number: int = 0) -> Iterator[tuple[int, Path, BinaryIO]]:
+def next_number(path: Path, number: int = 0) -> int:
+    """The number that the file which is appended to will have; none below the given one is looked for."""
+    number = number or max(parts_of(path), default=0) + 1
+    while _now_at(path, number):
+        number += 1
+    return number
+
+
+def files_from(path: Path, number: int = 1) -> Iterator[tuple[int, Path, BinaryIO]]:
     """Each file from a part's number on, opened, with its number; the one that is appended to comes last, with the
-    number that it will have. None is left out that is sealed meanwhile.
+    number that it will have. None is left out that is sealed or packed meanwhile. Raises UsageError for a part that
+    cannot be opened.
     """
     while True:
-        last = _opened(path)  # before one looks: if it is sealed then, it is found as a part
-        try:
-            parts = parts_of(path)
-            number = max(number, 1)
-            left = [one for one in parts if one >= number]
-            if not left:
-                if last:
-                    yield max([number, *(one + 1 for one in parts)]), path, last
-                return
-            for one in left:
-                with suppress(FileNotFoundError):  # packed meanwhile: looked for again
-                    with parts[one].open("rb") as file:
-                        yield one, parts[one], file
-                    number = one + 1
-                    continue
-                break
-        finally:
-            if last:
-                last.close()
+        with _opened(path) as last:  # before one looks: if it is sealed then, it is found as a part
+            if not _now_at(path, number):
+                later = [one for one in parts_of(path) if one > number]  # some were taken out by hand
+                if not later:
+                    if last:
+                        yield number, path, last
+                    return
+                number = later[0]
+        with _opened_part(path, number) as (part, file):
+            yield number, part, file
+        number += 1
 
 
-def _opened(path: Path) -> BinaryIO | None:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
     try:
-        return path.open("rb")
+        file = path.open("rb")
     except FileNotFoundError:
-        return None
+        yield None
+    else:
+        with file:
+            yield file
+
+
+@contextmanager
+def _opened_part(path: Path, number: int) -> Iterator[tuple[Path, BinaryIO]]:
+    plain = part_at(path, number)
+    packed = plain.with_name(f"{plain.name}.zst")
+    for part in (packed, plain, packed):
+        with _opened(part) as file:
+            if file:
+                yield part, file
+                return
+    raise UsageError(f"{_now_at(path, number) or plain} cannot be opened: put it back, or move it away")
 
 
 def whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
@@ -97,18 +132,18 @@ def whole_lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
     for line in file:
         at += len(line)
         if not line.endswith(b"\n") or at > size:
-            if _PART.search(path.name):
+            if not _PART.search(path.name):
+                return  # another process is just writing it
+            if not is_row(line):
                 raise UsageError(f"{path}: cut off; take its last line out, and its question is asked again")
-            return  # another process is just writing it
+            line += b"\n"  # an editor took it
         yield line
 
 
-def seal(path: Path) -> int:
-    """Make the file that is appended to the next part; returns its number."""
-    number = max(parts_of(path), default=0) + 1
-    path.rename(path.with_name(f"{path.stem}_part{number:05d}.jsonl"))
+def seal(path: Path, number: int) -> None:
+    """Make the file that is appended to this part. It is locked."""
+    path.rename(part_at(path, number))
     sync_folder(path.parent)
-    return number
 
 
 def sync_folder(folder: Path) -> None:

@@ -134,7 +134,7 @@ class Progress:
                     self._copy.seal_all()
             self.save_index(at_end=at_end)
             with self._saving:
-                self._copy.update()
+                self._copy.update(at_end=at_end)
 
     def _count_open(self) -> None:
         if self._config.samples.accept:

@@ -40,7 +40,7 @@ def checked_questions(
 def _kept(path: Path | str, folder: Path) -> QuestionsFile | None:
     try:
         stored: dict[str, Any] = json.loads(_cache(path, folder).read_text(encoding="utf-8"))
-        if stored.pop("identity") != _identity(path):
+        if not (now := _identity(path)) or stored.pop("identity") != now:
             return None
         return QuestionsFile(
             **{**stored, "path": path, "bad": tuple(BadRow(*row) for row in stored["bad"]), "share": Share(),

@@ -1,7 +1,6 @@
 """The records of one kind, read in order whatever files they are in; what the others append, as it comes."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import zstandard
 
 from batch.append import Appender
 from batch.jsonl import Row, Summary, atomic_write, damaged, named, replaced, summary
-from batch.parts import files_from, files_of, whole_lines
+from batch.parts import files_from, files_of, next_number, whole_lines
 from serializers.record import sample_of
 
 _GROUP = 200
@@ -46,10 +45,7 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._number, self._at = 1, 0
-        for number, where, file in files_from(path):
-            is_last = where == path
-            self._number, self._at = (number, file.seek(0, os.SEEK_END)) if is_last else (number + 1, 0)
+        self._number, self._at = next_number(path), path.stat().st_size if path.exists() else 0
 
     def read(self) -> Iterator[bytes]:
         """The lines since the last time."""
@@ -59,6 +55,8 @@ class Tail:
             for end, line in lines_after(where, file, self._at):
                 self._at = end
                 yield line
+            if where != self._path:
+                self._number, self._at = number + 1, 0
 
 
 def lines_after(path: Path, file: Any, at: int) -> Iterator[tuple[int, bytes]]:

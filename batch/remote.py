@@ -1,11 +1,12 @@
 """Files in a store, by fsspec: `s3://bucket/key`, `hf://datasets/owner/name/file`, `gs://…`, `az://…`."""
 
-from collections.abc import Iterator
+import io
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO
 
 from backends.errors import UsageError
 from backends.printable import one_line
@@ -13,8 +14,8 @@ from backends.printable import one_line
 SCHEMES = ("s3", "hf", "gs", "az", "abfs")
 _HASHES = ("ETag", "etag", "blob_id", "md5Hash")
 """What a store calls its own hash of a file."""
-_BLOCK = 1 << 23
-"""Bytes of a file that are asked for at once."""
+_BLOCK, _READ = 1 << 23, 1 << 20
+"""Bytes of a file that are asked for, and read, at once."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class RemoteFile:
         """Its bytes, a block at a time. Raises UsageError when they do not come."""
         with told(self.place):
             files, path = _store_of(self.place)
-            opened = files.open(path, mode, block_size=_BLOCK)
+            opened = io.BufferedReader(files.open(path, mode, block_size=_BLOCK), _READ)
         with opened:
-            yield cast(BinaryIO, opened)
+            yield opened
 
 
 def place(text: str | Path) -> Path | str:
@@ -49,10 +50,13 @@ def place(text: str | Path) -> Path | str:
     if not found or not scheme.isalnum():
         return Path(text)
     if scheme not in SCHEMES:
-        raise UsageError(f"{text}: only {', '.join(f'{name}://' for name in SCHEMES)} can be read from; fetch it first")
-    host = urlsplit(str(text)).netloc
-    if not rest.strip("/") or ((":" in host or "@" in host) and scheme != "hf"):
-        raise UsageError(f"{scheme}://: give {scheme}://NAME/…; keys come from the environment, not from the address")
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise UsageError(f"{scheme}://…: of stores only {known} are known: fetch it first")
+    host = rest.partition("/")[0]
+    if not host or {"@", ":"} & {*host} or any(part in rest for part in ("//", "?", "::")):
+        raise UsageError(
+            f"{scheme}://…: give {scheme}://NAME/PATH; keys come from the environment, not from the address"
+        )
     return str(text)
 
 
@@ -69,10 +73,13 @@ def folder_at(address: str) -> tuple[list[RemoteFile], bool]:
         for one in listed:
             if one["type"] == "file":
                 one = files.info(one["name"], expand_info=True) if scheme == "hf" else one
-                own = next((str(one[name]) for name in _HASHES if one.get(name)), None)
-                where = f"{scheme}://{one['name']}" if is_folder else address
-                found.append(RemoteFile(where, int(one["size"]), own))
+                found.append(_file_at(f"{scheme}://{one['name']}" if is_folder else address, one))
         return sorted(found, key=lambda file: file.name), is_folder
+
+
+def _file_at(address: str, about: Mapping[str, Any]) -> RemoteFile:
+    own = next((str(about[name]) for name in _HASHES if about.get(name)), None)
+    return RemoteFile(address, int(about["size"]), own)
 
 
 def _store_of(address: str) -> tuple[Any, str]:
@@ -110,11 +117,13 @@ def listed(address: str) -> list[RemoteFile]:
         raise
 
 
-def put(path: Path, address: str) -> None:
-    """Copy a file to a store, whole or not at all. Raises UsageError."""
+def put(path: Path, address: str) -> RemoteFile:
+    """Copy a file to a store, whole or not at all; returns what is there now. Raises UsageError."""
     with told(address):
         files, where = _store_of(address)
         files.put_file(str(path), where)
+        files.invalidate_cache()
+        return _file_at(address, files.info(where))
 
 
 def check_writable_store(address: str) -> None:
@@ -131,6 +140,8 @@ def get(address: str, path: Path) -> None:
         files, where = _store_of(address)
         new = path.with_name(f".{path.name}.new")
         files.get_file(where, str(new))
+        with new.open("rb") as got:
+            os.fsync(got.fileno())
         new.replace(path)
 
 

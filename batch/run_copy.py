@@ -1,129 +1,169 @@
 """`--upload-to`: a run's files, copied to a store part by part, so that another machine can go on with it.
 
 In the store there are only whole files: sealed parts with their counts, and at last what says how far the run is.
-Nothing is appended to there. The output folder is where the run works; an empty one is filled from the store first.
+Nothing is appended to there, and no part that another machine has put there is replaced. The output folder is where the
+run works; an empty one is filled from the store first.
 """
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
+from batch.append import Appender
 from batch.config import RunConfig
 from batch.find_run import is_same_run
 from batch.index import RunIndex
 from batch.jsonl import atomic_write
 from batch.logs import log
 from batch.part_counts import beside, counts_of, finish_parts, read_checked
-from batch.parts import number_of, parts_of, seal
-from batch.remote import check_writable_store, content_of, get, listed, put, remove
+from batch.parts import number_in, parts_of
+from batch.remote import RemoteFile, check_writable_store, content_of, get, listed, put, remove
 from batch.run_files import KINDS, RunFiles
 
 _RUN = "_run.json"
+_OTHERS = r"run\.json|index|run\.log|failed\.jsonl|superseded\.jsonl"
+_PARTS = r"(?:incremental|rejected)_part\d{5,}(?:_counts\.json|\.jsonl(?:\.zst)?)"
 
 
 class RunCopy:
-    """The copy of one run. What was copied as it is now is kept beside the run, and not copied again."""
+    """The copy of one run. What was copied as it is now is kept beside the run, and not copied again: by name, the size
+    and time of the file here, and the size and hash of the one in the store.
+    """
 
     def __init__(self, files: RunFiles, config: RunConfig) -> None:
         self._files, self._pack = files, config.zstd
-        self._address = (config.upload_to or "").rstrip("/")
-        self._list = _list_of(files)
+        self._address = _address_of(config)
+        self._list = files.folder / f".{files.stem}_uploaded.json"
         self._done: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            self._done = dict(json.loads(self._list.read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(self._list.read_text(encoding="utf-8"))
+            self._done = dict(kept["files"]) if kept["address"] == self._address else {}
 
     def seal_all(self) -> None:
         """At the end of a command: what is appended to becomes a part, however few there are in it."""
         for kind in KINDS:
             path = self._files.outputs[kind]
-            if path.exists() and path.stat().st_size:
-                seal(path)
+            if path.exists():
+                Appender(path).seal()
             finish_parts(path, kind, pack=self._pack)
 
     def complete(self) -> None:
-        """Copy all of a run that nobody works on. Raises UsageError."""
-        self.seal_all()
-        RunIndex.read(self._files).save(all_cleaned=True)
-        self.update()
+        """Copy all of a run that is complete. Raises UsageError where another process is at work on it."""
+        with self._files.locked():
+            self.seal_all()
+            RunIndex.read(self._files).save(all_cleaned=True)
+            self.update(at_end=True)
 
-    def update(self) -> None:
-        """Copy what is new: the parts and their counts first, what tells of them last. Raises UsageError."""
-        parts = [part for kind in KINDS for part in parts_of(self._files.outputs[kind]).values() if counts_of(part)]
+    def update(self, *, at_end: bool = False) -> None:
+        """Copy what is new: the parts and their counts first, what tells of them last; the log at the end. Raises
+        UsageError.
+        """
         files = self._files
-        others = [files.run, files.failed, files.superseded, files.log, files.stats, files.index]
-        for path in [*(one for part in parts for one in (part, beside(part))), *others]:
+        for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values() if counts_of(part)):
+            self._put(part)
+            self._put(beside(part))
+            if part.suffix == ".zst" and part.stem in self._done:  # it was copied before it was packed
+                remove(f"{self._address}/{part.stem}")
+                del self._done[part.stem]
+        logs = (files.log, files.failed, files.superseded) if at_end else ()
+        for path in (*logs, files.run, files.stats, files.index):
             self._put(path)
-        for name in [name for name in self._done if not (files.folder / name).exists()]:
-            remove(f"{self._address}/{name}")
-            self._forget(name)
 
     def _put(self, path: Path) -> None:
-        if path.exists() and self._done.get(path.name) != (stamp := _stamp(path)):
-            put(path, f"{self._address}/{path.name}")
-            self._done[path.name] = stamp
-            self._save()
+        if not path.exists():
+            return
+        stamp, known = _stamp(path), self._done.get(path.name)
+        if not known or known["here"] != stamp:
+            there = put(path, f"{self._address}/{path.name}")
+            self._note(path, stamp, there)
 
-    def _forget(self, name: str) -> None:
-        del self._done[name]
-        self._save()
+    def _note(self, path: Path, stamp: list[int], there: RemoteFile) -> None:
+        self._done[path.name] = {"here": stamp, "there": [there.size, there.hash]}
+        atomic_write(self._list, [json.dumps({"address": self._address, "files": self._done})])
 
-    def _save(self) -> None:
-        atomic_write(self._list, [json.dumps(self._done)])
+    def fetch(self, there: Mapping[str, RemoteFile]) -> None:
+        """Bring all of it here; the run's own file last: with it, the run is there."""
+        for name in sorted(there, key=lambda name: name.endswith(_RUN)):
+            get(there[name].place, self._files.folder / name)
+        self._keep_times()
+        for name, file in there.items():
+            path = self._files.folder / name
+            self._note(path, _stamp(path), file)
+
+    def _keep_times(self) -> None:
+        """Parts are known by their times, too: give them back those under which they were counted."""
+        for part in (part for kind in KINDS for part in parts_of(self._files.outputs[kind]).values()):
+            with suppress(OSError, ValueError, KeyError):
+                _, size, changed = read_checked(beside(part))["part"]
+                if part.stat().st_size == size:
+                    os.utime(part, ns=(changed, changed))
+
+    def compare(self, there: Mapping[str, RemoteFile]) -> None:
+        """Before the run goes on: what is in the store must be what was copied from here, or came from there. Raises
+        UsageError where it is not.
+        """
+        self._done = {name: known for name, known in self._done.items() if name in there}
+        for name, file in there.items():
+            if not any(number_in(self._files.outputs[kind], name) for kind in KINDS):
+                continue
+            here, known = self._files.folder / name, self._done.get(name)
+            packed = here.with_name(f"{name}.zst")
+            if known and known["there"] == [file.size, file.hash]:
+                if here.exists() or packed.exists():
+                    continue
+                raise UsageError(
+                    f"--upload-to {self._address}: it holds {name}, which is gone from {here.parent}. Put it back; to "
+                    "have its questions asked again, remove it and its counts there, too"
+                )
+            if not known and here.exists() and here.read_bytes() == content_of(file):
+                self._note(here, _stamp(here), file)
+                continue
+            raise UsageError(
+                f"--upload-to {self._address}: it holds another {name} than {here.parent}: another machine has gone on "
+                "with this run. Give an empty --output to go on from there"
+            )
 
 
 def fetch_missing(config: RunConfig) -> None:
     """Bring to the output folder the runs of a command that the store holds and it does not. Raises UsageError where
-    the store cannot be written to, or holds more of a run than the folder: another machine has gone on with it.
+    the store cannot be written to, or holds something else of a run than the folder.
     """
-    address, folder = (config.upload_to or "").rstrip("/"), config.output
+    address = _address_of(config)
     check_writable_store(address)
     there = {file.name: file for file in listed(address)}
-    stems = sorted((name.removesuffix(_RUN) for name in there if name.endswith(_RUN)), key=len)
-    of_run = {name: next((stem for stem in reversed(stems) if name.startswith(f"{stem}_")), "") for name in there}
-    for stem in stems:
-        files, run = RunFiles(folder, stem, ""), there[f"{stem}{_RUN}"]
-        names = [name for name in there if of_run[name] == stem and name != run.name]
-        names += [files.stats.name] if files.stats.name in there else []
+    for files, own in _runs_in(config.output, there):
         if files.run.exists():
-            _check(files, names, address)
-        elif is_same_run(json.loads(content_of(run))["settings"], config):
-            log.info("%s has %s, of %d files: it is fetched to %s", address, stem, len(names) + 1, folder)
-            for name in [*names, run.name]:  # the run's own last: with it, the run is there
-                get(there[name].place, folder / name)
-            _keep_times(files)
-            done = {name: _stamp(folder / name) for name in [*names, run.name]}
-            atomic_write(_list_of(files), [json.dumps(done)])
+            RunCopy(files, config).compare(own)
+        elif _is_wanted(own[files.run.name], config):
+            log.info("%s has %s, of %d files: it is fetched to %s", address, files.stem, len(own), config.output)
+            config.output.mkdir(parents=True, exist_ok=True)
+            RunCopy(files, config).fetch(own)
 
 
-def _keep_times(files: RunFiles) -> None:
-    """Parts are known by their times, too: give them back those under which they were counted."""
-    for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values()):
-        with suppress(OSError, ValueError, KeyError):
-            _, size, changed = read_checked(beside(part))["part"]
-            if part.stat().st_size == size:
-                os.utime(part, ns=(changed, changed))
+def _runs_in(folder: Path, there: Mapping[str, RemoteFile]) -> Iterator[tuple[RunFiles, dict[str, RemoteFile]]]:
+    for name in sorted(name for name in there if name.endswith(_RUN)):
+        files = RunFiles(folder, name.removesuffix(_RUN), "")
+        own = re.compile(rf"{re.escape(files.stem)}_(?:{_OTHERS}|{_PARTS})|{re.escape(files.stats.name)}")
+        yield files, {one: file for one, file in there.items() if own.fullmatch(one)}
 
 
-def _check(files: RunFiles, names: Sequence[str], address: str) -> None:
-    for kind in KINDS:
-        path = files.outputs[kind]
-        known = parts_of(path)
-        for name in names:
-            if name.startswith(f"{path.stem}_part") and number_of(name) not in {None, *known}:
-                raise UsageError(
-                    f"--upload-to {address}: it holds {name}, which {files.folder} does not: another machine has gone "
-                    "on with this run. Give an empty --output to go on from there"
-                )
+def _is_wanted(run: RemoteFile, config: RunConfig) -> bool:
+    try:
+        return is_same_run(json.loads(content_of(run))["settings"], config)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        log.warning("left out: %s is no run", run.place)
+        return False
+
+
+def _address_of(config: RunConfig) -> str:
+    return (config.upload_to or "").rstrip("/")
 
 
 def _stamp(path: Path) -> list[int]:
     about = path.stat()
     return [about.st_size, about.st_mtime_ns]
-
-
-def _list_of(files: RunFiles) -> Path:
-    return files.folder / f".{files.stem}_uploaded.json"

@@ -30,6 +30,8 @@ KINDS: tuple[Kind, ...] = ("accepted", "rejected")
 """Of records; what failed is asked again."""
 UNSORTED = "other_questions"
 """In `run.json` while records may be of questions that are no longer asked."""
+_LONGEST_NAME = 255
+"""Bytes."""
 _ENDING = 10.0
 """Seconds within which the workers of a killed run are gone."""
 
@@ -134,6 +136,11 @@ class RunFiles:
         return sorted(self.folder.glob(f"{glob.escape(self.stem)}_checkpoints_*of*.sqlite"))
 
     @property
+    def longest_name(self) -> str:
+        """The longest of all names, while the file is written."""
+        return f".{self.stem}_incremental_part00001_counts.json.new"
+
+    @property
     def stats(self) -> Path:
         return self.folder / f"{self.stem.replace('pubmed_trajectory', 'trajectory_stats', 1)}.json"
 
@@ -165,7 +172,11 @@ def create_run(config: RunConfig, settings: Settings, prompt: str) -> RunFiles:
     tail = "_".join(re.sub(r"[/:]", "_", part) for part in parts if part)
     now = datetime.now()
     while True:
-        files = RunFiles(config.output, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}", str(uuid.uuid4()))
+        run_id = str(uuid.uuid4())
+        own = f"_{run_id[:8]}" if config.upload_to else ""  # runs of other folders may lie beside it there
+        files = RunFiles(config.output, f"pubmed_trajectory_{now:%Y%m%d_%H%M%S}_{tail}{own}", run_id)
+        if len(os.fsencode(files.longest_name)) > _LONGEST_NAME:
+            raise UsageError("--instance-id and --model-name are too long for the names of files: give a shorter one")
         content = {
             "run_id": files.run_id, "settings": settings, "options": to_dict(config), "prompt": prompt,
             "made_under": made_under(settings), "versions": _versions(), "created": datetime.now(UTC).isoformat(),

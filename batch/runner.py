@@ -15,7 +15,7 @@ from batch.finished import Kind
 from batch.jsonl import encoded
 from batch.logs import log
 from batch.part_counts import finish_part
-from batch.parts import parts_of
+from batch.parts import part_at
 from batch.progress import Progress
 from batch.rollout import Outcome
 from batch.stop import Stopped, StopSignal
@@ -46,6 +46,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._writers = {kind: self._writer(kind) for kind in self.progress.files.outputs}
+        self._reading = asyncio.Lock()
         self._sealing = set[asyncio.Task[None]]()
         self._held: list[tuple[QuestionRow, str, Outcome]] = []
         pending = self.progress.asked - self.progress.stats.counts.total()
@@ -62,9 +63,10 @@ class Runner:
                     tasks.create_task(self._work(rows))
             while self._held:
                 await self._write(*self._held.pop())
-            await asyncio.gather(*self._sealing)
         except ExceptionGroup as failed:  # the first one ended the others
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
+        finally:
+            await asyncio.gather(*self._sealing, return_exceptions=True)
 
     def _writer(self, kind: Kind) -> LineWriter:
         """Of records in parts, or of the failed, which are few."""
@@ -79,13 +81,14 @@ class Runner:
                 log.warning("%s is not packed and counted yet (%s): the next command does it", part, error)
 
         def sealed(number: int) -> None:
-            self._sealing.add(task := asyncio.create_task(finish(parts_of(path)[number])))
+            self._sealing.add(task := asyncio.create_task(finish(part_at(path, number))))
             task.add_done_callback(self._sealing.discard)
 
         return LineWriter(path, config.most_in_part, sealed)
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]]) -> None:
-        for row_number, row in rows:
+        while found := await self._next(rows):
+            row_number, row = found
             while name := self.progress.next_sample(row_number):
                 try:
                     self.stop.check()
@@ -97,6 +100,13 @@ class Runner:
                     break  # the next run tries again
                 self.progress.finish_sample(name, outcome.kind)
             self.progress.finish_question()
+
+    async def _next(self, rows: Iterator[tuple[int, QuestionRow]]) -> tuple[int, QuestionRow] | None:
+        """The next question; one in a store is waited for beside the others' work."""
+        if not isinstance(self.config.questions_file, str):
+            return next(rows, None)
+        async with self._reading:
+            return await asyncio.to_thread(next, rows, None)
 
     async def _write_outcome(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
         """An outcome to its place in a file; only then are its checkpoints deleted.

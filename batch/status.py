@@ -12,6 +12,8 @@ from typing import Any
 from batch.config import RunConfig
 from batch.flags import from_dict
 from batch.index import RunIndex
+from batch.part_counts import counts_of
+from batch.parts import parts_of
 from batch.questions import QuestionsFile, check_questions
 from batch.records import read_lines, sample_ids
 from batch.run_files import Ids, RunFiles
@@ -80,8 +82,13 @@ def _per_second(stats: Stats, rate: float) -> dict[str, float]:
 
 def _rate(files: RunFiles) -> float:
     """Samples a second, from the times in the last records of the process at work; 0 where too few are known."""
-    since, times = files.lock.stat().st_mtime, list[float]()
+    since, times, sealed = files.lock.stat().st_mtime, list[float](), 0
     for path in (files.trajectories, files.rejected):
+        for part in reversed(parts_of(path).values()):
+            counts = counts_of(part)
+            if not counts or part.stat().st_mtime < since:
+                break
+            sealed += counts.stats.counts.total()
         if not path.exists():
             continue
         with path.open("rb") as lines:
@@ -90,7 +97,7 @@ def _rate(files: RunFiles) -> float:
         times += found
         if path.stat().st_size > _TAIL and found:
             since = max(since, found[0])
-    recent = sum(at >= since for at in times)
+    recent = sealed + sum(at >= since for at in times)
     return recent / max(time.time() - since, 1.0) if recent > 1 else 0.0
 
 

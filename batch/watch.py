@@ -118,7 +118,7 @@ async def _ended(task: "asyncio.Task[None]") -> None:
 async def _keep_statistics(progress: Progress, started: float) -> None:
     while True:
         await asyncio.sleep(_WRITTEN)
-        with contextlib.suppress(OSError):  # a full disk says so where a sample is written
+        with contextlib.suppress(OSError, UsageError):  # a full disk, damage: said where a sample is written, or read
             progress.write_stats(time.monotonic() - started)
             await asyncio.to_thread(progress.save_index)
         try:

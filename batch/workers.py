@@ -53,8 +53,8 @@ async def run_workers(config: RunConfig, progress: Progress, stop: StopSignal) -
             _pass_on(workers)
         while not all(task.done() for task in watching):
             await asyncio.wait(watching, timeout=_LOOK)
-            _count(tails, progress)
-        _count(tails, progress)
+            await _count(tails, progress)
+        await _count(tails, progress)
         if config.samples.accept:
             progress.read_finished()  # to count the questions that want more
         return next((code for code in map(asyncio.Task.result, watching) if code), 0)
@@ -120,9 +120,9 @@ def _pass_on(workers: list[asyncio.subprocess.Process]) -> None:
             process.stdin.write(b"stop\n")
 
 
-def _count(tails: Mapping[Kind, Tail], progress: Progress) -> None:
+async def _count(tails: Mapping[Kind, Tail], progress: Progress) -> None:
     for kind, tail in tails.items():
-        for line in tail.read():
+        for line in await asyncio.to_thread(lambda tail: list(tail.read()), tail):
             progress.count(kind, summary(line) if kind != "failed" else load_json(line))
 
 

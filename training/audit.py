@@ -3,10 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from batch.parts import whole
 from quality.gates import GATES, Thresholds, failed_gate_names, failed_gates, is_error
 from training.rows import Row
 from training.sources import Source
@@ -64,17 +62,16 @@ def audit(
     count: Callable[[str], int] | None = None,
 ) -> tuple[list[Audit], Audit]:
     """Counts by file, its parts together, and in total; `keep(row)` is called for each row that fails no hard gate."""
-    parts = [(at, source, path) for at, source in enumerate(given) for path in source.files]
-    files, total = dict[tuple[int, Path], Audit](), Audit("total")
-    for at, source, path in parts:
-        counts = files.setdefault((at, whole(path)), Audit(path.name if len(parts) == 1 else whole(path).name))
+    parts = [(source, path) for source in given for path in source.files]
+    files, total = [Audit(path.name) for _, path in parts], Audit("total")
+    for (source, path), counts in zip(parts, files, strict=True):
         for row in source.rows(path, count):
             failed = failed_gate_names(row.parsed, thresholds) if row.record else []
             counts.add(row, failed, hard)
             total.add(row, failed, hard)
             if keep and row.record and not set(failed) & set(hard):
                 keep(row)
-    return list(files.values()), total
+    return files, total
 
 
 def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:

@@ -68,6 +68,7 @@ def audit(
 ) -> None:
     """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
     from batch.jsonl import encoded
+    from batch.parts import parts_of
     from quality.gates import Thresholds
     from training.audit import audit as counted
     from training.audit import explained, table
@@ -81,6 +82,8 @@ def audit(
         typer.echo(printable(explained(row, thresholds)))
         return
     given = sources(files, together=write_clean is not None)
+    if write_clean and parts_of(write_clean):
+        raise UsageError(f"--write-clean {write_clean}: it is a run's, in parts: give another file")
     if write_clean:
         with _written("--write-clean", write_clean) as clean:  # it may be the file that is read
             by_file, total = counted(

@@ -10,6 +10,7 @@ from typing import Any
 
 from backends.errors import UsageError
 from batch.packed import UNREADABLE, lines_in
+from batch.parts import files_from
 from quality.gates import Trajectory, estimated_tokens, parse_trajectory
 from serializers.bounds import storable
 
@@ -95,14 +96,15 @@ class Row:
 
 
 def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
-    """Every line that is not blank. Raises UsageError when the file cannot be read."""
+    """Every line that is not blank, of the parts of a file, too. Raises UsageError when it cannot be read."""
+    where = path
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(lines_in(path.name, file), start=1):
+        for _, where, file in files_from(path):
+            for number, line in enumerate(lines_in(where.name, file), start=1):
                 if line.strip():
-                    yield Row(path, number, _record(line), hash(line.strip()), count)
+                    yield Row(where, number, _record(line), hash(line.strip()), count)
     except UNREADABLE as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _record(line: bytes) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from backends.errors import UsageError
 from batch.config import text_sha256
 from batch.logs import log
-from batch.parts import files_of, parts_of
+from batch.parts import files_of, parts_of, whole
 from batch.run_files import RunFiles, read_run, runs_in
 from graph.limits import ToolRole
 from training.rows import Row, read_rows
@@ -33,14 +33,15 @@ class Source:
         """The rows of one of its files; the same line of another file is the same row. Raises UsageError for an id that
         has been read before.
         """
-        for row in read_rows(path, count):
+        for row in read_rows(path, count):  # its parts, too
             if row.record.get("sample_id"):
-                before = self._places.setdefault(row.sample_id, (path, row.line, row.digest))
-                if before[0] != path and before[2] == row.digest:
+                before = self._places.setdefault(row.sample_id, (row.path, row.line, row.digest))
+                if before[0] != row.path and before[2] == row.digest:
                     continue
-                if before[:2] != (path, row.line):
+                if before[:2] != (row.path, row.line):
                     raise UsageError(
-                        f"{row.sample_id} stands twice: {before[0]}, line {before[1]}, and {path}, line {row.line}. "
+                        f"{row.sample_id} stands twice: {before[0]}, line {before[1]}, and {row.path}, line {row.line}"
+                        ". "
                         "Give what is of one run each (runs with an --instance-id have ids of their own)"
                     )
             yield row
@@ -82,12 +83,14 @@ class Prompts:
         sha = row.metadata.get("prompt_sha256")
         if sha is not None:
             return self.texts.get(sha)
-        found = self.of_file.get(row.path, {}).get("prompt")
+        found = self.of_file.get(whole(row.path), {}).get("prompt")
         return found if isinstance(found, str) else None
 
     def tool_role(self, row: Row) -> ToolRole:
         """The role of tool outputs in the prompt that the model saw."""
-        said = row.metadata.get("tool_role") or self.of_file.get(row.path, {}).get("settings", {}).get("tool_role")
+        said = row.metadata.get("tool_role") or self.of_file.get(whole(row.path), {}).get("settings", {}).get(
+            "tool_role"
+        )
         return "user" if said == "user" else "tool"
 
 
@@ -101,7 +104,7 @@ def sources(given: Sequence[Path], *, rejected: bool = False, together: bool = F
     read. Raises UsageError for what is not there, or holds no trajectory.
     """
     found: list[Source] = []
-    for path in given:
+    for path in (one for one in given if whole(one) == one or whole(one) not in given):  # else it is a part of another
         files, runs = _named(path, rejected=rejected)
         if found and together:
             known = {one.resolve() for one in found[0].files}
@@ -121,10 +124,10 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
     if not path.exists() and not parts_of(path):
         raise UsageError(f"{path}: No such file or directory")
     if not path.is_dir() and not is_run(path):
-        return files_of(path), []
+        return [path], []
     runs = runs_in(path) if path.is_dir() else [read_run(path)]
     written = {each for files, _ in runs for each in (*files.outputs.values(), files.superseded)}
-    own = {each for one in written for each in files_of(one)}
+    own = {each for one in written for each in (one, *files_of(one))}
     loose = [
         each
         for each in (sorted(path.glob("pubmed_trajectory_*.jsonl*")) if path.is_dir() else ())
@@ -132,7 +135,7 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
         if rejected or not _NO_TRAJECTORIES.search(each.name)
     ]
     wanted = [(files.trajectories, *((files.rejected,) if rejected else ())) for files, _ in runs]
-    found = [*(each for kinds in wanted for kind in kinds for each in files_of(kind)), *loose]
+    found = [*(kind for kinds in wanted for kind in kinds if files_of(kind)), *loose]
     if not found and (only := [files.rejected for files, _ in runs if files_of(files.rejected)]):
         where = ", ".join(map(str, only))
         raise UsageError(f"{path}: no trajectory was accepted; the rejected are in {where}")
@@ -147,8 +150,7 @@ def prompts_of(given: Sequence[Source]) -> Prompts:
     for folder in dict.fromkeys(path.parent for source in given for path in source.files):
         for files, content in runs_in(folder):
             kept.add(content)
-            own = [*files_of(files.trajectories), *files_of(files.rejected)]
-            kept.of_file |= dict.fromkeys(own, content)
+            kept.of_file |= dict.fromkeys([files.trajectories, files.rejected], content)
     for source in given:
         for _, content in source.runs:
             kept.add(content)

@@ -1,6 +1,7 @@
 """Records in sealed parts: the same records, counted and read as one file's, whatever is killed, cut or packed."""
 
 import json
+import multiprocessing
 import signal
 import tempfile
 from pathlib import Path
@@ -16,12 +17,14 @@ from batch.append import Appender
 from batch.index import RunIndex
 from batch.jsonl import encoded, named
 from batch.part_counts import finish_part, finish_parts
-from batch.parts import parts_of, seal
+from batch.parts import parts_of
 from batch.records import Tail, read_lines, sample_ids, set_aside
+from batch.run_files import RunFiles
 from tests.batch.test_index import SAMPLES, files_in, record, said
 from tests.batch.test_workers import asked, begun
 from tests.support.runs import command, trajgraph, write_questions
 from tests.support.servers import demo_model
+from training.sources import sources
 
 COUNT = 24
 
@@ -91,8 +94,9 @@ def test_a_part_or_its_counts_cut_at_any_byte_give_no_false_count(tmp_path: Path
     line_ends = [at for at in range(len(records) + 1) if at == 0 or records[:at].endswith(b"\n")]
     for cut in range(len(records)):
         part.write_bytes(records[:cut])
-        if cut in line_ends and not pack:
-            left = [1, 2][: line_ends.index(cut)]
+        whole = cut + 1 if cut + 1 in line_ends else cut  # only the last line feed is gone
+        if whole in line_ends and not pack:
+            left = [1, 2][: line_ends.index(whole)]
             assert sorted(row for row, _ in RunIndex.read(files).finished.rows()) == [*left, 3, 4, 5]
         else:
             with pytest.raises(UsageError, match=f"{part}: (cut off|damaged)"):
@@ -111,7 +115,7 @@ def test_what_a_process_leaves_that_is_killed_while_it_seals_is_finished_by_the_
         append(files.trajectories, record(row, 1, accepted=True), 10, pack=pack)
     plain = files.trajectories.read_bytes()
     expected = said(RunIndex.read(files))
-    assert seal(files.trajectories) == 1  # renamed, no more
+    assert Appender(files.trajectories).seal() == 1  # renamed, no more
     assert said(RunIndex.read(files)) == expected
     (tmp_path / f".{parts_of(files.trajectories)[1].name}.zst.new").write_bytes(b"half")
     assert said(RunIndex.read(files)) == expected
@@ -169,3 +173,105 @@ def test_parts_and_one_file_in_order_do_not_go_together(tmp_path: Path) -> None:
     questions = write_questions(tmp_path / "q.jsonl", ["Does it help?"])
     done = trajgraph("generate", "--questions-file", questions, "--no-incremental", "--records-per-file", "2")
     assert done.returncode == 2 and "leave one out" in done.stderr
+
+
+def test_a_reader_misses_no_part_that_is_sealed_or_packed_while_it_reads(tmp_path: Path) -> None:
+    path = files_in(tmp_path).trajectories
+    for row in range(1, 10):
+        append(path, record(row, 1, accepted=True), 2, pack=False)
+    reads = sample_ids(path)
+    seen = [next(reads) for _ in range(3)]
+    Appender(path).seal()
+    append(path, record(10, 1, accepted=True), 2, pack=False)
+    finish_parts(path, "accepted", pack=True)
+    assert [*seen, *reads] == [f"qwen3_traj_{row:05d}" for row in range(1, 11)]
+
+
+def append_rows(path: Path, first: int) -> None:
+    for row in range(first, first + 100):
+        append(path, record(row, 1, accepted=True), 1, pack=True)
+
+
+def test_processes_that_append_seal_and_pack_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=append_rows, args=(files.trajectories, first)) for first in (1, 1001)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        names = list(sample_ids(files.trajectories))
+        assert len(names) == len(set(names))
+        assert RunIndex.read(files).finished.count() >= len(names)
+    assert sorted(sample_ids(files.trajectories)) == [
+        f"qwen3_traj_{row:05d}" for first in (1, 1001) for row in range(first, first + 100)
+    ]
+
+
+def test_appenders_count_anew_when_another_has_sealed_whatever_the_file_system_gives_the_next_file(
+    tmp_path: Path,
+) -> None:
+    path = files_in(tmp_path).trajectories
+    one, other = Appender(path, 5), Appender(path, 5)
+    rows = [encoded(record(row, 1, accepted=True)) for row in range(1, 31)]
+    one.append(rows[:3])
+    for at in range(3, 30, 2):
+        left = rows[at : at + 2]
+        while left:
+            written, part = (other if at % 4 == 3 else one).append(left)
+            left = left[written:]
+            if part:
+                finish_part(parts_of(path)[part], "accepted", pack=True)
+    assert [len(ids) for name, ids in in_files(tmp_path).items() if "_part" in name] == [5] * 6
+
+
+def test_what_a_killed_worker_left_of_a_line_is_not_sealed(tmp_path: Path) -> None:
+    path = files_in(tmp_path).trajectories
+    append(path, record(1, 1, accepted=True), 10, pack=False)
+    with path.open("ab") as file:
+        file.write(b'{"sample_id": "qwen3_tr')
+    assert Appender(path).seal() == 1
+    finish_parts(path, "accepted", pack=True)
+    assert list(sample_ids(path)) == ["qwen3_traj_00001"]
+
+
+def test_the_parts_of_a_run_whose_name_begins_with_anothers_are_its_own(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    other = RunFiles(tmp_path, f"{files.stem}_incremental_part00001", files.run_id)
+    odd = RunFiles(tmp_path, f"{files.stem}_[*]?**", files.run_id)
+    for at, one in enumerate((files, other, odd)):
+        for row in range(4):
+            append(one.trajectories, record(10 * at + row + 1, 1, accepted=True), 2, pack=bool(at))
+        finish_parts(one.trajectories, "accepted", pack=bool(at))
+    for at, one in enumerate((files, other, odd)):
+        assert [name[-2:] for name in sample_ids(one.trajectories)] == [f"{10 * at + row:02d}" for row in range(1, 5)]
+        assert RunIndex.read(one).finished.count() == 4
+
+
+def test_a_part_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    append(files.trajectories, record(1, 1, accepted=True), 1, pack=False)
+    part = parts_of(files.trajectories)[1]
+    part.unlink()
+    part.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="cannot be opened: put it back"):
+        list(sample_ids(files.trajectories))
+
+
+def test_a_set_is_read_whole_while_its_run_seals_and_named_twice_it_is_read_once(tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    for row in range(1, 13):
+        append(files.trajectories, record(row, 1, accepted=True), 5, pack=True)
+    (source,) = sources([files.trajectories])
+    reads = source.rows(files.trajectories)
+    next(reads)
+    Appender(files.trajectories).seal()
+    assert len(list(reads)) == 11
+    named = sorted(tmp_path.glob("*_incremental*.jsonl*"))
+    assert sum(1 for one in sources(named) for path in one.files for _ in one.rows(path)) == 12
+
+
+def test_a_name_that_leaves_no_room_for_those_of_parts_is_refused_at_the_start(tmp_path: Path, tools_url: str) -> None:
+    folder = asked(tmp_path, "long")
+    with demo_model() as url:
+        done = trajgraph(*command(folder, url, tools_url), "--instance-id", "病" * 70)
+    assert done.returncode == 2 and "too long for the names of files" in done.stderr

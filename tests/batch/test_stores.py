@@ -93,8 +93,9 @@ def test_questions_are_streamed_from_the_hub(tmp_path: Path, tools_url: str) -> 
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("https://host/q.jsonl", "fetch it first"), ("s3://key:secret@bucket/q.jsonl", "keys come from the environment"),
-     ("s3://", "give s3://NAME")],
+    [("https://me:secret@host/q.jsonl?sig=secret", "fetch it first"), ("s3://", "give s3://NAME"),
+     ("s3://key:secret@bucket/q.jsonl", "keys come from the environment"), ("s3://b//q.jsonl", "give s3://NAME"),
+     ("s3://b/q.jsonl?sig=secret", "give s3://NAME"), ("hf://me:secret@x/y", "give hf://NAME")],
 )  # fmt: skip
 def test_an_address_that_cannot_be_read_or_holds_a_key_is_refused(tmp_path: Path, place: str, said: str) -> None:
     done = ended({}, "generate", "--questions-file", place, "--output", tmp_path / "out")
@@ -151,3 +152,53 @@ def test_a_store_that_is_gone_at_the_end_is_said_and_the_same_command_completes_
     nowhere = ended({**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}, *command(folder, url, tools_url),
                     "--upload-to", COPY)  # fmt: skip
     assert nowhere.returncode == 2 and f"{COPY}: " in nowhere.stderr
+
+
+def test_a_copy_is_whole_at_each_address_and_never_replaced_by_another_machines(
+    tmp_path: Path, tools_url: str, s3: dict[str, str]
+) -> None:
+    one, two, three = (asked(tmp_path, name) for name in ("one", "two", "three"))
+    address = f"s3://{BUCKET}/whole"
+    with demo_model() as url:
+
+        def done(folder: Path, to: str, *more: object) -> "subprocess.CompletedProcess[str]":
+            return ended(s3, *command(folder, url, tools_url), "--records-per-file", 5, "--upload-to", to, *more)
+
+        def there(to: str) -> dict[str, bytes]:
+            keys = {key: content for key, content in stored(s3).items() if key.startswith(f"{to}/")}
+            return {key.rpartition("/")[2]: content for key, content in keys.items()}
+
+        assert done(one, address, "--limit", 12).returncode == 0
+        assert done(one, f"s3://{BUCKET}/again", "--limit", 12).returncode == 0
+        first = there("whole")
+        assert set(first) - {next(name for name in first if name.endswith("_run.log"))} <= set(there("again"))
+        for key in first:  # emptied by hand
+            client(s3).delete_object(Bucket=BUCKET, Key=f"whole/{key}")
+        assert done(one, address, "--limit", 12).returncode == 0
+        assert {name for name in there("whole") if "_part" in name} == {name for name in first if "_part" in name}
+        client(s3).put_object(Bucket=BUCKET, Key="whole/x_run.json", Body=b"{}")
+        assert done(two, address, "--limit", 17).returncode == 0  # another machine goes on
+        now = there("whole")
+        back = done(one, address, "--limit", 20)
+        assert back.returncode == 2 and "another machine has gone on with this run" in back.stderr, back
+        part = next(name for name in now if name.endswith("_part00003.jsonl"))
+        (two / "out" / part).rename(tmp_path / part)  # the disk is full
+        moved = done(two, address)
+        assert moved.returncode == 2 and f"it holds {part}, which is gone from" in moved.stderr, moved
+        assert there("whole") == now
+        assert done(three, address, "--limit", 17).returncode == 0
+    assert sorted(map(len, in_files(three).values())) == [2, 5, 5, 5]
+
+
+def test_runs_begun_in_the_same_second_do_not_share_a_name_in_the_store(
+    tmp_path: Path, tools_url: str, s3: dict[str, str]
+) -> None:
+    with demo_model() as url:
+        runs = []
+        for name in ("a", "b", "c"):
+            folder = asked(tmp_path, name)
+            (folder / "questions.jsonl").rename(folder / f"{name}.jsonl")
+            words = asking(folder, url, tools_url, str(folder / f"{name}.jsonl"))
+            runs.append(started(s3, *words, "--limit", 1, "--upload-to", f"s3://{BUCKET}/pair"))
+        assert [run.communicate(timeout=120) and run.returncode for run in runs] == [0, 0, 0]
+    assert len([key for key in stored(s3) if key.startswith("pair/") and key.endswith("_run.json")]) == 3

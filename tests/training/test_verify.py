@@ -67,7 +67,7 @@ FAULTS = [
      sound(1), "trains on what the model did not write: '<tool_output>"),
     ("trl", MARKED.replace("{% else %}", "{% elif m.role == 'tool' %}gone{% else %}"), sound(1),
      "leaves out of what the model saw: '<tool_output>"),
-    ("trl", "{{ 'x' * 10 ** 10 }}{% generation %}{% endgeneration %}", sound(1), "it wants more than 1024 MB for one row"),
+    ("trl", "{{ 1 / 0 }}{% generation %}{% endgeneration %}", sound(1), "ZeroDivisionError"),
     ("trl", "{{ raise_exception('no') }}{% generation %}{% endgeneration %}", sound(1), "refuses the messages: no"),
     ("llamafactory", None, THOUGHTLESS, "'<think></think>' (1 of 1 rows). Fix: leave replies without a thought out with"),
     ("drtulu", None, sound(1)[1:2] + sound(1)[2:3] + sound(1)[7:], "'<think></think>'"),
@@ -90,12 +90,13 @@ def test_a_trainer_is_verified_for_the_format_that_it_reads_and_with_a_tokenizer
     rows = written(tmp_path, record(1, sound(1)))
     model = byte_tokenizer(tmp_path / "model")
     command = ["export", rows, "--format", "messages", "--output", tmp_path / "set"]
-    for more, said in [
+    cases: list[tuple[list[Any], str]] = [
         (["--verify", "trl"], "--verify trl: give the folder of the model that is trained as --tokenizer"),
         (["--verify", "trl", "--tokenizer", model], "--verify trl: give the model's folder as --tokenizer, or"),
         (["--verify", "llamafactory", "--tokenizer", model], "--verify llamafactory reads --format sharegpt"),
         (["--tokenizer", tmp_path], "--tokenizer"),
-    ]:
+    ]
+    for more, said in cases:
         done = trajgraph(*command, *more)
         assert done.returncode == 2 and said in done.stderr, done.stderr
 
