@@ -115,7 +115,8 @@ def export(
     from quality.gates import Thresholds, failed_gate_names
     from training.card import card, check_folder
     from training.chat_template import ChatTemplate
-    from training.export import ExportSpec, exported
+    from training.export import exported
+    from training.export_spec import ExportSpec
     from training.recipes import dataset_info
     from training.sources import prompts_of, sources
     from training.tokens import Tokenizer, Tokens

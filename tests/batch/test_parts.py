@@ -94,9 +94,9 @@ def test_a_part_or_its_counts_cut_at_any_byte_give_no_false_count(tmp_path: Path
     line_ends = [at for at in range(len(records) + 1) if at == 0 or records[:at].endswith(b"\n")]
     for cut in range(len(records)):
         part.write_bytes(records[:cut])
-        whole = cut + 1 if cut + 1 in line_ends else cut  # only the last line feed is gone
-        if whole in line_ends and not pack:
-            left = [1, 2][: line_ends.index(whole)]
+        kept = cut + 1 if cut + 1 in line_ends else cut  # only the last line feed is gone
+        if kept in line_ends and not pack:
+            left = [1, 2][: line_ends.index(kept)]
             assert sorted(row for row, _ in RunIndex.read(files).finished.rows()) == [*left, 3, 4, 5]
         else:
             with pytest.raises(UsageError, match=f"{part}: (cut off|damaged)"):

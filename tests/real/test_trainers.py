@@ -96,6 +96,36 @@ def test_a_trainer_trains_on_the_spans_and_on_what_verify_says_at_the_length_tha
         print(f"\n{trainer} trains on {spans} spans, as they and --verify say")
 
 
+def test_preference_training_counts_the_two_replies_and_nothing_that_a_tool_gave(
+    runs: list[Path], trainers: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one question two trajectories that begin alike, one of which gives up."""
+    first = call("pubmed_search", "dapagliflozin")
+    ends = [answer('It does <cite id="31535829">so</cite>.'), "<think>No idea.</think>\nIt depends."]
+    asked: list[int] = []
+
+    def script(messages: Any) -> str:
+        if messages[-1]["role"] == "user" and not any(one["role"] == "tool" for one in messages):
+            return first
+        asked.append(1)
+        return ends[0] if len(asked) == 1 else ends[1]
+
+    questions = write_questions(tmp_path / "questions.jsonl", ["Does it help?"])
+    with offline_tools() as tools, ScriptedModel(script=script).served() as model:
+        done = trajgraph("generate", "--questions-file", questions, "--output", tmp_path / "two", "--local-model-url",
+                         model.url, "--mcp-url", tools, "--samples-per-question", "2", "--concurrency", "1")  # fmt: skip
+    assert done.stdout.startswith("1 question, 2 samples: 1 accepted, 1 rejected"), done
+    (row,) = exported(tmp_path / "two", "dpo", tmp_path)
+    made = trained(trainers, "dpo", tmp_path / "dpo", model_folder, 8192)
+    assert [bare("".join(texts)).replace("<think></think>", "") for _, _, texts in made] == [
+        bare(row[side][0]["content"]) for side in ("chosen", "rejected")
+    ]
+    assert "<tool_output>" in row["prompt"][-1]["content"]
+    assert not any("<tool_output>" in text for _, _, texts in made for text in texts)
+    with capsys.disabled():
+        print(f"\npreference training counts {sum(count for _, count, _ in made)} tokens, 0 of them a tool's")
+
+
 def test_a_reply_that_was_asked_again_is_context_and_left_out_where_that_cannot_be(
     runs: list[Path], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""What trainers train on: trained.py trl|llamafactory|drtulu ROWS.jsonl TOKENIZER LENGTH. Prints, a row a line, how many
+"""What trainers train on: trained.py trl|dpo|llamafactory|drtulu ROWS.jsonl TOKENIZER LENGTH. Prints, a row a line, how many
 tokens there are, how many count, and the texts of those, run by run. Runs in the trainers' own environment.
 """
 
@@ -22,21 +22,42 @@ with open(source, encoding="utf-8") as lines:
     rows = [json.loads(line) for line in lines]
 
 
+def small_model() -> Any:
+    """A model too small to be one."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **small, **heads))
+
+
 def by_trl() -> Any:
-    """SFTTrainer's own preparation, with the template that it trains Qwen3 with; a model too small to be one."""
+    """SFTTrainer's own preparation, with the template that it trains Qwen3 with."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "head_dim": 8}
-    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
-    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **small, **heads))
     settings = SFTConfig(
         output_dir=tempfile.mkdtemp(), assistant_only_loss=True, max_length=int(length), packing=False, use_cpu=True, bf16=False,
         report_to=[], eos_token="<|im_end|>",
     )  # fmt: skip
     data = Dataset.from_list([{"messages": row["messages"]} for row in rows])
-    made = SFTTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer).train_dataset
+    made = SFTTrainer(model=small_model(), args=settings, train_dataset=data, processing_class=tokenizer).train_dataset
     return ((one["input_ids"], one["labels"]) for one in made)
+
+
+def by_dpo() -> Any:
+    """DPOTrainer's own preparation and collator: both sides of each pair, what counts in the loss by its mask."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    settings = DPOConfig(
+        output_dir=tempfile.mkdtemp(), max_length=int(length), use_cpu=True, bf16=False, report_to=[],
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    data = Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+    made = DPOTrainer(model=small_model(), args=settings, train_dataset=data, processing_class=tokenizer)
+    for one in made.train_dataset:
+        batch = made.data_collator([one])
+        for ids, counts in zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True):
+            yield ids, [token if counted else -100 for token, counted in zip(ids, counts, strict=True)]
 
 
 def by_llamafactory() -> Any:
@@ -77,7 +98,8 @@ def masked(ids: list[int], labels: list[int]) -> list[int]:
     return [-100 if within else label for within, label in zip(inside, labels, strict=True)]
 
 
-for ids, labels in by_trl() if trainer == "trl" else by_llamafactory():
+ways = {"trl": by_trl, "dpo": by_dpo, "llamafactory": by_llamafactory, "drtulu": by_llamafactory}
+for ids, labels in ways[trainer]():
     if trainer == "drtulu":
         labels = masked(ids, labels)
     runs = groupby(zip(ids, labels, strict=True), key=lambda pair: pair[1] != -100)

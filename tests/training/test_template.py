@@ -10,7 +10,8 @@ from tests.support.exports import TEMPLATE, export
 from tests.support.runs import read_jsonl, trajgraph
 from tests.support.trajectories import call, output, record, sound, think
 from training.chat_template import ChatTemplate
-from training.export import ExportSpec, exported
+from training.export import exported
+from training.export_spec import ExportSpec
 from training.rows import read_rows
 from training.sources import Prompts
 
@@ -216,9 +217,9 @@ def test_a_pair_says_what_is_trained_on_in_each_side_and_counts_the_longer(tmp_p
     bad["trajectory"]["interleaved_text"] += " And so on." * 200
     (tmp_path / "rows.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
     (pair,) = export(tmp_path / "rows.jsonl", tmp_path / "set", "dpo", "--verify-template", str(TEMPLATE))
-    for side in ("chosen", "rejected"):
-        ours = [at for at, said in enumerate(pair[side]) if said["role"] == "assistant"]
-        assert [at for at, _, _ in pair[f"{side}_train_spans"]] == ours
+    assert [said["role"] for said in pair["prompt"]] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert [said["role"] for said in (*pair["chosen"], *pair["rejected"])] == ["assistant", "assistant"]
+    assert "That is enough" in pair["chosen"][0]["content"] and "And so on." in pair["rejected"][0]["content"]
     assert pair["tokens"] > 200
     (alone,) = [row for row in export(tmp_path / "rows.jsonl", tmp_path / "one", "messages") if row]
     assert pair["tokens"] > alone["tokens"]

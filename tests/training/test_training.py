@@ -166,7 +166,8 @@ def test_pairs_are_made_of_accepted_and_rejected_trajectories_of_one_question(tm
     alone = record(3, sound(3))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, bad, alone)))
     (pair,) = export(tmp_path / "rows.jsonl", tmp_path / "set", "dpo")
-    assert pair["prompt"] == [{"role": "user", "content": "Does it help, 1?"}]
+    assert pair["prompt"][0] == {"role": "user", "content": "Does it help, 1?"}
+    assert pair["rejected_id"] == bad["sample_id"]
     assert pair["chosen"][-1]["content"].endswith("</answer>")
     assert "<answer>" not in json.dumps(pair["rejected"])
 
