@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -102,6 +102,8 @@ def export(
     format_name: Annotated[Format, option("For TRL, LLaMA-Factory, span masking, datasets, …", None, "--format")],
     output: Annotated[Path, option("Folder for the files and their card.")] = Path("dataset"),
     where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
+    best: Annotated[int | None, option("Only so many of each question: fewest faults, then shortest.", low=1)] = None,
+    without: Annotated[str | None, option("Leave out what asks a question of this file.", metavar="PATH")] = None,
     test_share: Annotated[float, option("Share of questions kept for testing.", low=0, high=0.999)] = 0.0,
     token_limit: TokenLimit = 16_384,
     tokenizer: TokenizerPath = None,
@@ -112,11 +114,15 @@ def export(
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
-    from quality.gates import Thresholds, failed_gate_names
+    from batch.questions import check_questions
+    from batch.remote import place
+    from quality.gates import Thresholds
     from training.card import card, check_folder
     from training.chat_template import ChatTemplate
+    from training.choose import LEFT_OUT, LOST, UNNAMED, Choice
     from training.export import exported
     from training.export_spec import ExportSpec
+    from training.questions import KnownQuestions
     from training.recipes import dataset_info
     from training.sources import prompts_of, sources
     from training.tokens import Tokenizer, Tokens
@@ -138,38 +144,28 @@ def export(
     tokens = Tokens(count, rendered_by) if count else Tokens()
     spec = ExportSpec(format_name.value, prompts, thresholds, hard, test_share, tokens, max_length, verifier)
     keep = conditions(where or [], thresholds, spec.tokens_of)
-    lost, unnamed = "made under a prompt that is not kept", "that name no prompt, exported without one"
+    test_questions = check_questions(place(without), skip_bad_rows=True).stream() if without else ()
+    known = KnownQuestions(row["question"] for _, row in test_questions)
+    choice = Choice(keep, thresholds, () if format_name is Format.dpo else hard, prompts, known, best)
     how_counted = f"by {tokenizer or tokenize_url}, {spec.tokens.said}" if count else "estimated from the letters"
-    left_out = ("unreadable", "left out by --where", "fail a hard gate", lost)
-    seen = dict.fromkeys(("trajectories read", *left_out, unnamed), 0)
-
-    def chosen() -> Iterator[Any]:
-        for row in chain.from_iterable(given.rows(path, count) for path in given.files):
-            seen["trajectories read"] += 1
-            if not row.record:
-                seen["unreadable"] += 1
-            elif not keep(row):
-                seen["left out by --where"] += 1
-            elif format_name is not Format.dpo and set(failed_gate_names(row.parsed, thresholds)) & set(hard):
-                seen["fail a hard gate"] += 1
-            elif prompts.is_lost(row):
-                seen[lost] += 1
-            else:
-                seen[unnamed] += prompts.system(row) is None
-                yield row
-
+    seen = choice.seen
     try:
-        done = exported(chosen(), output, spec, template if not verifier else None)
+        done = exported(choice.rows(given, count), output, spec, template if not verifier else None)
     except UsageError as error:
-        counted = "; ".join(f"{seen[name]:,} rows {name}" for name in left_out if seen[name])
-        kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[lost] else ""
+        counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
+        kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[LOST] else ""
         raise UsageError(f"{error}{f' (left out: {counted}{kept})' if counted else ''}") from error
     funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
-    for reason, number in [*((name, seen[name]) for name in left_out), *done.left_out.items()]:
+    for reason, number in [*((name, seen[name]) for name in LEFT_OUT), *done.left_out.items()]:
         if number:
             typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
-    if seen[unnamed]:
-        typer.echo(f"{seen[unnamed]:,} rows {unnamed}: no run beside them says what they were made under")
+    if done.near_duplicates:
+        typer.echo(
+            f"{done.near_duplicates:,} questions ask what another one asks in almost the same words; they are on one "
+            "side of the split"
+        )
+    if seen[UNNAMED]:
+        typer.echo(f"{seen[UNNAMED]:,} rows {UNNAMED}: no run beside them says what they were made under")
     settings = [
         one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
     ] or [{"source": given.name}]

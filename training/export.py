@@ -1,6 +1,5 @@
 """Exports: rows for the trainers of the field, each with what is to be trained on, split by question, and a card."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from training.chat_template import ChatTemplate
 from training.export_spec import ExportSpec
 from training.made import singles
 from training.pairs import pairs
+from training.questions import content_words, split_of
 from training.rows import Row
 
 
@@ -31,12 +31,15 @@ class ExportResult:
     left_out: Counter[str] = field(default_factory=Counter)
     """Rows that the format cannot hold as they are, by the reason."""
     sample: dict[str, Any] = field(default_factory=dict)
+    questions: set[int] = field(default_factory=set)
+    """By their hashes …"""
+    asked: set[int] = field(default_factory=set)
+    """… and by those of what they are about: fewer, where some ask the same in other words."""
 
-
-def split_of(question: str, test_share: float) -> str:
-    """`train` or `test`, by the question alone: all its trajectories go the same way, in every export."""
-    place = int.from_bytes(hashlib.sha256(question.encode("utf-8", "replace")).digest()[:8]) / 2**64
-    return "test" if place < test_share else "train"
+    @property
+    def near_duplicates(self) -> int:
+        """Questions that ask the same as another one in other words."""
+        return len(self.questions) - len(self.asked)
 
 
 def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: ChatTemplate | None = None) -> ExportResult:
@@ -75,6 +78,8 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Chat
                 fixes[loss.fix] = None
             split, whole = split_of(one.row.question, spec.test_share), one.whole(spec, tokens)
             done.rows[split] += 1
+            done.questions.add(hash(one.row.question))
+            done.asked.add(hash(content_words(one.row.question)))
             done.tokens.append(whole["tokens"])
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
             done.sample = done.sample or whole

@@ -54,10 +54,18 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
     return chat
 
 
+def turns(row: Row) -> int:
+    """How many replies there are."""
+    return len(_replies(row))
+
+
 def thoughtless(row: Row) -> int:
     """How many replies have no thought."""
-    turns = [segments for segments in _turns(row.parsed.segments) if segments[0].kind != "tool_output"]
-    return sum(all(piece.kind != "think" for piece in segments) for segments in turns)
+    return sum(all(piece.kind != "think" for piece in segments) for segments in _replies(row))
+
+
+def _replies(row: Row) -> list[list[Segment]]:
+    return [segments for segments in _turns(row.parsed.segments) if segments[0].kind != "tool_output"]
 
 
 def text_spans(row: Row) -> list[list[int]]:

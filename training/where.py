@@ -1,12 +1,12 @@
 """`--where`: which rows an export takes, by what they hold."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from backends.errors import UsageError
 from quality.gates import GATES, Thresholds, failed_gate_names, is_error
-from training.messages import thoughtless
+from training.messages import thoughtless, turns
 from training.rows import Row
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*")
@@ -15,17 +15,28 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "topic": lambda row: str(row.record.get("topic", "")),
     "question_type": lambda row: str(row.record.get("question_type", "")),
     "calls": lambda row: len(row.parsed.of("call_tool")),
+    "turns": turns,
     "tokens": lambda row: row.tokens,
     "cites": lambda row: len(row.parsed.cited),
     "thoughtless": thoughtless,
     "nudges": lambda row: len(row.nudges),
     "repairs": lambda row: len(row.listed("repairs")),
     "tool_errors": lambda row: sum(map(is_error, row.parsed.of("tool_output"))),
+    "tool_error_share": lambda row: _share(map(is_error, row.parsed.of("tool_output"))),
     "numbers_missing": lambda row: sum(bool(citation.numbers_missing) for citation in row.parsed.cited),
+    "grounded": lambda row: sum(citation.verdict == "grounded" for citation in row.parsed.cited),
+    "grounded_share": lambda row: _share(citation.verdict == "grounded" for citation in row.parsed.cited),
+    "output_tokens": lambda row: int(dict(row.metadata.get("usage") or {}).get("output_tokens") or 0),
     "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
     "model": lambda row: str(row.metadata.get("model", "")),
 }
-_COUNTED = ("calls", "tokens", "cites", "thoughtless", "nudges", "repairs", "tool_errors", "numbers_missing")
+_TEXTS = ("sample_id", "topic", "question_type", "stop_reason", "model", "gate", "passes_every_gate")
+
+
+def _share(each: Iterable[bool]) -> float:
+    """The share of what is so; 0 of nothing."""
+    found = list(each)
+    return sum(found) / len(found) if found else 0.0
 
 
 def conditions(
@@ -39,6 +50,7 @@ def conditions(
         **_FIELDS,
         **({"tokens": tokens} if tokens else {}),
         "gate": lambda row: failed_gate_names(row.parsed, thresholds),
+        "gates": lambda row: len(failed_gate_names(row.parsed, thresholds)),
         "passes_every_gate": lambda row: "false" if failed_gate_names(row.parsed, thresholds) else "true",
     }
     for text in stated:
@@ -49,7 +61,7 @@ def conditions(
             raise UsageError(f"--where {text}: the gates are {', '.join(GATES)}")
         if match[1] == "passes_every_gate" and match[3] not in ("true", "false"):
             raise UsageError(f"--where {text}: write true or false")
-        if match[1] not in _COUNTED and match[2] not in ("=", "!="):
+        if match[1] in _TEXTS and match[2] not in ("=", "!="):
             raise UsageError(f"--where {text}: {match[1]} is a text; write = or !=")
         checks.append((fields[match[1]], match[2], match[3]))
     return lambda row: all(_holds(read(row), operator, value) for read, operator, value in checks)
@@ -58,7 +70,7 @@ def conditions(
 def _holds(value: Any, operator: str, wanted: str) -> bool:
     if isinstance(value, list):
         return (wanted in value) == (operator == "=")
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         try:
             number = float(wanted)
         except ValueError as error:

@@ -53,7 +53,10 @@ def by_dpo() -> Any:
         gradient_checkpointing=False,
     )  # fmt: skip
     data = Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
-    made = DPOTrainer(model=small_model(), args=settings, train_dataset=data, processing_class=tokenizer)
+    with tempfile.TemporaryDirectory() as saved:  # the reference model is read from there
+        small_model().save_pretrained(saved)
+        model = Qwen3ForCausalLM.from_pretrained(saved)
+        made = DPOTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer)
     for one in made.train_dataset:
         batch = made.data_collator([one])
         for ids, counts in zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True):

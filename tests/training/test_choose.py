@@ -1,0 +1,102 @@
+"""Which rows become a training set: by what they hold, the best of each question, none that a test asks."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.exports import export
+from tests.support.runs import trajgraph, write_questions
+from tests.support.trajectories import call, record, sound, think
+from training.questions import KnownQuestions, content_words, split_of
+
+WORDS = st.lists(st.sampled_from("aspirin statin lowers risk stroke adults trial dose renal hepatic".split()), min_size=5,
+                 max_size=9, unique=True)  # fmt: skip
+
+
+def written(folder: Path, *records: dict[str, Any]) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    return path
+
+
+def of(question: str, n: int, pieces: list[str]) -> dict[str, Any]:
+    return {**record(n, pieces), "question": question}
+
+
+@given(WORDS, st.data())
+def test_questions_that_ask_the_same_in_other_words_are_on_one_side_of_every_split(words: list[str], data: Any) -> None:
+    other = data.draw(st.permutations(words))
+    spelled = [data.draw(st.sampled_from([str.upper, str.title, str])) (word) for word in other]  # fmt: skip
+    question = f"Does {' '.join(words)}?"
+    same = f" does  the {', '.join(spelled)} {data.draw(st.sampled_from(['', '?', '!', ' ']))}"
+    assert content_words(question) == content_words(same)
+    for share in (0.1, 0.5, 0.9):
+        assert split_of(question, share) == split_of(same, share)
+
+
+@given(WORDS, st.data())
+def test_a_question_is_known_when_it_shares_nearly_all_its_words_with_one(words: list[str], data: Any) -> None:
+    known = KnownQuestions([" ".join(words), "something else entirely"])
+    assert known.holds(" ".join(data.draw(st.permutations(words))))
+    assert known.holds(" ".join([*words, "children"])) is (len(words) >= 0.8 * (len(words) + 1))
+    assert not known.holds(" ".join(words[: len(words) // 2]))
+    assert not KnownQuestions([]).holds(" ".join(words))
+
+
+def test_near_duplicates_are_told_and_stay_together(tmp_path: Path) -> None:
+    asked = [f"Does drug{n} lower blood pressure in adults?" for n in range(30)]
+    rows = [of(question, 2 * n, sound(2 * n)) for n, question in enumerate(asked)]
+    rows += [of(f"{question} ", 2 * n + 1, sound(2 * n + 1)) for n, question in enumerate(asked)]
+    done = trajgraph(
+        "export", written(tmp_path, *rows), "--format", "text", "--output", tmp_path / "set", "--test-share", "0.4"
+    )
+    assert "30 questions ask what another one asks in almost the same words" in done.stdout
+    sides = [
+        {json.loads(line)["question"].strip() for line in (tmp_path / "set" / f"{name}.jsonl").read_text().splitlines()}
+        for name in ("train", "test")
+    ]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+
+
+def test_what_a_test_asks_is_left_out_and_counted(tmp_path: Path) -> None:
+    rows = written(tmp_path, *(of(f"Does drug{n} lower blood pressure in adults?", n, sound(n)) for n in range(4)))
+    tests = write_questions(tmp_path / "test.jsonl", ["In adults, does DRUG2 lower the blood pressure?", "Other?"])
+    done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--without", tests)
+    assert "left out: 1 row whose question is among those of --without" in done.stdout, done
+    assert "| whose question is among those of --without | 1 |" in (tmp_path / "set" / "README.md").read_text()
+    missing = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "x", "--without", tmp_path / "none")
+    assert missing.returncode == 2 and "none" in missing.stderr
+
+
+FAILING = "<tool_output>\nError: the server is away\n</tool_output>"
+LONG = [*sound(1)[:6], think("Much more to say. " * 30), sound(1)[7]]
+ERRS = [*sound(1)[:3], call("again"), FAILING, *sound(1)[3:]]
+DOUBLED = [*sound(1)[:3], sound(1)[1], sound(1)[2], *sound(1)[3:]]  # fails a gate: the same call again
+
+
+def test_the_best_of_a_question_are_those_with_the_fewest_faults_then_the_shortest(tmp_path: Path) -> None:
+    kinds = {"doubled": DOUBLED, "errs": ERRS, "long": LONG, "short": sound(1)}
+    rows = written(tmp_path, *(of("Does it help?", n, pieces) for n, pieces in enumerate(kinds.values())),
+                   of("Another?", 9, DOUBLED))  # fmt: skip
+    names = [f"qwen3_traj_{n:05d}" for n in range(4)]
+    for best, wanted in [(1, names[3:]), (2, names[2:]), (3, names[1:]), (9, names)]:
+        made = [row["sample_id"] for row in export(rows, tmp_path / f"{best}", "text", "--best", str(best))]
+        assert made == [*wanted, "qwen3_traj_00009"]
+    done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "x", "--best", "1")
+    assert "left out: 3 rows beside better ones (--best)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("condition", "kept"),
+    [("gates=0", 3), ("gates>0", 1), ("turns>3", 2), ("tool_error_share>0", 1), ("tool_error_share<0.34", 4),
+     ("grounded>=2", 4), ("grounded_share=1", 4), ("grounded_share<1", 0), ("output_tokens=0", 4)],
+)  # fmt: skip
+def test_a_condition_may_be_about_any_count_or_share(tmp_path: Path, condition: str, kept: int) -> None:
+    kinds = (DOUBLED, ERRS, LONG, sound(1))
+    rows = written(tmp_path, *(record(n, pieces) for n, pieces in enumerate(kinds)))
+    done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--where", condition)
+    assert (f"train.jsonl: {kept} rows" in done.stdout) if kept else done.returncode == 2, done

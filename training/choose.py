@@ -1,0 +1,72 @@
+"""Which rows an export takes, and how many are left out for what."""
+
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from quality.gates import Thresholds, failed_gate_names, is_error
+from training.questions import KnownQuestions
+from training.rows import Row
+from training.sources import Prompts, Source
+
+_WHERE, _HARD, LOST = "left out by --where", "fail a hard gate", "made under a prompt that is not kept"
+_KNOWN, _WORSE, _UNREADABLE = "whose question is among those of --without", "beside better ones (--best)", "unreadable"
+UNNAMED = "that name no prompt, exported without one"
+LEFT_OUT = (_UNREADABLE, _WHERE, _KNOWN, _HARD, LOST, _WORSE)
+_Place = tuple[Path, int]
+
+
+@dataclass
+class Choice:
+    """The rows to take. `hard` are the gates that none of them may fail; `best` so many of each question, the first by
+    gates failed, failed calls, and length.
+    """
+
+    keep: Callable[[Row], bool]
+    thresholds: Thresholds
+    hard: Sequence[str]
+    prompts: Prompts
+    without: KnownQuestions = field(default_factory=lambda: KnownQuestions(()))
+    best: int | None = None
+    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("trajectories read", *LEFT_OUT, UNNAMED), 0))
+    """How many rows there were, and why so many of them are left out."""
+
+    def rows(self, given: Source, count: Callable[[str], int] | None) -> Iterator[Row]:
+        """Those to take, read once, or twice where the best are to be known first."""
+        best = self._best(given, count) if self.best is not None else None
+        for row in chain.from_iterable(given.rows(path, count) for path in given.files):
+            self.seen["trajectories read"] += 1
+            if reason := self._against(row):
+                self.seen[reason] += 1
+            elif best is not None and (row.path, row.line) not in best:
+                self.seen[_WORSE] += 1
+            else:
+                self.seen[UNNAMED] += self.prompts.system(row) is None
+                yield row
+
+    def _against(self, row: Row) -> str | None:
+        """Why a row is not taken; None where it is."""
+        if not row.record:
+            return _UNREADABLE
+        if not self.keep(row):
+            return _WHERE
+        if self.without.holds(row.question):
+            return _KNOWN
+        if set(failed_gate_names(row.parsed, self.thresholds)) & set(self.hard):
+            return _HARD
+        return LOST if self.prompts.is_lost(row) else None
+
+    def _best(self, given: Source, count: Callable[[str], int] | None) -> set[_Place]:
+        """Where the best rows of each question stand."""
+        found: dict[int, list[tuple[tuple[int, int, int], _Place]]] = defaultdict(list)
+        for row in chain.from_iterable(given.rows(path, count) for path in given.files):
+            if not self._against(row):
+                errors = sum(map(is_error, row.parsed.of("tool_output")))
+                order = (len(failed_gate_names(row.parsed, self.thresholds)), errors, len(row.text))
+                rows = found[hash(row.question)]
+                insort(rows, (order, (row.path, row.line)))
+                del rows[self.best :]
+        return {place for rows in found.values() for _, place in rows}

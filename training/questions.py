@@ -1,0 +1,52 @@
+"""Questions that ask the same in almost the same words: kept on one side of a split, or out of a training set."""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+import Stemmer
+
+_WORD = re.compile(r"[^\W_]+")
+_SMALL = frozenset(
+    "a an and are as at be been by can could did do does for from had has have how in is it its of on or should "
+    "than that the their there these this those to was were what when where which who why will with would".split()
+)
+_ALIKE = 0.8
+"""Share of the words of both that two questions have in common to be called the same."""
+_stemmer = Stemmer.Stemmer("english")
+
+
+def content_words(question: str) -> frozenset[str]:
+    """What a question is about: its words without small ones and endings, whatever their order and case."""
+    words = _WORD.findall(question.casefold())
+    return frozenset(_stemmer.stemWords([word for word in words if word not in _SMALL] or words))
+
+
+def split_of(question: str, test_share: float) -> str:
+    """`train` or `test`, by what a question is about alone: all its trajectories, and those of questions that ask the
+    same in other words, go the same way, in every export.
+    """
+    about = " ".join(sorted(content_words(question))) or question
+    place = int.from_bytes(hashlib.sha256(about.encode("utf-8", "replace")).digest()[:8]) / 2**64
+    return "test" if place < test_share else "train"
+
+
+class KnownQuestions:
+    """Questions by which others are told: the same ones, and those that share nearly all words with one."""
+
+    def __init__(self, questions: Iterable[str]) -> None:
+        self._words = [content_words(question) for question in questions]
+        self._with: dict[str, list[int]] = defaultdict(list)
+        for at, words in enumerate(self._words):
+            for word in words:
+                self._with[word].append(at)
+
+    def holds(self, question: str) -> bool:
+        """Whether one of them asks the same."""
+        words = content_words(question)
+        shared: dict[int, int] = defaultdict(int)
+        for word in words:
+            for at in self._with.get(word, ()):
+                shared[at] += 1
+        return any(many >= _ALIKE * len(words | self._words[at]) for at, many in shared.items())
