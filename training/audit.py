@@ -20,6 +20,7 @@ class Audit:
     name: str
     rows: int = 0
     unreadable: int = 0
+    unknown_shapes: int = 0
     clean: int = 0
     """Rows that pass every gate."""
     unfit: int = 0
@@ -33,7 +34,8 @@ class Audit:
     def add(self, row: Row, failed: Sequence[str], hard: Sequence[str]) -> None:
         """Count a row that fails these gates."""
         self.rows += 1
-        self.unreadable += not row.record
+        self.unreadable += not row.record and row.shape_known
+        self.unknown_shapes += not row.shape_known
         self.clean += not failed and bool(row.record)
         self.unfit += bool(set(failed) & set(hard)) or not row.record
         outputs = row.parsed.of("tool_output")
@@ -47,7 +49,8 @@ class Audit:
     def content(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "file": self.name, "rows": self.rows, "unreadable": self.unreadable, "clean": self.clean,
+            "file": self.name, "rows": self.rows, "unreadable": self.unreadable, "unknown_shapes": self.unknown_shapes,
+            "clean": self.clean,
             "unfit": self.unfit, "whole_answers": self.whole_answers, "tool_outputs": self.outputs,
             "tool_errors": self.errors, "gates": {name: self.gates[name] for name in GATES},
             "citations": {name: self.citations[name] for name in _VERDICTS},
@@ -99,6 +102,8 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
     for verdict in _VERDICTS:
         line(f"citations {verdict[:13]}", [audit.citations[verdict] for audit in audits])
     line("unreadable lines", [audit.unreadable for audit in audits])
+    if any(audit.unknown_shapes for audit in audits):
+        line("a shape I do not know", [audit.unknown_shapes for audit in audits])
     line("fail a hard gate (!)", [audit.unfit for audit in audits])
     line("pass every gate", [audit.clean for audit in audits])
     return "\n".join(lines)

@@ -23,6 +23,10 @@ _MEANINGS = {
     "text": "the interleaved text: thoughts, calls, results, answer",
     "train_spans": "what the model wrote: `[start, end]` in the text, or `[message, start, end]`",
     "sample_id": "the trajectory", "topic": "of the question", "question_type": "of the question",
+    "schema_version": "of ATIF, the Agent Trajectory Interchange Format", "session_id": "the run",
+    "trajectory_id": "the trajectory", "agent": "what made it",
+    "steps": "prompt, question, replies with what tools gave",
+    "final_metrics": "tokens in all", "extra": "what ATIF has no place for",
     "tokens": "of the whole conversation",
 }  # fmt: skip
 _LONGEST = 400

@@ -14,8 +14,9 @@ from training.sources import Prompts, Source
 
 _WHERE, _HARD, LOST = "left out by --where", "fail a hard gate", "made under a prompt that is not kept"
 _KNOWN, _WORSE, _UNREADABLE = "whose question is among those of --without", "beside better ones (--best)", "unreadable"
+_SHAPE = "of a shape that is not known"
 UNNAMED = "that name no prompt, exported without one"
-LEFT_OUT = (_UNREADABLE, _WHERE, _KNOWN, _HARD, LOST, _WORSE)
+LEFT_OUT = (_UNREADABLE, _SHAPE, _WHERE, _KNOWN, _HARD, LOST, _WORSE)
 _Place = tuple[Path, int]
 
 
@@ -50,7 +51,7 @@ class Choice:
     def _against(self, row: Row) -> str | None:
         """Why a row is not taken; None where it is."""
         if not row.record:
-            return _UNREADABLE
+            return _UNREADABLE if row.shape_known else _SHAPE
         if not self.keep(row):
             return _WHERE
         if self.without.holds(row.question):

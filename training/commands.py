@@ -42,6 +42,7 @@ class Format(StrEnum):
     parquet = "parquet"
     text = "text"
     dpo = "dpo"
+    atif = "atif"
 
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_run.json, JSONL of trajectories.")]

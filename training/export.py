@@ -80,7 +80,7 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Chat
             done.rows[split] += 1
             done.questions.add(hash(one.row.question))
             done.asked.add(hash(content_words(one.row.question)))
-            done.tokens.append(whole["tokens"])
+            done.tokens.append(tokens)
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
             done.sample = done.sample or whole
             if handles:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.atif_export import to_atif
 from training.chat_template import ChatTemplate
 from training.export_spec import ExportSpec
 from training.messages import (
@@ -45,6 +46,9 @@ class Made:
     def whole(self, spec: ExportSpec, tokens: int) -> dict[str, Any]:
         """With what is said of it; of a pair, the tokens of its longer side."""
         limit = spec.thresholds.token_limit
+        if spec.format_name == "atif":  # which has no room for more beside it
+            extra = {**self.content["extra"], "tokens": tokens, f"fits_{limit}": tokens <= limit}
+            return {**self.content, "extra": extra}
         return {
             **self.content, "sample_id": self.row.sample_id, "topic": str(self.row.record.get("topic", "")),
             "question_type": str(self.row.record.get("question_type", "")), "tokens": tokens,
@@ -76,6 +80,10 @@ def singles(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> 
                 left_out[wrong] += 1
             else:
                 yield made
+        elif spec.format_name == "atif":
+            chat = spec.messages(row)
+            document = to_atif(row, spec.prompts.system(row))
+            yield Made([row], document, [unmarked(chat)], [trained_on(chat)])
         elif spec.format_name in ("messages", "sharegpt"):
             yield _by_message(row, spec)
         else:

@@ -64,6 +64,11 @@ def thoughtless(row: Row) -> int:
     return sum(all(piece.kind != "think" for piece in segments) for segments in _replies(row))
 
 
+def replies_and_outputs(row: Row) -> list[list[Segment]]:
+    """The pieces by turn: a reply ends with its call or answer, and a tool output stands alone."""
+    return _turns(row.parsed.segments)
+
+
 def _replies(row: Row) -> list[list[Segment]]:
     return [segments for segments in _turns(row.parsed.segments) if segments[0].kind != "tool_output"]
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from backends.errors import UsageError
 from batch.packed import UNREADABLE, lines_in
 from batch.parts import files_from
 from quality.gates import Trajectory, estimated_tokens, parse_trajectory
 from serializers.bounds import storable
+from training.shapes import as_record
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,13 @@ class Row:
     path: Path
     line: int
     record: Mapping[str, Any]
+    """As ours are, whatever shape it was written in; empty where it is not known."""
     digest: int = 0
     """Of the line."""
     count: Callable[[str], int] | None = None
     """Counts the tokens of a text; where there is none, they are estimated."""
+    shape_known: bool = True
+    """False where a line is an object of a shape that is not known: no record, and no trajectory without an answer."""
 
     @property
     def sample_id(self) -> str:
@@ -100,18 +104,35 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
     where = path
     try:
         for _, where, file in files_from(path):
-            for number, line in enumerate(lines_in(where.name, file), start=1):
+            for number, line in enumerate(_lines(where.name, file), start=1):
                 if line.strip():
-                    yield Row(where, number, _record(line), hash(line.strip()), count)
+                    record, shape_known = _record(line)
+                    yield Row(where, number, record, hash(line.strip()), count, shape_known=shape_known)
     except UNREADABLE as error:
         raise UsageError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _record(line: bytes) -> Mapping[str, Any]:
+def _lines(name: str, file: BinaryIO) -> Iterator[bytes]:
+    """The rows of a file: a line each; in a `.json` that is one document, it, or each of its list."""
+    if name.endswith(".json"):
+        try:
+            whole = json.loads(file.read())
+        except (ValueError, RecursionError):
+            file.seek(0)
+        else:
+            return (json.dumps(one).encode() for one in (whole if isinstance(whole, list) else [whole]))
+    return lines_in(name, file)
+
+
+def _record(line: bytes) -> tuple[Mapping[str, Any], bool]:
+    """The record in a line, and whether its shape is known; one that is no JSON object is unreadable."""
     try:
         record: Any = json.loads(line)
         if b"\\ud" in line.lower():  # lone surrogates, which nothing can write
             record = storable(record, 200)
     except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return {}, True
+    if not isinstance(record, dict):
+        return {}, True
+    found = as_record(record)
+    return found or {}, found is not None

@@ -1,0 +1,88 @@
+"""ATIF, the Agent Trajectory Interchange Format: a trajectory as steps, read.
+
+A reply is a step: its thought, what it says, its call, and what the tool gave. Where these do not give the reply back
+letter for letter, it stands in the step's `extra.text` too.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from backends.config import QUERY_NAMES
+from serializers.tags import Call, write_call
+
+TEXT = "text"
+"""In `extra`: the very letters, where the fields do not give them back."""
+
+
+def is_atif(record: Mapping[str, Any]) -> bool:
+    """Whether a row is such a document."""
+    return str(record.get("schema_version", "")).startswith("ATIF-") and isinstance(record.get("steps"), list)
+
+
+def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as a record: ours as it was, another's in our words."""
+    steps, extra = listed(document.get("steps")), mapping(document.get("extra"))
+    last = max((at for at, step in enumerate(steps) if step.get("source") == "agent"), default=-1)
+    parts = [part for at, step in enumerate(steps) for part in _texts_of(step, is_last=at == last) if part]
+    question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
+    calls = [call for step in steps for call in listed(step.get("tool_calls"))]
+    text = extra[TEXT] if isinstance(extra.get(TEXT), str) else "\n".join(parts)
+    metadata = mapping(extra.get("metadata")) or {"model": mapping(document.get("agent")).get("model_name")}
+    return {
+        "sample_id": extra.get("sample_id") or document.get("trajectory_id") or document.get("session_id"),
+        "question": question, "topic": extra.get("topic", ""), "question_type": extra.get("question_type", ""),
+        "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{} for _ in calls]},
+        "metadata": metadata,
+    }  # fmt: skip
+
+
+def _texts_of(step: Mapping[str, Any], *, is_last: bool) -> Iterator[str]:
+    if step.get("source") != "agent":
+        return
+    own = mapping(step.get("extra")).get(TEXT)
+    yield own if isinstance(own, str) else reply_of(step, is_last=is_last)
+    for result in listed(mapping(step.get("observation")).get("results")):
+        written = mapping(result.get("extra")).get(TEXT)
+        yield written if isinstance(written, str) else output_of(result)
+
+
+def reply_of(step: Mapping[str, Any], *, is_last: bool) -> str:
+    """A reply as our models write it."""
+    thought, said = step.get("reasoning_content"), said_in(step.get("message"))
+    calls = [_written(call) for call in listed(step.get("tool_calls"))]
+    answer = f"<answer>{said}</answer>" if is_last and not calls and said else said
+    parts = [f"<think>{thought}</think>" if thought else "", answer, *calls]
+    return "\n".join(part for part in parts if part)
+
+
+def _written(call: Mapping[str, Any]) -> str:
+    arguments = mapping(call.get("arguments"))
+    name = next((one for one in QUERY_NAMES if isinstance(arguments.get(one), str)), None)
+    query = str(arguments.pop(name)) if name else ""
+    others = {key: _plain(value) for key, value in arguments.items()}
+    return write_call(Call(str(call.get("function_name", "")), query, others))
+
+
+def _plain(value: Any) -> str | int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def output_of(result: Mapping[str, Any]) -> str:
+    return f"<tool_output>\n{said_in(result.get('content'))}\n</tool_output>"
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object; an empty one where it is none."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def listed(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; none where it is none."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def said_in(message: Any) -> str:
+    """The text of a message: of several parts, of those that are text."""
+    if isinstance(message, list):
+        return "\n".join(str(part.get("text")) for part in message if isinstance(part, Mapping) and part.get("text"))
+    return str(message) if message else ""

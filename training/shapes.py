@@ -1,0 +1,96 @@
+"""Rows of others, read as records: the sibling scripts' flat ones, ATIF, OpenAI's messages, ShareGPT, DR Tulu's."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from serializers.escaping import escape_tags
+from serializers.tags import Call, write_call
+from training.atif import from_atif, is_atif, listed, mapping, said_in
+
+_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "call"}
+_OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
+_END = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
+_QUERIES = ("query", "q", "url", "text")
+
+
+def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A row as a record; itself where it is one, None where its shape is not known."""
+    if isinstance(row.get("trajectory"), Mapping):
+        return row
+    if isinstance(row.get("interleaved_text"), str):
+        beside = ("interleaved_text", "tool_calls", "final_answer", "question")
+        inside = {name: row[name] for name in beside if name in row}
+        return {**{name: value for name, value in row.items() if name != "interleaved_text"}, "trajectory": inside}
+    if is_atif(row):
+        return from_atif(row)
+    chat = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
+    return _of_chat(row, chat) if chat is not None else None
+
+
+def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | None:
+    """From messages; None where calls and results stand in words of another protocol."""
+    said = [(_role_of(one), _content_of(one), one) for one in chat if isinstance(one, Mapping)]
+    if len(said) != len(chat) or not any(role == "assistant" for role, _, _ in said):
+        return None
+    question = next((content for role, content, _ in said if role == "user"), "")
+    first = next(at for at, (role, _, _) in enumerate(said) if role == "user") if question else -1
+    parts, calls = list[str](), 0
+    for at, (role, content, message) in enumerate(said):
+        if role == "user" and at != first and not content.startswith("<tool_output"):
+            return None
+        if role == "assistant":
+            each = list(_reply(content, message, is_last=at == len(said) - 1))
+            parts += each
+        elif role == "call":
+            parts.append(_call(content))
+        elif role == "tool" or (role == "user" and at != first):
+            parts.append(content if content.startswith("<tool_output") else _output(content))
+    text = "\n".join(part for part in parts if part)
+    calls = text.count("<call_tool")
+    known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
+    return {
+        **known, "sample_id": row.get("sample_id") or row.get("id"), "question": question,
+        "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{}] * calls},
+    }  # fmt: skip
+
+
+def _role_of(message: Mapping[str, Any]) -> str:
+    role = str(message.get("role") or message.get("from") or "")
+    return _ROLES.get(role, role)
+
+
+def _content_of(message: Mapping[str, Any]) -> str:
+    return said_in(message.get("content") if "content" in message else message.get("value"))
+
+
+def _reply(content: str, message: Mapping[str, Any], *, is_last: bool) -> Iterator[str]:
+    thought, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls") or ()
+    if thought:
+        yield f"<think>{thought}</think>"
+    bare = content.strip() and not _OURS.search(content)
+    yield f"<answer>{content}</answer>" if bare and is_last and not calls else content
+    for call in listed(calls):
+        yield _call(call.get("function"))
+
+
+def _call(function: Any) -> str:
+    """A call, be it an object or JSON."""
+    function = _parsed(function)
+    arguments = _parsed(function.get("arguments"))
+    name = next((one for one in _QUERIES if isinstance(arguments.get(one), str)), None)
+    query = escape_tags(str(arguments.pop(name))) if name else ""
+    return write_call(Call(str(function.get("name", "")), query, {key: str(value) for key, value in arguments.items()}))
+
+
+def _parsed(value: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return {}
+    return mapping(found)
+
+
+def _output(content: str) -> str:
+    return f"<tool_output>\n{_END.sub('&lt;', content)}\n</tool_output>"
