@@ -4,6 +4,7 @@ A reply is a step: its thought, what it says, its call, and what the tool gave. 
 letter for letter, it stands in the step's `extra.text` too.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
     calls = [call for step in steps for call in listed(step.get("tool_calls"))]
     text = extra[TEXT] if isinstance(extra.get(TEXT), str) else "\n".join(parts)
-    metadata = mapping(extra.get("metadata")) or {"model": mapping(document.get("agent")).get("model_name")}
+    metadata = mapping(parsed(extra.get("metadata"))) or {"model": mapping(document.get("agent")).get("model_name")}
     return {
         "sample_id": extra.get("sample_id") or document.get("trajectory_id") or document.get("session_id"),
         "question": question, "topic": extra.get("topic", ""), "question_type": extra.get("question_type", ""),
@@ -74,6 +75,14 @@ def output_of(result: Mapping[str, Any]) -> str:
 def mapping(value: Any) -> dict[str, Any]:
     """An object; an empty one where it is none."""
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def parsed(value: Any) -> Any:
+    """What a text holds as JSON; None where it holds none."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return None
 
 
 def listed(value: Any) -> list[Mapping[str, Any]]:

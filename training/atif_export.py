@@ -4,6 +4,7 @@ A reply is a step: its thought, what it says, its call, and what the tool gave. 
 letter for letter, it stands in the step's `extra.text` too.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -17,8 +18,10 @@ from training.rows import Row
 VERSION = "ATIF-v1.7"
 
 
-def to_atif(row: Row, system: str | None) -> dict[str, Any]:
-    """A row as a document."""
+def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) -> dict[str, Any]:
+    """A row as a document. An argument has one type in all rows that share `types`: one of another is not among the
+    arguments, but in the call's `extra`.
+    """
     steps: list[dict[str, Any]] = [{"source": "system", "message": system}] if system else []
     steps.append({"source": "user", "message": row.question})
     made, about = str(row.record.get("metadata", {}).get("generation_time") or ""), row.metadata
@@ -26,7 +29,7 @@ def to_atif(row: Row, system: str | None) -> dict[str, Any]:
         if segments[0].kind == "tool_output":
             _observe(steps, segments[0], row)
         else:
-            steps.append(_step_of(row, segments))
+            steps.append(_step_of(row, segments, {} if types is None else types))
     steps += [
         {"source": "user", "message": text, "extra": {"asked_again_at": at}} for at, text in sorted(row.nudges)
     ]  # fmt: skip
@@ -44,7 +47,8 @@ def to_atif(row: Row, system: str | None) -> dict[str, Any]:
         },
         "extra": {
             "sample_id": row.sample_id, "topic": str(row.record.get("topic", "")), "generation_time": made,
-            "question_type": str(row.record.get("question_type", "")), "metadata": dict(about),
+            "question_type": str(row.record.get("question_type", "")),
+            "metadata": json.dumps(dict(about), ensure_ascii=False),
         },
     }  # fmt: skip
     found: dict[str, Any] = _without_none(document)
@@ -53,7 +57,7 @@ def to_atif(row: Row, system: str | None) -> dict[str, Any]:
     return found
 
 
-def _step_of(row: Row, segments: Sequence[Segment]) -> dict[str, Any]:
+def _step_of(row: Row, segments: Sequence[Segment], types: dict[str, type]) -> dict[str, Any]:
     """A reply."""
     text = row.text[segments[0].start : segments[-1].end]
     thoughts = [piece.body.strip("\n") for piece in segments if piece.kind == "think"]
@@ -63,20 +67,19 @@ def _step_of(row: Row, segments: Sequence[Segment]) -> dict[str, Any]:
         step["reasoning_content"] = "\n".join(thoughts)
     calls = [piece for piece in segments if piece.kind == "call_tool"]
     if calls:
-        step["tool_calls"] = [_call_of(piece) for piece in calls]
+        step["tool_calls"] = [_call_of(piece, types) for piece in calls]
     if reply_of(step, is_last=not calls) != text:
         step["extra"] = {TEXT: text}
     return step
 
 
-def _call_of(piece: Segment) -> dict[str, Any]:
+def _call_of(piece: Segment, types: dict[str, type]) -> dict[str, Any]:
     attributes = read_attributes(piece.attributes)
     name = str(attributes.pop("name", ""))
-    return {
-        "tool_call_id": f"call-{piece.call}",
-        "function_name": name,
-        "arguments": {"query": piece.body} | attributes,
-    }
+    own = {key: value for key, value in attributes.items() if types.setdefault(key, type(value)) is type(value)}
+    others = {key: str(value) for key, value in attributes.items() if key not in own}
+    found = {"tool_call_id": f"call-{piece.call}", "function_name": name, "arguments": {"query": piece.body, **own}}
+    return {**found, "extra": {"arguments": json.dumps(others)}} if others else found
 
 
 def _observe(steps: list[dict[str, Any]], piece: Segment, row: Row) -> None:

@@ -43,6 +43,14 @@ class Format(StrEnum):
     text = "text"
     dpo = "dpo"
     atif = "atif"
+    records = "records"
+
+
+class PackedAs(StrEnum):
+    """How an export is packed."""
+
+    gzip = "gzip"
+    zstd = "zstd"
 
 
 Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_run.json, JSONL of trajectories.")]
@@ -109,6 +117,8 @@ def export(
     token_limit: TokenLimit = 16_384,
     tokenizer: TokenizerPath = None,
     tokenize_url: TokenizeUrl = None,
+    compress: Annotated[PackedAs | None, option("Pack the JSONL.")] = None,
+    push_to_hub: Annotated[str | None, option("Put it on the Hub, too, as this dataset.", metavar="OWNER/NAME")] = None,
     max_length: Annotated[int | None, option("Leave out rows of more tokens than a trainer takes.", low=1)] = None,
     verify: Annotated[TrainerName | None, option("Check that this trainer trains on what the model wrote.")] = None,
     verify_template: Annotated[Path | None, option("A Jinja chat template to check every row against.")] = None,
@@ -123,8 +133,10 @@ def export(
     from training.choose import LEFT_OUT, LOST, UNNAMED, Choice
     from training.export import exported
     from training.export_spec import ExportSpec
+    from training.hub import push
     from training.questions import KnownQuestions
     from training.recipes import dataset_info
+    from training.shown import shown
     from training.sources import prompts_of, sources
     from training.tokens import Tokenizer, Tokens
     from training.verify import Verifier
@@ -151,7 +163,9 @@ def export(
     how_counted = f"by {tokenizer or tokenize_url}, {spec.tokens.said}" if count else "estimated from the letters"
     seen = choice.seen
     try:
-        done = exported(choice.rows(given, count), output, spec, template if not verifier else None)
+        rows = shown(choice.rows(given, count))
+        packing = compress.value if compress else None
+        done = exported(rows, output, spec, template if not verifier else None, packing)
     except UsageError as error:
         counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
         kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[LOST] else ""
@@ -182,6 +196,9 @@ def export(
     elif verify_template:
         typer.echo(f"every row round-trips through {verify_template}")
     typer.echo(f"{output / 'README.md'}: the dataset card")
+    if push_to_hub:
+        beside = [output / name for name in ("README.md", "dataset_info.json") if (output / name).exists()]
+        typer.echo(f"{push(output, [*done.files.values(), *beside], push_to_hub)}: pushed")
 
 
 @app.command()

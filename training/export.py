@@ -1,20 +1,19 @@
 """Exports: rows for the trainers of the field, each with what is to be trained on, split by question, and a card."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backends.errors import UsageError
-from batch.jsonl import encoded
 from quality.gates import failed_gate_names
 from training.chat_template import ChatTemplate
 from training.export_spec import ExportSpec
 from training.made import singles
 from training.pairs import pairs
 from training.questions import content_words, split_of
+from training.row_files import Packing, RowFiles
 from training.rows import Row
 
 
@@ -42,7 +41,13 @@ class ExportResult:
         return len(self.questions) - len(self.asked)
 
 
-def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: ChatTemplate | None = None) -> ExportResult:
+def exported(
+    rows: Iterable[Row],
+    folder: Path,
+    spec: ExportSpec,
+    template: ChatTemplate | None = None,
+    packing: Packing | None = None,
+) -> ExportResult:
     """Write `train` and `test` into a folder. With a template or a trainer to verify for, nothing is left behind unless
     every row round-trips through it.
     """
@@ -54,15 +59,7 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Chat
         raise UsageError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
     done, lost, rows_lost = ExportResult(), list[str](), 0
     fixes: dict[str, None] = {}
-    made: dict[str, list[Mapping[str, Any]]] = {"train": [], "test": []}
-    with ExitStack() as stack:
-        writers = {} if spec.format_name == "parquet" else {name: folder / f".{name}.jsonl.new" for name in made}
-        for path in writers.values():
-            stack.callback(path.unlink, missing_ok=True)  # what was not put in place is not left behind
-        handles = {
-            name: stack.enter_context(path.open("w", encoding="utf-8", errors="replace"))
-            for name, path in writers.items()
-        }
+    with RowFiles(folder, parquet=spec.format_name == "parquet", packing=packing) as files:
         made_of = pairs if spec.format_name == "dpo" else singles
         for one in made_of(rows, spec, done.left_out):
             trained = [spec.trained(chat) for chat in one.conversations]
@@ -83,10 +80,7 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Chat
             done.tokens.append(tokens)
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
             done.sample = done.sample or whole
-            if handles:
-                handles[split].write(encoded(whole).decode() + "\n")
-            else:
-                made[split].append(whole)
+            files.write(split, whole)
         if lost:
             chat = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
             lead = "" if spec.verifier else "the chat template would lose "
@@ -95,35 +89,5 @@ def exported(rows: Iterable[Row], folder: Path, spec: ExportSpec, template: Chat
             none = "no question has an accepted and a rejected trajectory here: generate with --samples-per-question"
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
             raise UsageError(f"nothing to export: {none if spec.format_name == 'dpo' and not done.left_out else why}")
-        for handle in handles.values():
-            handle.close()
-        for name in made:
-            for stale in (folder / f"{name}.jsonl", folder / f"{name}.parquet"):
-                stale.unlink(missing_ok=True)
-            if done.rows[name]:
-                done.files[name] = folder / f"{name}.{'jsonl' if handles else 'parquet'}"
-                writers[name].replace(done.files[name]) if handles else _write_parquet(done.files[name], made[name])
+        done.files = files.place(done.rows)
     return done
-
-
-def _write_parquet(path: Path, rows: list[Mapping[str, Any]]) -> None:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UsageError("--format parquet needs an extra: pip install -e '.[training]'") from error
-    new = path.with_name(f".{path.name}.new")
-    try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([_sound(dict(row)) for row in rows]), new)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _sound(value: Any) -> Any:
-    """Without lone surrogates, which Parquet cannot hold."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_sound(name): _sound(one) for name, one in value.items()}
-    return [_sound(one) for one in value] if isinstance(value, list | tuple) else value

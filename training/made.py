@@ -19,6 +19,7 @@ from training.messages import (
     trained_on,
     unmarked,
 )
+from training.records import as_columns
 from training.rows import Row
 from training.template import Problem, template_problems, wrongly_masked
 from training.trainers import Trained
@@ -73,6 +74,7 @@ class Made:
 
 def singles(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> Iterator[Made]:
     """Each row by itself; those that the format cannot hold as they are, are counted by the reason."""
+    types: dict[str, type] = {}
     for row in rows:
         if spec.format_name == "drtulu":
             made = _by_text(row, spec)
@@ -80,10 +82,11 @@ def singles(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> 
                 left_out[wrong] += 1
             else:
                 yield made
-        elif spec.format_name == "atif":
+        elif spec.format_name in ("atif", "records"):
             chat = spec.messages(row)
-            document = to_atif(row, spec.prompts.system(row))
-            yield Made([row], document, [unmarked(chat)], [trained_on(chat)])
+            is_atif = spec.format_name == "atif"
+            content = to_atif(row, spec.prompts.system(row), types) if is_atif else as_columns(row)
+            yield Made([row], content, [unmarked(chat)], [trained_on(chat)])
         elif spec.format_name in ("messages", "sharegpt"):
             yield _by_message(row, spec)
         else:

@@ -1,13 +1,12 @@
 """Rows of others, read as records: the sibling scripts' flat ones, ATIF, OpenAI's messages, ShareGPT, DR Tulu's."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serializers.escaping import escape_tags
 from serializers.tags import Call, write_call
-from training.atif import from_atif, is_atif, listed, mapping, said_in
+from training.atif import from_atif, is_atif, listed, mapping, parsed, said_in
 
 _ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "call"}
 _OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
@@ -23,6 +22,9 @@ def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         beside = ("interleaved_text", "tool_calls", "final_answer", "question")
         inside = {name: row[name] for name in beside if name in row}
         return {**{name: value for name, value in row.items() if name != "interleaved_text"}, "trajectory": inside}
+    if isinstance(row.get("text"), str) and _OURS.search(row["text"]):  # our own `--format text`
+        trajectory = {"question": row.get("question"), "interleaved_text": row["text"]}
+        return {**{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
     if is_atif(row):
         return from_atif(row)
     chat = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
@@ -85,11 +87,7 @@ def _call(function: Any) -> str:
 
 
 def _parsed(value: Any) -> dict[str, Any]:
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        return {}
-    return mapping(found)
+    return mapping(parsed(value))
 
 
 def _output(content: str) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 
 from backends.errors import UsageError
 from batch.config import text_sha256
+from batch.index import RunIndex
 from batch.logs import log
 from batch.parts import files_of, parts_of, whole
+from batch.records import sample_ids
 from batch.run_files import RunFiles, read_run, runs_in
 from graph.limits import ToolRole
 from training.rows import Row, read_rows
@@ -48,12 +50,14 @@ class Source:
 
     @property
     def funnel(self) -> dict[str, int]:
-        """What its runs count of themselves, added up."""
+        """What its runs have done so far, added up."""
         found: dict[str, int] = {}
         for files, _ in self.runs:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, KeyError):
                 stats = json.loads(files.stats.read_text(encoding="utf-8"))
-                found |= {name: found.get(name, 0) + stats[name] for name in _FUNNEL if name in stats}
+                now = {**stats, **RunIndex.read(files).stats.counts, "failed": len(list(sample_ids(files.failed)))}
+                now["pending"] = stats["samples"] - sum(now[name] for name in ("accepted", "rejected", "failed"))
+                found |= {name: found.get(name, 0) + now[name] for name in _FUNNEL}
         return found
 
 

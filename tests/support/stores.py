@@ -1,6 +1,8 @@
 """Stores of the test's own: an S3 server that others wrote, and a stand-in of the Hub's files at the wire."""
 
+import base64
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -9,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.error import URLError
 
@@ -75,3 +78,46 @@ def hub(files: dict[str, bytes]) -> Iterator[dict[str, str]]:
 
     with served(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "HEAD"])])) as address:
         yield {"HF_ENDPOINT": address, "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@dataclass
+class TakingHub:
+    """The Hub, as it takes a dataset: what was put there, by path."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    tokens: set[str | None] = field(default_factory=set)
+    refuses: bool = False
+
+    @contextmanager
+    def served(self) -> Iterator[dict[str, str]]:
+        """Yields what the environment has to say for it."""
+        app = Starlette(routes=[Route("/{path:path}", self._answer, methods=["GET", "POST", "HEAD"])])
+        with served(app) as address:
+            yield {"HF_ENDPOINT": address, "HF_TOKEN": "hf_s3cr3t", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+    async def _answer(self, request: Request) -> Response:
+        path, body = request.url.path, await request.body()
+        self.tokens.add(request.headers.get("authorization"))
+        if self.refuses:
+            return JSONResponse({"error": "You do not have the rights"}, 403)
+        if path == "/api/repos/create":
+            about = json.loads(body)
+            address = f"{request.base_url}datasets/{about['organization']}/{about['name']}"
+            return JSONResponse({"url": address, "id": "1"})
+        if path == "/api/validate-yaml":
+            return JSONResponse({"errors": [], "warnings": []})
+        if path.endswith("/preupload/main"):
+            each = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            return JSONResponse({"files": [{**file, "shouldIgnore": False} for file in each]})
+        if path.endswith("/commit/main"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            about = {
+                "commitUrl": f"{request.base_url}c",
+                "commitOid": "c" * 40,
+                "success": True,
+                "pullRequestUrl": None,
+            }
+            return JSONResponse(about)
+        return JSONResponse({}, 404)

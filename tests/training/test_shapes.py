@@ -74,7 +74,7 @@ def test_what_we_export_is_read_back_as_what_it_was(tmp_path: Path) -> None:
     rows = [record(n, sound(n)) for n in range(3)]
     expected = counts(written(tmp_path, *rows))
     assert expected["clean"] == 3
-    for format_name in ("messages", "sharegpt", "drtulu", "atif"):
+    for format_name in ("messages", "sharegpt", "drtulu", "atif", "text", "records"):
         export(tmp_path / "rows.jsonl", tmp_path / format_name, format_name)
         assert counts(tmp_path / format_name / "train.jsonl") == expected, format_name
     flat = [{**row, "interleaved_text": row["trajectory"]["interleaved_text"], "trajectory": None} for row in rows]
