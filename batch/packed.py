@@ -1,9 +1,10 @@
-"""Lines of bytes from a file that may be compressed."""
+"""Lines of bytes from a file that may be compressed, and into one."""
 
 import gzip
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -21,6 +22,19 @@ def lines_in(name: str, file: BinaryIO) -> Iterator[bytes]:
         raise EOFError("it is empty, and no compressed file")
     file.seek(0)
     return iter(gzip.GzipFile(fileobj=file)) if name.endswith(".gz") else _split(_unpacked(file))
+
+
+@contextmanager
+def packed_into(file: BinaryIO, how: str | None) -> Iterator[Any]:
+    """A file to write to, packed as `gzip` or `zstd`, or as it is."""
+    if how is None:
+        yield file
+    elif how == "gzip":
+        with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
+            yield packed
+    else:
+        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
+            yield packed
 
 
 def _unpacked(file: BinaryIO) -> Iterator[bytes]:

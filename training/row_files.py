@@ -1,15 +1,13 @@
 """The files of an export, written row by row: JSONL, as it is or packed, or Parquet; put in their places at the end."""
 
-import gzip
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import zstandard
+from typing import Any
 
 from backends.errors import UsageError
 from batch.jsonl import encoded
+from batch.packed import packed_into
 
 Packing = str
 """`gzip` or `zstd`."""
@@ -36,7 +34,7 @@ class RowFiles:
         if not self._parquet:
             for name, path in self._new.items():
                 file = self._stack.enter_context(path.open("wb"))
-                self._open[name] = self._stack.enter_context(_packed(file, self._packing))
+                self._open[name] = self._stack.enter_context(packed_into(file, self._packing))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,18 +61,6 @@ class RowFiles:
                 places[name] = self._folder / f"{name}{self._ending}"
                 self._new[name].replace(places[name])
         return places
-
-
-@contextmanager
-def _packed(file: BinaryIO, packing: Packing | None) -> Iterator[Any]:
-    if packing is None:
-        yield file
-    elif packing == "gzip":
-        with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as packed:
-            yield packed
-    else:
-        with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
-            yield packed
 
 
 class _ParquetRows:

@@ -114,7 +114,7 @@ class TakingHub:
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             about = {
-                "commitUrl": f"{request.base_url}c",
+                "commitUrl": f"{request.base_url}{path[5:].partition('/commit')[0]}/commit/c",
                 "commitOid": "c" * 40,
                 "success": True,
                 "pullRequestUrl": None,
