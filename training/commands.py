@@ -127,6 +127,7 @@ def export(
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
     from batch.questions import check_questions
     from batch.remote import place
+    from batch.shown import shown
     from quality.gates import Thresholds
     from training.card import card, check_folder
     from training.chat_template import ChatTemplate
@@ -136,7 +137,6 @@ def export(
     from training.hub import push
     from training.questions import KnownQuestions
     from training.recipes import dataset_info
-    from training.shown import shown
     from training.sources import prompts_of, sources
     from training.tokens import Tokenizer, Tokens
     from training.verify import Verifier

@@ -1,15 +1,16 @@
-"""How far a long export is: a bar in a terminal, a line every half minute elsewhere."""
+"""How far a long reading of rows is: a bar in a terminal, a line every half minute elsewhere."""
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from batch.logs import log
-from training.rows import Row
 
 _SAID = 30.0
+Row = TypeVar("Row")
 
 
 def shown(rows: Iterable[Row]) -> Iterator[Row]:
