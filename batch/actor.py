@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.chat_pool import ChatPool
+from backends.errors import DiskRefused, UsageError
 from backends.model_client import Replies
 from batch.config import RunConfig
 from batch.flags import changed, from_dict
@@ -78,6 +79,7 @@ class Actor:
         self._rollout: Rollout | None = None
         self._beginning: asyncio.Task[tuple[str, ...]] | None = None
         self._said: list[tuple[str, int, str]] = []
+        self._heard = 0
         log.handlers, log.propagate = [_Kept(self._said)], False
         log.setLevel(logging.INFO)
         logging.getLogger("mcp").setLevel(logging.CRITICAL)
@@ -137,11 +139,14 @@ class Actor:
             if now:
                 await self._rollout.saver.flush()
 
-    async def said(self) -> list[tuple[str, int, str]]:
-        """What was logged since the last time."""
-        lines = self._said[:]
-        self._said.clear()
-        return lines
+    async def said(self, heard: int) -> tuple[int, list[tuple[str, int, str]]]:
+        """How many lines were logged, and those behind the first `heard`: they are kept until it is known that they
+        have come.
+        """
+        if self._heard <= heard <= self._heard + len(self._said):  # else this is another actor than before
+            del self._said[: heard - self._heard]
+            self._heard = heard
+        return self._heard + len(self._said), self._said[:]
 
     async def stop(self) -> None:
         """End the steps in flight, and start nothing more."""
@@ -185,6 +190,12 @@ class _Kept(logging.Handler):
 def _restored(options: dict[str, Any], secrets: Secrets) -> RunConfig:
     os.environ.update(secrets.environment)
     return changed(from_dict(RunConfig, options), api_key=secrets.api_key, token=secrets.token)
+
+
+def as_raised(error: Any) -> Exception:
+    """What an actor raised, where it is of a kind that is known."""
+    cause = error.cause
+    return cause if isinstance(cause, UsageError | DiskRefused | OSError) else error
 
 
 def scratch() -> Path:

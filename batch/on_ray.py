@@ -12,9 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.errors import DiskRefused, UsageError
+from backends.errors import UsageError
 from backends.model_client import Replies
-from batch.actor import Actor, Looked, NotBegun, Secrets, own_version
+from batch.actor import Actor, Looked, NotBegun, Secrets, as_raised, own_version
 from batch.config import RunConfig
 from batch.flags import to_dict
 from batch.prepare import Prepared
@@ -40,6 +40,8 @@ class _Slot:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     forgotten: list[str] = field(default_factory=list)
     replies: Replies = field(default_factory=Replies)
+    heard: int = 0
+    """Lines of its log that are passed on."""
 
 
 class Cluster:
@@ -88,7 +90,7 @@ class Cluster:
         try:
             looked: Looked = await asked
         except self._ray.exceptions.RayTaskError as error:
-            raise _as_raised(error) from None
+            raise as_raised(error) from None
         except self._lost as error:
             raise UsageError(f"--ray {self._config.ray}: the first actor was lost ({type(error).__name__})") from error
         finally:
@@ -123,7 +125,7 @@ class Cluster:
                 answer = await slot.actor.rollout.remote(sample_id, row, again)
             except self._ray.exceptions.RayTaskError as error:
                 if not isinstance(error.cause, NotBegun):
-                    raise _as_raised(error) from None
+                    raise as_raised(error) from None
                 self._revive(slot, "was started again")
             except self._lost as error:
                 self._revive(slot, f"is lost ({type(error).__name__})")
@@ -224,7 +226,7 @@ class Cluster:
     async def _hear(self, slot: _Slot) -> None:
         """Pass on what an actor logs, once for all that log the same."""
         try:
-            lines = await slot.actor.said.remote()
+            slot.heard, lines = await slot.actor.said.remote(slot.heard)
         except self._lost:
             return
         for name, level, text in lines:
@@ -293,8 +295,3 @@ class ClusterSteps:
         """Have it deleted on every node."""
         taken, self._going = self._going, []
         await self._cluster.delete(taken, now=True)
-
-
-def _as_raised(error: Any) -> Exception:
-    cause = error.cause
-    return cause if isinstance(cause, UsageError | DiskRefused | OSError) else error
