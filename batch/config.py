@@ -50,6 +50,9 @@ class Samples:
     samples_per_question: int = setting(1, "Trajectories for each question, each with its seed.", "Samples", above=0)
     accept: int | None = setting(None, "Sample each question until so many are accepted …", "Samples", above=0)
     max_samples: int | None = setting(None, "… or so many spent (else four times as many).", "Samples", above=0)
+    fork_at: int | None = setting(
+        None, "The other samples go on from the first one's so many calls.", "Samples", above=0, compared=True
+    )
 
     @property
     def most(self) -> int:
@@ -62,6 +65,8 @@ class Samples:
             raise UsageError(
                 "--samples-per-question and --accept do not go together: one counts all, the other the accepted"
             )
+        if self.fork_at is not None and self.most == 1:
+            raise UsageError(f"--fork-at {self.fork_at}: it goes with --samples-per-question or --accept")
         if self.max_samples is not None and self.max_samples < (self.accept or self.max_samples + 1):
             raise UsageError(f"--max-samples {self.max_samples}: it goes with --accept, and is not below it")
 
@@ -128,6 +133,8 @@ class RunConfig:
         if self.instance_id is not None and not (0 < len(self.instance_id) <= 80 and self.instance_id.isprintable()):
             raise UsageError("--instance-id: give a name of 1 to 80 letters that can be printed")
         self.samples.check()
+        if self.samples.fork_at and self.ray:
+            raise UsageError("--fork-at: the samples of a question are on several nodes under --ray: leave one out")
         if re.match(r"[a-z0-9]+:/", str(self.output)):
             raise UsageError(f"--output {self.output}: give a folder to work in, and --upload-to s3://… for its copy")
         if self.upload_to is not None and (not isinstance(place(self.upload_to), str) or self.upload_to[:3] == "hf:"):

@@ -93,9 +93,9 @@ class Progress:
             failed_rows = (row for row, _ in map(sample_of, failed) if row <= rows)
             self.questions = replace(self.questions, limit=max(limit, self._finished.last_row(rows), *failed_rows, 0))
         if not self._config.keep_checkpoints:
-            if changed:
-                named = ((self.next_sample(number), question) for number, question in asked.items())
-                gone = saver.threads - {self._ids.thread(name, question) for name, question in named if name}
+            if changed or self._config.samples.fork_at:
+                every = replace(self.questions, limit=None).stream() if saver.threads else ()
+                gone = saver.threads - {thread for number, row in every for thread in self._wanted(number, row)}
             else:
                 ended = self._index.uncleaned() if saver.threads else ()
                 threads = (self._ids.thread(record["sample_id"], record["question"]) for record in ended)
@@ -150,14 +150,20 @@ class Progress:
             return known.count() - known.count(last, most) + unusable
         return sum(number > most or not questions.asks(row) for row, number in known.rows())
 
+    def _wanted(self, row_number: int, row: QuestionRow) -> list[str]:
+        """The threads of a question that are gone on from: its next sample's, and the one that others begin with."""
+        name, forks = self.next_sample(row_number), self._config.samples.fork_at
+        names = [name, *([self.first_sample(row_number)] if forks else [])] if name else []
+        return [self._ids.thread(str(one), row["question"]) for one in names]
+
     def pending_questions(self) -> Iterator[tuple[int, QuestionRow]]:
         """(row number, row) of the questions of which samples are still wanted."""
         return self.questions.stream(lambda number: self.next_sample(number) is not None)
 
     def pending_threads(self) -> Iterator[tuple[int, str]]:
-        """(row number, thread) of the samples that come next."""
+        """(row number, thread) of the samples that come next, and of those that they begin with."""
         for number, row in self.pending_questions():
-            yield number, self._ids.thread(str(self.next_sample(number)), row["question"])
+            yield from ((number, thread) for thread in self._wanted(number, row))
 
     def next_sample(self, row_number: int) -> str | None:
         """The id of the next sample that a question wants; None when it has enough."""
@@ -170,6 +176,10 @@ class Progress:
             if kind is None:
                 return self._ids.sample(row_number, number)
         return None
+
+    def first_sample(self, row_number: int) -> str:
+        """The id of a question's first sample."""
+        return self._ids.sample(row_number, 1)
 
     def finish_sample(self, name: str, kind: Kind) -> None:
         """Remember what a sample became."""

@@ -29,10 +29,11 @@ from batch.config import RunConfig, Settings
 from batch.run_files import Ids
 from batch.stop import Stopped, StopSignal
 from graph.build import TrajectoryGraph, recursion_limit
+from graph.fork import forked
 from graph.queued_writes import QueuedWrites
 from graph.state import State
 from quality.verdict import judge
-from serializers.record import QuestionRow, build_record
+from serializers.record import QuestionRow, build_record, sample_of
 
 Kind = Literal["accepted", "rejected", "failed"]
 RETRY_WAITS = (2.0, 4.0, 6.0)
@@ -104,6 +105,8 @@ class Rollout:
         raised as it is.
         """
         thread, seed = self.ids.thread(sample_id, row["question"]), self.config.seed_of(sample_id)
+        if self.config.samples.fork_at and thread not in self.saver.threads:
+            await self._fork(sample_id, row["question"], thread)
         try:
             state, attempts = await self.run_graph(thread, row["question"], seed)
         except RetriesExhausted as failure:
@@ -116,6 +119,22 @@ class Rollout:
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
         return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
+
+    async def _fork(self, sample_id: str, question: str, thread: str) -> None:
+        """Have a sample begin with the first so many calls of the question's first one, and what came back; where that
+        has not so many, it begins by itself.
+        """
+        row_number, number = sample_of(sample_id)
+        first = self.ids.thread(first_id := self.ids.sample(row_number, 1), question)
+        if number == 1 or first not in self.saver.threads:
+            return
+        stored = await self.graph.aget_state({"configurable": {"thread_id": first}})
+        begun = forked(stored.values.get("messages", []), self.config.samples.fork_at or 0, first_id)
+        if begun:
+            await self.graph.aupdate_state(
+                {"configurable": {"thread_id": thread}},
+                {"question": question, "asked": question, "messages": begun}, as_node="execute_mcp",
+            )  # fmt: skip
 
     def replies(self) -> Replies:
         """What the model has answered so far, in all questions."""

@@ -19,7 +19,7 @@ from batch.parts import part_at
 from batch.progress import Progress
 from batch.rollout import Outcome
 from batch.stop import Stopped, StopSignal
-from serializers.record import QuestionRow
+from serializers.record import QuestionRow, sample_of
 
 
 class Rollouts(Protocol):
@@ -99,6 +99,9 @@ class Runner:
                 if outcome.kind == "failed":
                     break  # the next run tries again
                 self.progress.finish_sample(name, outcome.kind)
+            ended = not self.config.keep_checkpoints and not self.progress.next_sample(row_number)
+            if self.config.samples.fork_at and ended:
+                await self.rollout.forget(self.progress.first_sample(row_number), row["question"])
             self.progress.finish_question()
 
     async def _next(self, rows: Iterator[tuple[int, QuestionRow]]) -> tuple[int, QuestionRow] | None:
@@ -126,5 +129,6 @@ class Runner:
     async def _write(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
         await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
-        if outcome.kind != "failed" and not self.config.keep_checkpoints:
+        is_begun_from = self.config.samples.fork_at and sample_of(name)[1] == 1  # until all samples are there
+        if outcome.kind != "failed" and not self.config.keep_checkpoints and not is_begun_from:
             await self.rollout.forget(name, row["question"])

@@ -136,8 +136,10 @@ def _from_replies(messages: list[AnyMessage]) -> dict[str, Any]:
     usages = [message.usage_metadata for message in replies if message.usage_metadata]
     outputs = [message for message in messages if isinstance(message, ToolMessage)]
     answered = [message.response_metadata.get("endpoint") for message in replies]
+    begun = replies[0].additional_kwargs.get("forked_from") if replies else None
     return {
         "turns": len(replies),
+        **({"forked_from": begun} if begun else {}),
         **({"endpoint": answered[-1]} if answered and answered[-1] else {}),
         **({"endpoints": answered} if len(set(answered)) > 1 else {}),
         "finish_reasons": [message.response_metadata.get("finish_reason") for message in replies],
