@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,13 +129,14 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
 
             result = await generate(prepared, to_log=to_log)
             files, stats, code = result.files, result.stats, result.code
-        written = [*(one for path in files.outputs.values() for one in _named(path)), files.stats, files.run, files.log]
-        written = [path for path in written if _has_content(path)]
+        records = [[one for one in files_of(path) if _has_content(one)] for path in files.outputs.values()]
+        others = [path for path in (files.stats, files.run, files.log) if _has_content(path)]
+        written = [*chain.from_iterable(records), *others]
         ends.info("ended, exit code %d: %s", code, describe(stats).replace("\n", "; "))
         if as_json:
             tell(event="end", exit_code=code, stats=stats, files=list(map(str, written)))
         else:
-            said = [describe(stats), *(f"  {path}" for path in written)]
+            said = [describe(stats), *(f"  {one}" for paths in (*records, others) for one in _shortly(paths))]
             typer.echo("\n".join([*said, *(f"next: {one}" for one in next_commands(stats, files.run))]))
         if code and stats["pending"]:
             resumes = "run the same command" if config.ray else f"trajgraph resume {quoted(files.run)}"
@@ -142,10 +144,11 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
     return code
 
 
-def _named(path: Path) -> list[Path]:
-    """The files that records are in, of many parts the first and the last."""
-    files = files_of(path)
-    return files if len(files) < 4 else [files[0], *files[-2:]]
+def _shortly(paths: list[Path]) -> list[str]:
+    """Paths to show; of many parts the first and the last."""
+    if len(paths) < 4:
+        return list(map(str, paths))
+    return [str(paths[0]), f"… {len(paths) - 2} more parts", str(paths[-1])]
 
 
 def _has_content(path: Path) -> bool:

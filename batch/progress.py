@@ -47,6 +47,7 @@ class Progress:
         self._config = config
         self._ids = ids
         self._index = RunIndex(files)
+        self._before = 0
         self._saving = Lock()
         self._copy = RunCopy(files, config) if config.upload_to else None
         self._finished = Finished()
@@ -86,6 +87,7 @@ class Progress:
             finish_parts(self.files.outputs[kind], kind, pack=self._config.zstd)
         self._index = RunIndex.read(self.files)
         self.stats, self._finished = self._index.stats.copy(), self._index.finished.copy()
+        self._before = self.stats.counts.total()
         failed = self.failed_before = {str(row["sample_id"]) for row in read_lines(self.files.failed)}
         self.files.failed.unlink(missing_ok=True)  # its questions are pending again
         if (limit := self.questions.limit) is not None:  # a run is never about fewer questions than it has worked on
@@ -129,6 +131,8 @@ class Progress:
     def upload(self, *, at_end: bool = False) -> None:
         """Copy what is new to the store, if there is one. Raises UsageError."""
         if self._copy:
+            if at_end:
+                log.info("copying what is new to %s", self._config.upload_to)
             with self._saving:
                 if at_end:
                     self._copy.seal_all()
@@ -218,6 +222,7 @@ class Progress:
             "model": self._config.model.model_name,
             "source_file": self._config.source_file,
             "wall_seconds": round(seconds, 3),
+            "finished_before": self._before,
         }
         bad_rows = len(self.questions.bad_rows())
         stats = self.stats.content(questions=self.questions.asked, asked=self.asked, bad_rows=bad_rows, about=about)

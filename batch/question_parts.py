@@ -29,7 +29,7 @@ def question_parts(place: Path | str) -> list[Path | RemoteFile]:
     elif not place.is_dir():
         return [place]
     else:
-        found = sorted(part for part in place.iterdir() if part.is_file() and _is_part(part.name))
+        found = sorted(part for part in place.iterdir() if _is_part(part.name) and not part.is_dir())
     if not found:
         raise UsageError(f"{place}: no questions in this folder (.jsonl, .jsonl.gz, .jsonl.zst or .parquet)")
     return list(found)

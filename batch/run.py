@@ -128,7 +128,8 @@ async def generate(
                 with contextlib.suppress(OSError):
                     progress.save_index(at_end=True)
                 try:
-                    progress.upload(at_end=True)
+                    with stop.on_signals():
+                        await asyncio.to_thread(progress.upload, at_end=True)
                 except (OSError, UsageError) as error:
                     log.error("the copy is not whole, the same command completes it: %s", error)
                     code = code or 1

@@ -20,6 +20,7 @@ from batch.find_run import is_same_run
 from batch.index import RunIndex
 from batch.jsonl import atomic_write
 from batch.logs import log
+from batch.packed import lines_in
 from batch.part_counts import beside, counts_of, finish_parts, read_checked
 from batch.parts import number_in, parts_of
 from batch.remote import RemoteFile, check_writable_store, content_of, get, listed, put, remove
@@ -39,10 +40,10 @@ class RunCopy:
         self._files, self._pack = files, config.zstd
         self._address = _address_of(config)
         self._list = files.folder / f".{files.stem}_uploaded.json"
-        self._done: dict[str, Any] = {}
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(self._list.read_text(encoding="utf-8"))
-            self._done = dict(kept["files"]) if kept["address"] == self._address else {}
+        self._all: dict[str, dict[str, Any]] = {}
+        with suppress(OSError, ValueError, TypeError):
+            self._all = dict(json.loads(self._list.read_text(encoding="utf-8")))
+        self._done = self._all.setdefault(self._address, {})
 
     def seal_all(self) -> None:
         """At the end of a command: what is appended to becomes a part, however few there are in it."""
@@ -64,15 +65,17 @@ class RunCopy:
         UsageError.
         """
         files = self._files
+        self._put(files.superseded)  # before the parts that it was taken from
         for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values() if counts_of(part)):
             self._put(part)
             self._put(beside(part))
             if part.suffix == ".zst" and part.stem in self._done:  # it was copied before it was packed
                 remove(f"{self._address}/{part.stem}")
                 del self._done[part.stem]
-        logs = (files.log, files.failed, files.superseded) if at_end else ()
-        for path in (*logs, files.run, files.stats, files.index):
+        for path in (*((files.log, files.failed) if at_end else ()), files.run, files.stats, files.index):
             self._put(path)
+        if not files.failed.exists() and self._done.pop(files.failed.name, None):
+            remove(f"{self._address}/{files.failed.name}")
 
     def _put(self, path: Path) -> None:
         if not path.exists():
@@ -84,7 +87,10 @@ class RunCopy:
 
     def _note(self, path: Path, stamp: list[int], there: RemoteFile) -> None:
         self._done[path.name] = {"here": stamp, "there": [there.size, there.hash]}
-        atomic_write(self._list, [json.dumps({"address": self._address, "files": self._done})])
+        self._save()
+
+    def _save(self) -> None:
+        atomic_write(self._list, [json.dumps(self._all)])
 
     def fetch(self, there: Mapping[str, RemoteFile]) -> None:
         """Bring all of it here; the run's own file last: with it, the run is there."""
@@ -100,14 +106,18 @@ class RunCopy:
         for part in (part for kind in KINDS for part in parts_of(self._files.outputs[kind]).values()):
             with suppress(OSError, ValueError, KeyError):
                 _, size, changed = read_checked(beside(part))["part"]
-                if part.stat().st_size == size:
-                    os.utime(part, ns=(changed, changed))
+                if part.stat().st_size != size:
+                    raise UsageError(f"{self._address}/{part.name} is damaged: it is not of the size that was counted")
+                os.utime(part, ns=(changed, changed))
 
     def compare(self, there: Mapping[str, RemoteFile]) -> None:
         """Before the run goes on: what is in the store must be what was copied from here, or came from there. Raises
         UsageError where it is not.
         """
-        self._done = {name: known for name, known in self._done.items() if name in there}
+        if gone := self._done.keys() - there.keys():
+            for name in gone:
+                del self._done[name]
+            self._save()
         for name, file in there.items():
             if not any(number_in(self._files.outputs[kind], name) for kind in KINDS):
                 continue
@@ -120,9 +130,14 @@ class RunCopy:
                     f"--upload-to {self._address}: it holds {name}, which is gone from {here.parent}. Put it back; to "
                     "have its questions asked again, remove it and its counts there, too"
                 )
-            if not known and here.exists() and here.read_bytes() == content_of(file):
-                self._note(here, _stamp(here), file)
-                continue
+            if not known:
+                content = content_of(file)
+                if here.exists() and here.read_bytes() == content:
+                    self._note(here, _stamp(here), file)
+                    continue
+                if _holds_packed(packed, content):
+                    self._note(here, [], file)
+                    continue
             raise UsageError(
                 f"--upload-to {self._address}: it holds another {name} than {here.parent}: another machine has gone on "
                 "with this run. Give an empty --output to go on from there"
@@ -136,10 +151,15 @@ def fetch_missing(config: RunConfig) -> None:
     address = _address_of(config)
     check_writable_store(address)
     there = {file.name: file for file in listed(address)}
+    for run in sorted(config.output.glob(f"*{_RUN}")):
+        if run.name not in there:  # what was copied once is no longer there
+            RunCopy(RunFiles(config.output, run.name.removesuffix(_RUN), ""), config).compare({})
     for files, own in _runs_in(config.output, there):
+        if not _is_wanted(own[files.run.name], config):
+            continue
         if files.run.exists():
             RunCopy(files, config).compare(own)
-        elif _is_wanted(own[files.run.name], config):
+        else:
             log.info("%s has %s, of %d files: it is fetched to %s", address, files.stem, len(own), config.output)
             config.output.mkdir(parents=True, exist_ok=True)
             RunCopy(files, config).fetch(own)
@@ -158,6 +178,14 @@ def _is_wanted(run: RemoteFile, config: RunConfig) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError):
         log.warning("left out: %s is no run", run.place)
         return False
+
+
+def _holds_packed(path: Path, content: bytes) -> bool:
+    """Whether a packed part is this."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return b"".join(lines_in(path.name, file)) == content
 
 
 def _address_of(config: RunConfig) -> str:

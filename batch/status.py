@@ -1,6 +1,6 @@
 """How a run is doing, read from its files while another process writes them."""
 
-import re
+import json
 import sqlite3
 import time
 import uuid
@@ -12,8 +12,6 @@ from typing import Any
 from batch.config import RunConfig
 from batch.flags import from_dict
 from batch.index import RunIndex
-from batch.part_counts import counts_of
-from batch.parts import parts_of
 from batch.questions import QuestionsFile, check_questions
 from batch.records import read_lines, sample_ids
 from batch.run_files import Ids, RunFiles
@@ -22,9 +20,6 @@ from batch.stats import Stats, shares
 from batch.watch import duration, outcome_line
 from serializers.record import sample_of
 
-_TAIL = 5_000_000
-_WRITTEN = re.compile(rb'"generation_time": "(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)')
-_TIME = "%Y-%m-%dT%H:%M:%S"
 _STUCK = 300.0
 """Seconds without a step after which a question is called stuck."""
 _NAMED = 3
@@ -58,7 +53,7 @@ def status_of(files: RunFiles, content: dict[str, Any]) -> tuple[str, bool]:
     process = process_at_work(files.lock)
     if process is None:
         return f"{line}; no process is working on it", False
-    rate = _rate(files)
+    rate = _rate(files, stats.counts.total())
     left = "" if not rate or samples.accept else f", about {duration(pending / rate)} left" if pending else ", ending"
     pace = f", {rate:.2g}/s{left}" if rate else ""
     facts = {
@@ -80,25 +75,14 @@ def _per_second(stats: Stats, rate: float) -> dict[str, float]:
     return {"replies_per_second": each * stats.replies, "tokens_per_second": each * stats.output_tokens}
 
 
-def _rate(files: RunFiles) -> float:
-    """Samples a second, from the times in the last records of the process at work; 0 where too few are known."""
-    since, times, sealed = files.lock.stat().st_mtime, list[float](), 0
-    for path in (files.trajectories, files.rejected):
-        for part in reversed(parts_of(path).values()):
-            counts = counts_of(part)
-            if not counts or part.stat().st_mtime < since:
-                break
-            sealed += counts.stats.counts.total()
-        if not path.exists():
-            continue
-        with path.open("rb") as lines:
-            lines.seek(max(path.stat().st_size - _TAIL, 0))
-            found = [time.mktime(time.strptime(text.decode(), _TIME)) for text in _WRITTEN.findall(lines.read())]
-        times += found
-        if path.stat().st_size > _TAIL and found:
-            since = max(since, found[0])
-    recent = sealed + sum(at >= since for at in times)
-    return recent / max(time.time() - since, 1.0) if recent > 1 else 0.0
+def _rate(files: RunFiles, finished: int) -> float:
+    """Samples a second that the process at work has finished since it began; 0 where too few are known."""
+    try:
+        before = json.loads(files.stats.read_text(encoding="utf-8"))["finished_before"]
+        seconds = max(time.time() - files.lock.stat().st_mtime, 1.0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+    return (finished - before) / seconds if finished - before > 1 else 0.0
 
 
 def _stuck(files: RunFiles, content: dict[str, Any], questions: QuestionsFile) -> list[str]:

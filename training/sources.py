@@ -19,6 +19,10 @@ from graph.limits import ToolRole
 from training.rows import Row, read_rows
 
 _NO_TRAJECTORIES = re.compile(r"_(rejected|failed|superseded)(_part\d+)?\.jsonl(\.zst)?$")
+_BESIDE = re.compile(
+    r"_(index|run\.log|run\.lock|failed\.jsonl|part\d+_counts\.json|checkpoints.*\.sqlite.*)$|^trajectory_stats_.*\.json$"
+)
+"""A run's files that hold no trajectories: a shell's `*` names them, too."""
 _FUNNEL = ("questions", "accepted", "rejected", "failed", "pending")
 
 
@@ -107,17 +111,22 @@ def sources(given: Sequence[Path], *, rejected: bool = False, together: bool = F
     """What each argument names, or all of them together, with the rejected where they are wanted; says which runs are
     read. Raises UsageError for what is not there, or holds no trajectory.
     """
-    found: list[Source] = []
-    for path in (one for one in given if whole(one) == one or whole(one) not in given):  # else it is a part of another
-        files, runs = _named(path, rejected=rejected)
+    named = [(path, *_named(path, rejected=rejected)) for path in given if not _BESIDE.search(path.name)]
+    if not named:
+        raise UsageError(f"{', '.join(map(str, given))}: none of these holds trajectories")
+    wholes = {one.resolve() for _, files, _ in named for one in files if whole(one) == one}
+    found, seen = list[Source](), set[Path]()
+    for path, files, runs in named:
+        apart = [one for one in files if whole(one) == one or whole(one).resolve() not in wholes]
+        new = [one for one in apart if not together or one.resolve() not in seen]
+        seen |= {one.resolve() for one in new}
         if found and together:
-            known = {one.resolve() for one in found[0].files}
-            found[0].files += [one for one in files if one.resolve() not in known]
+            found[0].files += new
             own = {files.run.resolve() for files, _ in found[0].runs}
             found[0].runs += [run for run in runs if run[0].run.resolve() not in own]
             found[0].name += f" and {path.name}"
-        else:
-            found.append(Source(path.stem if path.is_file() else path.resolve().name, files, runs))
+        elif new:
+            found.append(Source(path.stem if path.is_file() else path.resolve().name, new, runs))
     for source in found:
         if len(source.runs) > 1:
             log.info("%d runs are read: %s", len(source.runs), ", ".join(files.stem for files, _ in source.runs))

@@ -190,6 +190,21 @@ def test_a_copy_is_whole_at_each_address_and_never_replaced_by_another_machines(
     assert sorted(map(len, in_files(three).values())) == [2, 5, 5, 5]
 
 
+def test_a_run_that_fell_behind_holds_up_no_other_run_of_its_folder(
+    tmp_path: Path, tools_url: str, s3: dict[str, str]
+) -> None:
+    one, two = asked(tmp_path, "one"), asked(tmp_path, "two")
+    (one / "other.jsonl").write_bytes(questions(2))
+    copied = ("--records-per-file", 2, "--upload-to", f"s3://{BUCKET}/aside")
+    with demo_model() as url:
+        words = command(one, url, tools_url)
+        assert ended(s3, *words, *copied, "--limit", 4).returncode == 0
+        assert ended(s3, *command(two, url, tools_url), *copied, "--limit", 7).returncode == 0
+        assert ended(s3, *words, *copied, "--limit", 9).returncode == 2
+        other = asking(one, url, tools_url, str(one / "other.jsonl"))
+        assert ended(s3, *other, *copied).returncode == 0
+
+
 def test_runs_begun_in_the_same_second_do_not_share_a_name_in_the_store(
     tmp_path: Path, tools_url: str, s3: dict[str, str]
 ) -> None:
