@@ -17,13 +17,16 @@ endif
 INSTALL = $(INSTALL_IN) $(BIN)/python
 SHELL := bash
 
-.PHONY: demo test real wheel crash check format studio lock clean
+.PHONY: demo test long real wheel crash check format studio lock clean
 
 demo: $(ENV)/runtime  ## bundled questions, demo model and tools, on this machine
 	$(BIN)/trajgraph demo
 
-test: $(ENV)/dev  ## the whole suite; PYTHON=python3.13 for another Python
-	$(BIN)/python -m pytest
+test: $(ENV)/dev  ## all but the long ones; PYTHON=python3.13 for another Python
+	$(BIN)/python -m pytest -m "not long"
+
+long: $(ENV)/dev  ## processes that are killed, workers, clusters, databases and stores (minutes)
+	$(BIN)/python -m pytest -m long
 
 real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that others wrote: llama.cpp, fastmcp, trainers
 	TRAJGRAPH_REAL=1 $(BIN)/python -m pytest -n 0 tests/real

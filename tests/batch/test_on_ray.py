@@ -16,7 +16,7 @@ from tests.support.runs import ROOT, answer, call, records, requests_so_far, tra
 from tests.support.servers import ScriptedModel, demo_model
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
 KEY = "s3cr3t-k3y-of-the-model"
 
 

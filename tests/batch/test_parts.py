@@ -165,8 +165,8 @@ def test_every_reader_takes_a_run_in_parts(tmp_path: Path, tools_url: str) -> No
         rows.append(sorted(line for path in (folder / "set").glob("*.jsonl") for line in path.read_text().splitlines()))
     assert rows[0] == rows[1] and len(rows[0]) == COUNT
     everything = sorted((parted / "out").iterdir())
-    for named in (everything, [parted / "out", *everything], [*everything, parted / "out"]):
-        done = trajgraph("export", *named, "--format", "text", "--output", parted / "text")
+    for names in (everything, [parted / "out", *everything], [*everything, parted / "out"]):
+        done = trajgraph("export", *names, "--format", "text", "--output", parted / "text")
         assert f"train.jsonl: {COUNT} rows" in done.stdout, done
     assert trajgraph("audit", *everything, "--json").stdout.count(f'"rows": {COUNT}') >= 1
     for name in ("*_part00002.jsonl.zst", "*_incremental.jsonl"):

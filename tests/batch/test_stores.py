@@ -20,6 +20,8 @@ from tests.support.runs import ROOT, command, requests_so_far
 from tests.support.servers import demo_model, free_port
 from tests.support.stores import hub, s3_server
 
+pytestmark = pytest.mark.long
+
 BUCKET, COPY = "trajectories", "s3://trajectories/runs"
 
 

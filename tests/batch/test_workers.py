@@ -28,6 +28,8 @@ from tests.support.runs import (
 )
 from tests.support.servers import demo_model, free_port, served
 
+pytestmark = pytest.mark.long
+
 COUNT = 24
 TWO = ("--workers", "2")
 

@@ -11,12 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from servers.demo_model.server import DemoModel
 from servers.tool_server.corpus import Corpus
 from servers.tool_server.server import http_app
 from servers.tool_server.sources import Sources
 from tests.support.runs import CONCURRENCY, ROOT, command, records, requests_so_far, trajgraph, write_questions
 from tests.support.servers import demo_model, served, with_message
+
+pytestmark = pytest.mark.long
 
 QUESTIONS = int(os.environ.get("CRASH_QUESTIONS", "16"))
 KILLS = int(os.environ.get("CRASH_KILLS", "3"))

@@ -29,6 +29,8 @@ from tests.support.runs import (
 )
 from tests.support.servers import ScriptedModel, demo_model
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Postgres]:
