@@ -5,12 +5,16 @@ letter for letter, it stands in the step's `extra.text` too.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backends.config import QUERY_NAMES
+from serializers.escaping import escape_tags
 from serializers.tags import Call, write_call
 
+_OUTPUT_ENDS = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(r"<(?=\s*/?\s*(?:think|tool_output|call_tool|answer)\b)", re.IGNORECASE)
 TEXT = "text"
 """In `extra`: the very letters, where the fields do not give them back."""
 
@@ -29,7 +33,9 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     calls = [call for step in steps for call in listed(step.get("tool_calls"))]
     text = extra[TEXT] if isinstance(extra.get(TEXT), str) else "\n".join(parts)
     metadata = mapping(parsed(extra.get("metadata"))) or {"model": mapping(document.get("agent")).get("model_name")}
+    system = next((said_in(step.get("message")) for step in steps if step.get("source") == "system"), "")
     return {
+        **({"system_prompt": system} if system else {}),
         "sample_id": extra.get("sample_id") or document.get("trajectory_id") or document.get("session_id"),
         "question": question, "topic": extra.get("topic", ""), "question_type": extra.get("question_type", ""),
         "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{} for _ in calls]},
@@ -52,14 +58,14 @@ def reply_of(step: Mapping[str, Any], *, is_last: bool) -> str:
     thought, said = step.get("reasoning_content"), said_in(step.get("message"))
     calls = [_written(call) for call in listed(step.get("tool_calls"))]
     answer = f"<answer>{said}</answer>" if is_last and not calls and said else said
-    parts = [f"<think>{thought}</think>" if thought else "", answer, *calls]
+    parts = [f"<think>{within_thought(str(thought))}</think>" if thought else "", answer, *calls]
     return "\n".join(part for part in parts if part)
 
 
 def _written(call: Mapping[str, Any]) -> str:
     arguments = mapping(call.get("arguments"))
     name = next((one for one in QUERY_NAMES if isinstance(arguments.get(one), str)), None)
-    query = str(arguments.pop(name)) if name else ""
+    query = escape_tags(str(arguments.pop(name))) if name else ""
     others = {key: _plain(value) for key, value in arguments.items()}
     return write_call(Call(str(call.get("function_name", "")), query, others))
 
@@ -69,7 +75,17 @@ def _plain(value: Any) -> str | int:
 
 
 def output_of(result: Mapping[str, Any]) -> str:
-    return f"<tool_output>\n{said_in(result.get('content'))}\n</tool_output>"
+    return f"<tool_output>\n{within_output(said_in(result.get('content')))}\n</tool_output>"
+
+
+def within_output(text: str) -> str:
+    """What a tool gave, that cannot end its own output."""
+    return _OUTPUT_ENDS.sub("&lt;", text)
+
+
+def within_thought(text: str) -> str:
+    """A thought of another protocol, that cannot end itself or give itself a result."""
+    return _THOUGHT_ENDS.sub("&lt;", text)
 
 
 def mapping(value: Any) -> dict[str, Any]:

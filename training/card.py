@@ -57,7 +57,7 @@ def card(
     histogram = "\n".join(
         f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
     )
-    lines = recipes(format_name, done.tokens)
+    lines = recipes(format_name, done.tokens, next(iter(done.files.values())).name)
     to_paste = f"\nTo train on it, with no row cut:\n\n{lines}\n" if lines else ""
     kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_at(done.tokens).items()})
     rows = sum(done.rows[name] for name in ("train", "test"))

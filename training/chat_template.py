@@ -1,5 +1,6 @@
 """A chat template, rendered as the trainers render it, within bounds: it is a program of others."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -28,9 +29,17 @@ class ChatTemplate:
         """Whether it marks what is to be trained on."""
         self._failure, self._beside = TemplateError, {"bos_token": bos, "eos_token": eos}
         try:
-            self._template = _environment().from_string(source)
+            with bounded():  # constants are worked out here
+                environment = _environment()
+                self._template = environment.from_string(source)
+                captured = _captured(environment.parse(source))
         except Exception as error:  # a template is a program: it may fail in any way
             raise UsageError(f"{name}: {error}") from error
+        if captured:
+            raise UsageError(
+                f"{name}: {{% generation %}} within a macro or a captured block marks other letters than are meant: "
+                "write it where its text is put out"
+            )
 
     @classmethod
     def read(cls, path: Path) -> "ChatTemplate":
@@ -80,6 +89,20 @@ def without_marks(text: str) -> tuple[str, list[tuple[int, int]]]:
     return "".join(bare), ranges
 
 
+def _captured(tree: Any) -> bool:
+    """Whether a mark is in a block whose text is not put out at once: trainers lose its place then."""
+    from jinja2 import nodes
+
+    blocks = tree.find_all((nodes.Macro, nodes.AssignBlock, nodes.FilterBlock))
+    marks = (call.node for block in blocks for call in block.find_all(nodes.Call))
+    return any(isinstance(node, nodes.ExtensionAttribute) and node.name == "_marked" for node in marks)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, **how: Any) -> str:
+    """As transformers has it: no letter is escaped for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **how)
+
+
 def _environment() -> Any:
     """Jinja as the trainers set it up: `raise_exception`, `strftime_now`, `{% generation %}`."""
     from jinja2 import TemplateError, nodes
@@ -104,5 +127,6 @@ def _environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.globals["raise_exception"] = refuse
+    environment.filters["tojson"] = _tojson
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment

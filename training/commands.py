@@ -139,7 +139,7 @@ def export(
     from training.recipes import dataset_info
     from training.sources import prompts_of, sources
     from training.tokens import Tokenizer, Tokens
-    from training.verify import Verifier
+    from training.verify import Verifier, reader_of
     from training.where import conditions
 
     check_folder(output)
@@ -155,17 +155,22 @@ def export(
     (given,) = sources(runs, rejected=format_name is Format.dpo, together=True)
     prompts, hard = prompts_of([given]), _hard(hard_gates)
     tokens = Tokens(count, rendered_by) if count else Tokens()
-    spec = ExportSpec(format_name.value, prompts, thresholds, hard, test_share, tokens, max_length, verifier)
+    counted_as = verifier or (reader_of(format_name.value, loaded, rendered_by) if loaded else None)
+    spec = ExportSpec(
+        format_name.value, prompts, thresholds, hard, test_share, tokens, max_length, verifier, counted_as
+    )
     keep = conditions(where or [], thresholds, spec.tokens_of)
     test_questions = check_questions(place(without), skip_bad_rows=True).stream() if without else ()
     known = KnownQuestions(row["question"] for _, row in test_questions)
     choice = Choice(keep, thresholds, () if format_name is Format.dpo else hard, prompts, known, best)
-    how_counted = f"by {tokenizer or tokenize_url}, {spec.tokens.said}" if count else "estimated from the letters"
+    by = tokenizer.resolve().name if tokenizer else "a server"  # no address: this is published
+    said = counted_as.how() if counted_as else spec.tokens.said
+    how_counted = f"by {by}, {said}" if count else "estimated from the letters"
     seen = choice.seen
     try:
         rows = shown(choice.rows(given, count))
         packing = compress.value if compress else None
-        done = exported(rows, output, spec, template if not verifier else None, packing)
+        done = exported(rows, output, spec, template, packing)
     except UsageError as error:
         counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
         kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[LOST] else ""
@@ -185,7 +190,8 @@ def export(
         one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
     ] or [{"source": given.name}]
     text = card(done, settings, funnel, format_name.value, token_limit, how_counted)
-    for name, content in (("README.md", text), ("dataset_info.json", dataset_info(format_name.value))):
+    (output / "dataset_info.json").unlink(missing_ok=True)  # of an export in another format
+    for name, content in (("README.md", text), ("dataset_info.json", dataset_info(format_name.value, done.files))):
         if content is not None:
             with _written("--output", output / name) as written:
                 written.write(content)

@@ -25,6 +25,8 @@ class ExportSpec:
     max_length: int | None = None
     """Longer rows are left out."""
     verifier: Verifier | None = None
+    counted_as: Verifier | None = None
+    """The trainer whose tokens are counted, where it is known what it does with a row."""
 
     def tokens_of(self, row: Row) -> int:
         """The tokens of a row as it would be written."""
@@ -32,8 +34,9 @@ class ExportSpec:
         return self.measured(chat, self.trained(chat))
 
     def trained(self, chat: Sequence[Message]) -> Trained | None:
-        """A conversation as the trainer takes it, where one is to be verified for."""
-        return self.verifier.trained(chat) if self.verifier else None
+        """A conversation as a trainer takes it, where one is known."""
+        trainer = self.verifier or self.counted_as
+        return trainer.trained(chat) if trainer else None
 
     def measured(self, chat: Sequence[Message], trained: Trained | None) -> int:
         """The tokens of a conversation."""

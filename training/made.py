@@ -25,6 +25,8 @@ from training.template import Problem, template_problems, wrongly_masked
 from training.trainers import Trained
 from training.verify import Verifier
 
+_NUDGES = "leave rows with a reply that had to be asked again out with --where nudges=0: this trainer reads no spans"
+
 
 @dataclass(frozen=True)
 class Made:
@@ -59,8 +61,8 @@ class Made:
     def trained_otherwise(self, verifier: Verifier, trained: Sequence[Trained | None]) -> list[Problem]:
         """In what a trainer trains on something else than the spans say."""
         each = zip(self.conversations, self.trained, trained, strict=True)
-        found = [verifier.problem(chat, written, seen) for chat, written, seen in each if seen]
-        return [problem for problem in found if problem]
+        found = [problem for chat, written, seen in each if seen and (problem := verifier.problem(chat, written, seen))]
+        return [Problem(one.what, _NUDGES) for one in found] if any(row.nudges for row in self.rows) else found
 
     def template_problems(self, template: ChatTemplate) -> list[Problem]:
         """What the template drops or adds, and what is masked wrongly."""

@@ -1,7 +1,8 @@
 """The lines to paste for the trainers that read a format, with the length at which no row is cut."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from training.trainers import TRAINERS
 
@@ -67,11 +68,11 @@ def advised_length(tokens: Sequence[int]) -> int:
     return -(-max(tokens) // _STEP) * _STEP
 
 
-def recipes(format_name: str, tokens: Sequence[int]) -> str:
+def recipes(format_name: str, tokens: Sequence[int], file: str) -> str:
     """What to paste, as Markdown; empty where no trainer reads the format."""
     length = advised_length(tokens)
     return "\n\n".join(
-        f"{name}:\n\n```{kind}\n{lines.format(length=length)}\n```"
+        f"{name}:\n\n```{kind}\n{lines.format(length=length).replace('train.jsonl', file)}\n```"
         for name, kind, lines in _RECIPES.get(format_name, ())
     )
 
@@ -84,8 +85,8 @@ def kept_at(tokens: Sequence[int]) -> dict[str, int]:
     return {name: sum(one <= length for one in tokens) for name, length in lengths.items()}
 
 
-def dataset_info(format_name: str) -> str | None:
-    """LLaMA-Factory's `dataset_info.json`; None for a format that it does not read."""
+def dataset_info(format_name: str, files: Mapping[str, Path]) -> str | None:
+    """LLaMA-Factory's `dataset_info.json` of the files of each split; None for a format that it does not read."""
     if format_name == "sharegpt":
         columns, tags = {"messages": "conversations", "system": "system", "tools": "tools"}, {}
     elif format_name == "drtulu":
@@ -95,5 +96,6 @@ def dataset_info(format_name: str) -> str | None:
     else:
         return None
     entry = {"formatting": "sharegpt", "columns": columns, **({"tags": tags} if tags else {})}
-    files = {"trajectories": "train.jsonl", "trajectories_test": "test.jsonl"}
-    return json.dumps({name: {"file_name": file, **entry} for name, file in files.items()}, indent=1) + "\n"
+    names = {"train": "trajectories", "test": "trajectories_test"}
+    entries = {names[split]: {"file_name": path.name, **entry} for split, path in files.items()}
+    return json.dumps(entries, indent=1) + "\n"

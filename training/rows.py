@@ -42,6 +42,12 @@ class Row:
         return str(self.record.get("question") or self.trajectory.get("question") or "")
 
     @property
+    def own_prompt(self) -> str | None:
+        """The system prompt, where the row brings it along."""
+        found = self.record.get("system_prompt")
+        return found if isinstance(found, str) else None
+
+    @property
     def trajectory(self) -> Mapping[str, Any]:
         """The record's `trajectory`."""
         found = self.record.get("trajectory")

@@ -6,22 +6,29 @@ from typing import Any
 
 from serializers.escaping import escape_tags
 from serializers.tags import Call, write_call
-from training.atif import from_atif, is_atif, listed, mapping, parsed, said_in
+from training.atif import from_atif, is_atif, listed, mapping, parsed, said_in, within_output, within_thought
 
-_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "call"}
+_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "call", "function": "tool",
+          "ipython": "tool"}  # fmt: skip
+_OF_OTHERS = re.compile(
+    r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool)>|^Observation:", re.MULTILINE
+)
+_OUTPUT = re.compile(r"<tool_output>.*?</tool_output>", re.DOTALL)
 _OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
-_END = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
 _QUERIES = ("query", "q", "url", "text")
 
 
 def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """A row as a record; itself where it is one, None where its shape is not known."""
     if isinstance(row.get("trajectory"), Mapping):
-        return row
+        return None if _is_of_others(row["trajectory"].get("interleaved_text")) else row
     if isinstance(row.get("interleaved_text"), str):
         beside = ("interleaved_text", "tool_calls", "final_answer", "question")
         inside = {name: row[name] for name in beside if name in row}
-        return {**{name: value for name, value in row.items() if name != "interleaved_text"}, "trajectory": inside}
+        others = {name: value for name, value in row.items() if name != "interleaved_text"}
+        if isinstance(row.get("metadata"), str):  # `--format records`
+            others["metadata"] = mapping(parsed(row["metadata"]))
+        return None if _is_of_others(row["interleaved_text"]) else {**others, "trajectory": inside}
     if isinstance(row.get("text"), str) and _OURS.search(row["text"]):  # our own `--format text`
         trajectory = {"question": row.get("question"), "interleaved_text": row["text"]}
         return {**{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
@@ -48,12 +55,16 @@ def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | Non
         elif role == "call":
             parts.append(_call(content))
         elif role == "tool" or (role == "user" and at != first):
-            parts.append(content if content.startswith("<tool_output") else _output(content))
+            parts.append(_as_output(content))
+        elif role not in ("system", "developer", "user"):
+            return None
     text = "\n".join(part for part in parts if part)
     calls = text.count("<call_tool")
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
+    system = next((content for role, content, _ in said if role == "system"), "") or said_in(row.get("system"))
     return {
-        **known, "sample_id": row.get("sample_id") or row.get("id"), "question": question,
+        **({"system_prompt": system} if system else {}), **known,
+        "sample_id": row.get("sample_id") or row.get("id"), "question": question,
         "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{}] * calls},
     }  # fmt: skip
 
@@ -70,9 +81,15 @@ def _content_of(message: Mapping[str, Any]) -> str:
 def _reply(content: str, message: Mapping[str, Any], *, is_last: bool) -> Iterator[str]:
     thought, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls") or ()
     if thought:
-        yield f"<think>{thought}</think>"
+        yield f"<think>{within_thought(str(thought))}</think>"
     bare = content.strip() and not _OURS.search(content)
-    yield f"<answer>{content}</answer>" if bare and is_last and not calls else content
+    yield (
+        f"<answer>{content}</answer>"
+        if bare and is_last and not calls and not message.get("function_call")
+        else content
+    )
+    if isinstance(message.get("function_call"), Mapping):  # OpenAI's first way
+        yield _call(message["function_call"])
     for call in listed(calls):
         yield _call(call.get("function"))
 
@@ -90,5 +107,13 @@ def _parsed(value: Any) -> dict[str, Any]:
     return mapping(parsed(value))
 
 
-def _output(content: str) -> str:
-    return f"<tool_output>\n{_END.sub('&lt;', content)}\n</tool_output>"
+def _as_output(content: str) -> str:
+    """What a tool gave: one output of ours as it is, without the reminder behind it; anything else within one."""
+    ours = _OUTPUT.match(content)
+    alone = ours and content.count("<tool_output") == content.count("</tool_output") == 1
+    return ours[0] if ours and alone else f"<tool_output>\n{within_output(content)}\n</tool_output>"
+
+
+def _is_of_others(text: Any) -> bool:
+    """Whether calls and results stand in a text in the words of another protocol."""
+    return isinstance(text, str) and "<call_tool" not in text and _OF_OTHERS.search(text) is not None

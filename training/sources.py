@@ -84,10 +84,12 @@ class Prompts:
     def is_lost(self, row: Row) -> bool:
         """Whether a row names a prompt that no run keeps."""
         sha = row.metadata.get("prompt_sha256")
-        return sha is not None and sha not in self.texts
+        return sha is not None and sha not in self.texts and row.own_prompt is None
 
     def system(self, row: Row) -> str | None:
         """The system prompt that a row was made under: the one that it names, else its run's; None where none is."""
+        if row.own_prompt is not None:
+            return row.own_prompt
         sha = row.metadata.get("prompt_sha256")
         if sha is not None:
             return self.texts.get(sha)

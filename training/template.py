@@ -53,7 +53,7 @@ class _Rendered:
 
 
 def _rendered(template: ChatTemplate, chat: Sequence[Message]) -> _Rendered:
-    text, ranges = without_marks(_alike(template.with_marks(chat)))
+    text, ranges = without_marks(alike(template.with_marks(chat)))
     joined = list[tuple[int, int]]()
     for start, end in ranges:
         beside = joined and not text[joined[-1][1] : start].strip()
@@ -83,7 +83,7 @@ def template_problems(
     gaps.append(("", rendered.text[at:]))
     found = _added(gaps)
     if rendered.marked is None:
-        return found + _headers_alike(gaps[:-1])
+        return found + _headersalike(gaps[:-1])
     if whole:
         written = [(start, end) for piece, start, end in _places(row, rendered.text) if piece.kind != "tool_output"]
     return found + _marked_wrongly(rendered.text, written, rendered.marked, _MARKED_IN_ONE if whole else _HEADERS)
@@ -170,13 +170,13 @@ def _added(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
     return []
 
 
-def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
+def _headersalike(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
     """Where what the model wrote cannot be known from what it did not write by what stands before it."""
     before = {role: {_TAG.sub("", gap).strip() for to, gap in gaps if to == role} for role, _ in gaps}
     ours, header = before.get("assistant", set()), _header(gaps)
     for role in ("user", "tool"):
         for theirs in before.get(role, ()):
-            own = next((one for one in ours if one == theirs or (one and theirs and _ends_alike(one, theirs))), None)
+            own = next((one for one in ours if one == theirs or (one and theirs and _endsalike(one, theirs))), None)
             named = "assistant" in theirs.lower() and not any("assistant" in one.lower() for one in ours)
             under = role == "tool" and ((len(header) >= _A_HEADER and header in theirs) or named)
             if own is not None or (ours and under):
@@ -185,7 +185,7 @@ def _headers_alike(gaps: Sequence[tuple[str, str]]) -> list[Problem]:
     return []
 
 
-def _ends_alike(one: str, other: str) -> bool:
+def _endsalike(one: str, other: str) -> bool:
     return one.endswith(other) or other.endswith(one)
 
 
@@ -199,10 +199,10 @@ def _header(gaps: Sequence[tuple[str, str]]) -> str:
 
 def _plain(text: str) -> str:
     """A text of ours as it is looked for in a rendered one."""
-    return _alike(text.translate(NO_MARKS))
+    return alike(text.translate(NO_MARKS))
 
 
-def _alike(text: str) -> str:
+def alike(text: str) -> str:
     """A text with its white space made alike, none beside a tag or at its ends; marks stay where they are."""
 
     def bare(match: re.Match[str]) -> str:

@@ -14,6 +14,8 @@ from training.chat_template import ChatTemplate
 from training.messages import Message
 
 _FLAG = "--tokenizer"
+_OF_TEXTS = frozenset({"<think>", "</think>"})
+"""Special tokens of some models that are in what a model says."""
 
 
 class Tokenizer:
@@ -30,8 +32,10 @@ class Tokenizer:
             self._loaded = Loaded.from_file(str(file))
         except Exception as error:  # of any kind, as it is written in another language
             raise UsageError(f"{_FLAG} {file}: {error}") from error
+        self._loaded.no_truncation()  # as a trainer takes it: it cuts by itself
+        self._loaded.no_padding()
         added = self._loaded.get_added_tokens_decoder()
-        self.special = frozenset(token.content for token in added.values() if token.special)
+        self.special = frozenset(token.content for token in added.values() if token.special) - _OF_TEXTS
         """What no text means: `<|im_end|>`, say."""
         self.template = _template_of(folder)
         """None where none lies beside it."""
@@ -41,8 +45,12 @@ class Tokenizer:
         return len(self._loaded.encode(text, add_special_tokens=False).ids)
 
     def places(self, text: str) -> list[tuple[int, int]]:
-        """Where in a text each of its tokens begins and ends, in characters."""
-        return list(self._loaded.encode(text, add_special_tokens=False).offsets)
+        """Where in a text each of its tokens begins and ends, in characters: a mark that goes into the letter before it
+        (`e` and an accent) is that one's.
+        """
+        places = list(self._loaded.encode(text, add_special_tokens=False).offsets)
+        starts = [*(start for start, _ in places[1:]), len(text)]
+        return [(start, max(end, after)) for (start, end), after in zip(places, starts, strict=False)]
 
 
 def _template_of(folder: Path) -> ChatTemplate | None:

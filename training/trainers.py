@@ -1,6 +1,6 @@
 """What a trainer really trains on: its template, its mask and its cutting, restated, over a model's own tokenizer.
 
-Each is proved against the trainer itself in `tests/real/test_trainers.py`: the same tokens, the same mask.
+TRL's and LLaMA-Factory's are compared with the trainers in `tests/real/test_trainers.py`: same tokens, same mask.
 """
 
 import hashlib

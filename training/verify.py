@@ -1,12 +1,15 @@
 """Whether a trainer trains on what the model wrote, token by token: all of it, and nothing beside it."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from backends.errors import UsageError
 from training.chat_template import ChatTemplate
 from training.messages import Message
-from training.template import Problem, shortened
+from training.template import Problem, alike, shortened
 from training.tokens import Tokenizer
 from training.trainers import TRAINERS, Trained, trainer_template
 
@@ -34,15 +37,37 @@ class Verifier:
     def problem(self, chat: Sequence[Message], written: Sequence[str], trained: Trained) -> Problem | None:
         """The first thing in which what is trained on is not what the model wrote; white space is only counted."""
         parts = list(trained.parts(self.tokenizer.special))
+        if not written:
+            return Problem(f"{self.name} finds nothing to train on", _GATES)
         self.counts.update(rows=1, tokens=len(trained.places), trained=sum(trained.counts))
         seen, want = _bare("".join(parts)), _bare("".join(written))
         if seen != want:
             return self._difference(seen, want)
-        spaced = [text for part in parts if (text := part.strip())] != [text.strip() for text in written]
-        self.counts["white_space"] += spaced
+        told = [text for part in parts if (text := part.strip())]
+        if len(told) == len(written) and any(alike(a) != alike(b) for a, b in zip(told, written, strict=True)):
+            return Problem(f"{self.name} trains on what the model wrote with other white space between words", _WHOLE)
+        self.counts["white_space"] += told != [text.strip() for text in written]
         if lost := _lost(chat, trained.text):
             return Problem(f"{self.name} leaves out of what the model saw: {shortened(lost)}", _WHOLE)
+        return self._ends(trained, len(written))
+
+    def _ends(self, trained: Trained, replies: int) -> Problem | None:
+        """The end of each reply is trained on, by one token; no other special one is."""
+        each = [
+            trained.text[a:b].strip() for (a, b), counts in zip(trained.places, trained.counts, strict=True) if counts
+        ]
+        special = Counter(text for text in each if text in self.tokenizer.special)
+        if not special:
+            return Problem(
+                f"{self.name} does not train on the end of a reply: the model would not learn to stop", _WHOLE
+            )
+        if len(special) > 1 or special.total() > replies:
+            return Problem(f"{self.name} trains on tokens beside the replies: {', '.join(special)}", _WHOLE)
         return None
+
+    def how(self) -> str:
+        """As what a row is counted."""
+        return f"as {self.name} takes a row"
 
     def said(self) -> str:
         """What was found of all rows."""
@@ -68,7 +93,17 @@ class Verifier:
         return Problem(f"{self.name} does not train on what the model wrote: {shortened(goes_on)}", _WHOLE)
 
 
+def reader_of(format_name: str, tokenizer: Tokenizer, template: ChatTemplate | None) -> Verifier | None:
+    """The first trainer that reads a format, and of which it is known what it does with the model's template."""
+    for name, trainer in TRAINERS.items():
+        if trainer.format_name == format_name:
+            with suppress(UsageError):
+                return Verifier(name, tokenizer, template)
+    return None
+
+
 _WHOLE = "train with a template that writes every message whole, and marks what the model wrote"
+_GATES = "leave such rows out: the default --hard-gates do"
 _THOUGHTS = "leave replies without a thought out with --where thoughtless=0"
 
 
@@ -84,4 +119,4 @@ def _lost(chat: Sequence[Message], text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    return "".join(text.split())
+    return "".join(unicodedata.normalize("NFC", text).split())

@@ -68,6 +68,13 @@ FAULTS = [
     ("trl", MARKED.replace("{% else %}", "{% elif m.role == 'tool' %}gone{% else %}"), sound(1),
      "leaves out of what the model saw: '<tool_output>"),
     ("trl", "{{ 1 / 0 }}{% generation %}{% endgeneration %}", sound(1), "ZeroDivisionError"),
+    ("trl", MARKED, sound(1), "does not train on the end of a reply"),
+    ("trl", MARKED_TO_THE_END.replace("{% generation %}", "{% generation %}<|im_start|>"), sound(1),
+     "trains on tokens beside the replies: <|im_start|>"),
+    ("trl", "{% macro said(m) %}{% generation %}{{ m.content }}{% endgeneration %}{% endmacro %}{{ said(messages[0]) }}",
+     sound(1), "within a macro"),
+    ("trl", MARKED_TO_THE_END.replace("{% generation %}{{ m.content }}", "{% generation %}{{ m.content.replace('look for', 'lookfor') }}"),
+     sound(1), "other white space between words"),
     ("trl", "{{ raise_exception('no') }}{% generation %}{% endgeneration %}", sound(1), "refuses the messages: no"),
     ("llamafactory", None, THOUGHTLESS, "'<think></think>' (1 of 1 rows). Fix: leave replies without a thought out with"),
     ("drtulu", None, sound(1)[1:2] + sound(1)[2:3] + sound(1)[7:], "'<think></think>'"),
@@ -130,7 +137,7 @@ def test_lengths_are_those_of_the_rendered_row_and_longer_rows_are_left_out_wher
     length = int(advised[1].replace(",", ""))
     assert longer["tokens"] <= length < longer["tokens"] + 256
     assert f"max_length={length}" in card and "| 1,024 (TRL's default) | 1 of 2 |" in card
-    assert "Tokens are counted by" in card and "renders a row" in card
+    assert "Tokens are counted by" in card and "as trl takes a row" in card
     for limit in (["--max-length", "2000"], ["--where", "tokens<=2000"]):
         left = export(rows, tmp_path / "some", "messages", *flags, *limit)
         assert [row["sample_id"] for row in left] == [short["sample_id"]]
@@ -157,3 +164,45 @@ def test_a_pair_of_trainers_takes_the_same_conversation(tmp_path: Path) -> None:
     trained = Verifier("llamafactory", tokenizer, None).trained(from_sharegpt(row))
     assert len(trained.places) == len(trained.counts) and trained.text.count("<|im_start|>assistant") == 3
     assert call("heart failure 1") in "".join(trained.parts(tokenizer.special))
+
+
+def test_letters_with_marks_of_their_own_and_json_as_trainers_write_it_are_trained_on(tmp_path: Path) -> None:
+    pieces = [think("cafe\u0301 \u1112\u1161\u11ab"), *sound(1)[1:]]
+    source = MARKED_TO_THE_END.replace(
+        "{% else %}{{ m.content }}", "{% else %}{{ m.content | tojson(ensure_ascii=False) }}"
+    )
+    rows = written(tmp_path, record(1, pieces))
+    for kind, used in (("trl", MARKED_TO_THE_END), ("llamafactory", None)):
+        done = verified(rows, kind, used)
+        assert f"{kind} trains on what the model wrote" in done.stdout, done
+    model = byte_tokenizer(tmp_path / "model", source)
+    (row,) = export(rows, tmp_path / "json", "messages", "--tokenizer", str(model))
+    assert row["tokens"] < 1200, "no letter is escaped for HTML"
+
+
+def test_a_reply_that_was_asked_again_is_named_for_what_it_is(tmp_path: Path) -> None:
+    row = {**record(1, sound(1)), "metadata": {"nudges": [{"at": len(sound(1)[0]), "text": "Call."}]}}
+    done = verified(written(tmp_path, row), "trl", MARKED_TO_THE_END)
+    assert done.returncode == 2 and "--where nudges=0" in done.stderr
+
+
+def test_a_rows_tokens_are_those_of_the_trainer_that_reads_its_format(tmp_path: Path) -> None:
+    last_only = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    rows = written(tmp_path, record(1, sound(1)))
+    model = byte_tokenizer(tmp_path / "model", last_only)
+    (plain,) = export(rows, tmp_path / "a", "drtulu", "--tokenizer", str(model))
+    verified_too = verified(rows, "drtulu", last_only)
+    (checked,) = read_jsonl(tmp_path / "set" / "train.jsonl")
+    assert verified_too.returncode == 0 and plain["tokens"] == checked["tokens"] > 700
+    packed = trajgraph("export", rows, "--format", "sharegpt", "--output", tmp_path / "a", "--compress", "zstd")
+    assert packed.returncode == 0
+    info = json.loads((tmp_path / "a" / "dataset_info.json").read_text())
+    assert {name: entry["file_name"] for name, entry in info.items()} == {"trajectories": "train.jsonl.zst"}
+    export(rows, tmp_path / "a", "messages")
+    assert not (tmp_path / "a" / "dataset_info.json").exists()
+
+
+def test_no_address_or_path_is_in_the_card(tmp_path: Path) -> None:
+    rows = written(tmp_path, record(1, sound(1)))
+    export(rows, tmp_path / "set", "messages", "--tokenizer", str(byte_tokenizer(tmp_path / "model")))
+    assert str(tmp_path) not in (tmp_path / "set" / "README.md").read_text()
