@@ -19,7 +19,7 @@ _stemmer = Stemmer.Stemmer("english")
 
 def content_words(question: str) -> frozenset[str]:
     """What a question is about: its words without small ones and endings, whatever their order and case."""
-    words = _WORD.findall(question.casefold())
+    words = _WORD.findall(question.casefold()) or [question.strip()]
     return frozenset(_stemmer.stemWords([word for word in words if word not in _SMALL] or words))
 
 
@@ -27,7 +27,7 @@ def split_of(question: str, test_share: float) -> str:
     """`train` or `test`, by what a question is about alone: all its trajectories, and those of questions that ask the
     same in other words, go the same way, in every export.
     """
-    about = " ".join(sorted(content_words(question))) or question
+    about = " ".join(sorted(content_words(question)))
     place = int.from_bytes(hashlib.sha256(about.encode("utf-8", "replace")).digest()[:8]) / 2**64
     return "test" if place < test_share else "train"
 

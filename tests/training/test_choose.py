@@ -45,6 +45,7 @@ def test_a_question_is_known_when_it_shares_nearly_all_its_words_with_one(words:
     assert known.holds(" ".join([*words, "children"])) is (len(words) >= 0.8 * (len(words) + 1))
     assert not known.holds(" ".join(words[: len(words) // 2]))
     assert not KnownQuestions([]).holds(" ".join(words))
+    assert KnownQuestions(["???"]).holds("??? ") and not KnownQuestions(["???"]).holds("!")
 
 
 def test_near_duplicates_are_told_and_stay_together(tmp_path: Path) -> None:
