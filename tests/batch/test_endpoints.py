@@ -15,6 +15,8 @@ from tests.support.endpoints import Endpoint, Fault, several
 from tests.support.runs import counts, generate, read_jsonl, stats, trajgraph, write_questions
 from tests.support.servers import free_port, served
 
+pytestmark = pytest.mark.long
+
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [row for path in folder.glob("*_incremental.jsonl") for row in read_jsonl(path)]
@@ -115,7 +117,7 @@ async def test_the_run_pauses_only_when_all_are_gone(
     both = Endpoint("502", after=10), Endpoint("502", after=10)
 
     def mend() -> None:
-        while not any("the model server is down" in record.message for record in caplog.records):
+        while not any("the model server is down" in record.getMessage() for record in caplog.records):
             time.sleep(0.02)
         for one in both:
             one.fault = None
@@ -186,10 +188,10 @@ async def test_a_file_of_addresses_is_read_again_when_it_changes(
             while sum(first.asked.values()) < 20:
                 time.sleep(0.01)
             file.write_text("no address")
-            while not any("the earlier addresses stay" in record.message for record in caplog.records):
+            while not any("the earlier addresses stay" in record.getMessage() for record in caplog.records):
                 time.sleep(0.01)
             file.write_text(f"{urls[1]}\n")
-            while not any("is no longer asked" in record.message for record in caplog.records):
+            while not any("is no longer asked" in record.getMessage() for record in caplog.records):
                 time.sleep(0.01)
             asked_after[0] = sum(first.asked.values())
 

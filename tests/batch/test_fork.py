@@ -100,6 +100,7 @@ async def test_pairs_of_forked_samples_share_what_tools_gave(
         await generate(tmp_path, scripted_model, tools_url, fork_at=2)
 
 
+@pytest.mark.long
 def test_workers_fork_too_also_when_they_go_on_with_a_killed_run(tmp_path: Path, tools_url: str) -> None:
     folder = asked(tmp_path, "killed")
     more = ("--samples-per-question", "2", "--fork-at", "1")

@@ -14,6 +14,8 @@ from tests.support.endpoints import Endpoint, Fault, several
 from tests.support.runs import counts, generate, read_jsonl, write_questions
 from tests.support.servers import free_port
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def _heard(caplog: pytest.LogCaptureFixture) -> None:

@@ -127,6 +127,7 @@ def test_what_a_process_leaves_that_is_killed_while_it_seals_is_finished_by_the_
     assert list(in_files(tmp_path).values()) == [[f"qwen3_traj_{row:05d}" for row in (1, 2, 3)]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [(), ("--workers", "2"), ("--workers", "3", "--zstd")])
 def test_a_killed_run_in_parts_loses_and_repeats_nothing(tmp_path: Path, tools_url: str, more: tuple[str, ...]) -> None:
     folder, parted = asked(tmp_path, "killed"), ("--records-per-file", "3", *more)
@@ -197,6 +198,7 @@ def append_rows(path: Path, first: int) -> None:
         append(path, record(row, 1, accepted=True), 1, pack=True)
 
 
+@pytest.mark.long
 def test_processes_that_append_seal_and_pack_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     files = files_in(tmp_path)
     context = multiprocessing.get_context("spawn")

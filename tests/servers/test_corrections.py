@@ -166,6 +166,7 @@ def spread(numbers: Iterable[int], title: str) -> list[str]:
     return [record(n, f"{title} {n} of {n % 97} arms") for n in numbers]
 
 
+@pytest.mark.long
 def test_a_build_killed_at_any_instant_ends_in_the_same_index(tmp_path: Path) -> None:
     most = BATCH + BATCH // 4
     files = [

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from langgraph_sdk import get_client
 from starlette.responses import JSONResponse
 
 from tests.support.postgres import postgres
 from tests.support.runs import ROOT, read_jsonl, requests_so_far, trajgraph_process, two_turns, write_questions
 from tests.support.servers import Reply, ScriptedModel, demo_model, free_port
+
+pytestmark = pytest.mark.long
 
 
 @contextmanager
