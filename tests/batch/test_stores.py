@@ -13,11 +13,13 @@ from typing import Any
 
 import boto3
 import pytest
+from starlette.responses import JSONResponse
 
 from tests.batch.test_parts import in_files
+from tests.batch.test_redo import half
 from tests.batch.test_workers import COUNT, asked
-from tests.support.runs import ROOT, command, requests_so_far
-from tests.support.servers import demo_model, free_port
+from tests.support.runs import ROOT, command, counts, generate, requests_so_far, two_turns
+from tests.support.servers import ScriptedModel, demo_model, free_port
 from tests.support.stores import hub, s3_server
 
 pytestmark = pytest.mark.long
@@ -219,3 +221,29 @@ def test_runs_begun_in_the_same_second_do_not_share_a_name_in_the_store(
             runs.append(started(s3, *words, "--limit", 1, "--upload-to", f"s3://{BUCKET}/pair"))
         assert [run.communicate(timeout=120) and run.returncode for run in runs] == [0, 0, 0]
     assert len([key for key in stored(s3) if key.startswith("pair/") and key.endswith("_run.json")]) == 3
+
+
+async def test_what_is_set_aside_or_failed_is_in_the_store_as_it_is_here(
+    folder: Path, scripted_model: ScriptedModel, tools_url: str, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    more: dict[str, Any] = {"upload_to": f"s3://{BUCKET}/aside2", "records_per_file": 2, "hard_gates": ("no_tool_use",)}
+
+    def rows(kind: str) -> list[str]:
+        found = [content for key, content in stored(s3).items() if key.startswith("aside2/") and kind in key]
+        return [line for content in found for line in content.decode().splitlines() if '"sample_id"' in line[:40]]
+
+    scripted_model.script = lambda messages: (
+        JSONResponse({"error": {"message": "no"}}, 400) if "Question 1" in messages[1]["content"] else half(messages)
+    )
+    first = await generate(folder, scripted_model, tools_url, **more)
+    assert counts(first)[2] == 1 and len(rows("_failed")) == 1
+    scripted_model.script = half
+    second = await generate(folder, scripted_model, tools_url, **more)
+    assert counts(second) == [3, 3, 0, 0] and rows("_failed") == []
+    assert len(rows("_rejected_part")) == 3
+    scripted_model.script = two_turns
+    third = await generate(folder, scripted_model, tools_url, **more, temperature=0.9, redo="no_tool_use")
+    assert counts(third) == [6, 0, 0, 0]
+    assert len(rows("_superseded")) == 3 and rows("_rejected_part") == [] and len(rows("_incremental_part")) == 6
