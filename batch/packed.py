@@ -4,7 +4,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import zstandard
 
@@ -25,7 +25,7 @@ def lines_in(name: str, file: BinaryIO) -> Iterator[bytes]:
 
 
 @contextmanager
-def packed_into(file: BinaryIO, how: str | None) -> Iterator[Any]:
+def packed_into(file: IO[bytes], how: str | None) -> Iterator[Any]:
     """A file to write to, packed as `gzip` or `zstd`, or as it is."""
     if how is None:
         yield file

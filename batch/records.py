@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from batch.append import Appender
 from batch.jsonl import Row, Summary, atomic_write, damaged, named, replaced, summary
+from batch.packed import packed_into
 from batch.parts import files_from, files_of, next_number, whole_lines
 from serializers.record import sample_of
 
@@ -76,8 +75,8 @@ def set_aside(path: Path, aside: Path, stays: Callable[[Summary], bool]) -> int:
     moved, target = 0, Appender(aside)
     for where in files_of(path):
         group, before = list[bytes](), moved
-        for line in _lines_of(where):
-            if not stays(summary(line)):
+        for line, said in _lines_of(where):
+            if not stays(said):
                 moved, group = moved + 1, [*group, line.rstrip(b"\n")]
             if len(group) == _GROUP:
                 target.append(group)
@@ -85,27 +84,27 @@ def set_aside(path: Path, aside: Path, stays: Callable[[Summary], bool]) -> int:
         if group:
             target.append(group)
         if moved > before:
-            _keep(where, lambda line: stays(summary(line)))
+            _keep(where, stays)
     return moved
 
 
-def _lines_of(where: Path) -> Iterator[bytes]:
+def _lines_of(where: Path) -> Iterator[tuple[bytes, Summary]]:
     with where.open("rb") as file:
         for number, line in enumerate(whole_lines(where, file), start=1):
             with damaged(where, number):
-                summary(line)
-            yield line
+                said = summary(line)
+            yield line, said
 
 
-def _keep(where: Path, stays: Callable[[bytes], bool]) -> None:
-    """Keep only some lines of a file, in one step."""
-    with replaced(where, binary=True) as target:
-        if where.suffix == ".zst":
-            with zstandard.ZstdCompressor().stream_writer(target, closefd=False) as packed:
-                for line in filter(stays, _lines_of(where)):
-                    packed.write(line)
-        else:
-            target.writelines(filter(stays, _lines_of(where)))
+def _keep(where: Path, stays: Callable[[Summary], bool]) -> None:
+    """Keep only some records of a file, in one step."""
+    with (
+        replaced(where, binary=True) as target,
+        packed_into(target, "zstd" if where.suffix == ".zst" else None) as packed,
+    ):
+        for line, said in _lines_of(where):
+            if stays(said):
+                packed.write(line)
 
 
 def put_in_order(path: Path) -> None:

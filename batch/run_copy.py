@@ -66,28 +66,35 @@ class RunCopy:
         """
         files = self._files
         self._put(files.superseded)  # before the parts that it was taken from
-        for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values() if counts_of(part)):
-            self._put(part)
-            self._put(beside(part))
+        for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values()):
+            if not (self._is_there(part) and self._is_there(beside(part))):
+                if not counts_of(part):  # just being sealed
+                    continue
+                self._put(part)
+                self._put(beside(part))
             if part.suffix == ".zst" and part.stem in self._done:  # it was copied before it was packed
                 remove(f"{self._address}/{part.stem}")
                 del self._done[part.stem]
+                self._save()
         for path in (*((files.log, files.failed) if at_end else ()), files.run, files.stats, files.index):
             self._put(path)
         if not files.failed.exists() and self._done.pop(files.failed.name, None):
             remove(f"{self._address}/{files.failed.name}")
+            self._save()
 
     def _put(self, path: Path) -> None:
-        if not path.exists():
-            return
-        stamp, known = _stamp(path), self._done.get(path.name)
-        if not known or known["here"] != stamp:
-            there = put(path, f"{self._address}/{path.name}")
-            self._note(path, stamp, there)
+        if path.exists() and not self._is_there(path):
+            stamp = _stamp(path)
+            self._note(path, stamp, put(path, f"{self._address}/{path.name}"))
+            self._save()
+
+    def _is_there(self, path: Path) -> bool:
+        """Whether a file was copied as it is now."""
+        known = self._done.get(path.name)
+        return known is not None and path.exists() and known["here"] == _stamp(path)
 
     def _note(self, path: Path, stamp: list[int], there: RemoteFile) -> None:
         self._done[path.name] = {"here": stamp, "there": [there.size, there.hash]}
-        self._save()
 
     def _save(self) -> None:
         atomic_write(self._list, [json.dumps(self._all)])
@@ -100,6 +107,7 @@ class RunCopy:
         for name, file in there.items():
             path = self._files.folder / name
             self._note(path, _stamp(path), file)
+        self._save()
 
     def _keep_times(self) -> None:
         """Parts are known by their times, too: give them back those under which they were counted."""
@@ -114,10 +122,9 @@ class RunCopy:
         """Before the run goes on: what is in the store must be what was copied from here, or came from there. Raises
         UsageError where it is not.
         """
-        if gone := self._done.keys() - there.keys():
-            for name in gone:
-                del self._done[name]
-            self._save()
+        before = dict(self._done)
+        for name in before.keys() - there.keys():
+            del self._done[name]
         for name, file in there.items():
             if not any(number_in(self._files.outputs[kind], name) for kind in KINDS):
                 continue
@@ -142,6 +149,8 @@ class RunCopy:
                 f"--upload-to {self._address}: it holds another {name} than {here.parent}: another machine has gone on "
                 "with this run. Give an empty --output to go on from there"
             )
+        if self._done != before:
+            self._save()
 
 
 def fetch_missing(config: RunConfig) -> None:

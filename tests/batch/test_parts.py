@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import signal
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from batch.parts import parts_of
 from batch.records import Tail, read_lines, sample_ids, set_aside
 from batch.run_files import RunFiles
 from tests.batch.test_index import SAMPLES, files_in, record, said
-from tests.batch.test_workers import asked, begun
+from tests.batch.test_workers import asked, begun, workers_of
 from tests.support.runs import command, trajgraph, write_questions
 from tests.support.servers import demo_model
 from training.sources import sources
@@ -134,8 +135,11 @@ def test_a_killed_run_in_parts_loses_and_repeats_nothing(tmp_path: Path, tools_u
     with demo_model(latency=0.05) as url:
         for _ in range(2):
             process = begun(folder, url, tools_url, after=30, processes=parted)
+            workers = workers_of(process)
             process.send_signal(signal.SIGKILL)
             process.communicate()
+            while any(Path(f"/proc/{worker}").exists() for worker in workers):
+                time.sleep(0.05)  # a busy machine takes its time to end them
         done = trajgraph(*command(folder, url, tools_url), *parted)
     assert done.stdout.startswith(f"{COUNT} questions: {COUNT} accepted, 0 rejected, 0 failed, 0 pending"), done
     files = in_files(folder)
