@@ -18,6 +18,8 @@ _HARMLESS_OPTIONS = frozenset(
 )
 MAX_REPLY = 8_000_000
 """Bytes of a model's reply that are read, after decompression."""
+MAX_REPLY_WITH_TOKENS = 128_000_000
+"""The same of one with a logprob for each token: llama.cpp writes 400 of them for each."""
 
 
 class TooLong(Exception):

@@ -20,11 +20,12 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, SecretStr
 
-from backends.bounded import MAX_REPLY, read_bounded
+from backends.bounded import MAX_REPLY, MAX_REPLY_WITH_TOKENS, read_bounded
 from backends.completion import plain_completion, thought_of, without_end_token
 from backends.config import ModelConfig
 from backends.json_codec import dump_json, load_json
 from backends.model_errors import NO_KEY, said_in
+from backends.reply_tokens import tokens_of
 from backends.secrets import Secrets, header_secrets, secret_values
 
 _CONNECT = 4.0
@@ -37,6 +38,8 @@ class LocalChatModel(BaseChatOpenAI):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     pool: aiohttp.ClientSession
+    max_reply: int = MAX_REPLY
+    """Bytes."""
 
     @property
     def _llm_type(self) -> str:
@@ -66,11 +69,16 @@ class LocalChatModel(BaseChatOpenAI):
         return answer
 
     async def _answered(self, body: dict[str, Any]) -> ChatResult:
-        response = plain_completion(await self.completion(body))
+        asked_for_tokens = "return_token_ids" in {**body, **(body.get("extra_body") or {})}
+        answer = await self.completion(body)
+        response = plain_completion(answer)
         (choice,) = response["choices"]
         result = self._create_chat_result(response)
         _keep_reasoning(result.generations[0].message, choice["message"])
         _keep_stop(result.generations[0].message, choice)
+        if asked_for_tokens:
+            tokens = tokens_of(answer, choice["message"], body.get("stop") or ())
+            result.generations[0].message.response_metadata["tokens"] = tokens
         return result
 
     async def post(self, url: str, body: dict[str, Any]) -> Any:
@@ -96,7 +104,7 @@ class LocalChatModel(BaseChatOpenAI):
         return load_json(self._secrets.hidden_in(await self._content(method, url, response)))
 
     async def _content(self, method: str, url: str, response: aiohttp.ClientResponse) -> bytes:
-        content = await read_bounded(response.content, MAX_REPLY)
+        content = await read_bounded(response.content, self.max_reply)
         if response.status < 300:
             return content
         sdk = self.root_async_client
@@ -176,6 +184,7 @@ async def open_chat_model(config: ModelConfig, url: str, *, concurrency: int) ->
             stream_usage=True,
             http_async_client=http_client,
             pool=pool,
+            max_reply=MAX_REPLY_WITH_TOKENS if config.keep_token_ids else MAX_REPLY,
         )
 
 

@@ -59,6 +59,7 @@ class ModelConfig:
     extra_header: tuple[str, ...] = setting((), "NAME=ENV_VAR, sent with every request.", "Model")
     model_timeout: float = setting(180.0, "Seconds a reply may take.", "Model", above=0)
     max_model_len: int | None = setting(None, "Its context, if the server does not say.", "Model", above=0)
+    keep_token_ids: bool = setting(False, "Keep the token ids and logprobs of replies, as Parquet.", "Model")
     sampling: Sampling = field(default_factory=Sampling)
     shared_by: int = 1
     """Processes that ask the same servers for this run."""

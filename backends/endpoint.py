@@ -98,7 +98,7 @@ class Endpoint:
             model = await self.opened.enter_async_context(
                 open_chat_model(named, self.spec.url, concurrency=min(most, concurrency))
             )
-            self.chat = ChatClient(model, stop, size, served.continues, self.spec.url)
+            self.chat = ChatClient(model, stop, size, served.continues, self.spec.url, config.keep_token_ids)
         elif size != (config.max_model_len or self.served.max_model_len):
             self.chat.max_model_len = size
         self.served = served

@@ -23,6 +23,7 @@ from backends.errors import (
     Unauthorized,
 )  # fmt: skip
 from backends.model_errors import to_model_error
+from backends.reply_tokens import ASKED
 
 calls = logging.getLogger("trajgraph.calls")
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
@@ -61,13 +62,16 @@ class ChatClient:
         max_model_len: int | None = None,
         continues: bool = False,
         address: str | None = None,
+        keep_token_ids: bool = False,
     ) -> None:
         self._model = model
         self._address = address
         self.continues = continues
         self._stop = list(stop)
-        self._extras: bool | None = None
-        """Whether the server takes the extra fields; None until it has answered once."""
+        self._ladder = [*([self.EXTRAS | ASKED] if keep_token_ids else []), self.EXTRAS, {}]
+        """The extra fields to ask with: all, or fewer where a server refuses them."""
+        self._taken: dict[str, Any] | None = None
+        """Those that it takes; None until it has answered once."""
         self._tokenizes = True
         self.answered = float("-inf")
         """When it last replied, in monotonic seconds."""
@@ -138,7 +142,7 @@ class ChatClient:
         """What follows `begun`, a reply that was cut off; None where the server cannot continue it."""
         if not self.continues:
             return None
-        body = {"continue_final_message": True, "add_generation_prompt": False, **self.EXTRAS}
+        body = {"continue_final_message": True, "add_generation_prompt": False, **self._extras}
         asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": body, **_seeded(seed)}
         try:
             reply = await self._timed([*messages, {"role": "assistant", "content": begun}], asked)
@@ -153,22 +157,25 @@ class ChatClient:
         return reply
 
     async def _invoke(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
-        extras = self._extras is not False
-        try:
-            reply = await self._timed(messages, {**asked, **({"extra_body": self.EXTRAS} if extras else {})})
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            refusal = to_model_error(error)
-            if not extras or self._extras or isinstance(refusal, ContextOverflow):
-                raise refusal from error
-            try:  # perhaps a strict server: ask for no more than every server knows
-                reply = await self._timed(messages, asked)
-            except Exception:
-                raise refusal from error
-            extras = False
-        except Exception as error:
-            raise await self._failure(error) from error
-        self._extras = extras
-        return reply
+        refusal: Exception | None = None
+        for extras in self._ladder if self._taken is None else [self._taken]:
+            try:
+                reply = await self._timed(messages, {**asked, "extra_body": extras})
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refusal = refusal or to_model_error(error)
+                if isinstance(refusal, ContextOverflow):
+                    break  # else perhaps a strict server: it is asked for no more than every server knows
+            except Exception as error:
+                raise refusal or await self._failure(error) from error
+            else:
+                self._taken = extras
+                return reply
+        assert refusal
+        raise refusal
+
+    @property
+    def _extras(self) -> dict[str, Any]:
+        return self._ladder[0] if self._taken is None else self._taken
 
     async def _timed(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
         """A reply, how long it took, and who gave it."""
@@ -192,7 +199,7 @@ class ChatClient:
 
     def request(self, messages: list[dict[str, str]], max_tokens: int, seed: int | None = None) -> dict[str, Any]:
         """The body of a first request, as `ask` sends it."""
-        asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": self.EXTRAS, **_seeded(seed)}
+        asked = {"max_tokens": max_tokens, "stop": self._stop, "extra_body": self._extras, **_seeded(seed)}
         return self._model.request(messages, **self._with_own(asked))
 
     async def count_tokens(self, messages: list[dict[str, str]]) -> int | None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,8 @@ class RunConfig:
             raise UsageError(f"--output {self.output}: give a folder to work in, and --upload-to s3://… for its copy")
         if self.upload_to is not None and (not isinstance(place(self.upload_to), str) or self.upload_to[:3] == "hf:"):
             raise UsageError(f"--upload-to {self.upload_to}: give s3://BUCKET/FOLDER")
+        if self.model.keep_token_ids and not find_spec("pyarrow"):
+            raise UsageError("--keep-token-ids needs an extra: pip install 'trajgraph[training]'")
         if self.checkpoints is not None:
             check_database(self.checkpoints)
         check_names(self.hard_gates)

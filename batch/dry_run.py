@@ -52,7 +52,9 @@ async def described(config: RunConfig) -> str:
     if pending:
         async with open_chat_model(config.model, (url := config.model.servers()[0].url), concurrency=1) as model:
             messages, seed = prompt_messages(prompt, pending[0][1], ()), config.seed_of(pending[0][0])
-            request = ChatClient(model, STOP_STRINGS).request(messages, config.limits.max_tokens, seed)
+            request = ChatClient(model, STOP_STRINGS, keep_token_ids=config.model.keep_token_ids).request(
+                messages, config.limits.max_tokens, seed
+            )
         lines += ["", f"# first request, to {url}/chat/completions", _json(request)]
     return "\n".join(lines)
 

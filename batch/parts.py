@@ -2,7 +2,7 @@
 
 `…_incremental.jsonl` is appended to. When it holds as many records as a part is to have, it is renamed to
 `…_incremental_part00001.jsonl`, and perhaps packed to `….jsonl.zst`; the next record begins a new file. Whoever appends
-holds the file's lock, and so does the one who renames it.
+holds the file's lock, and so does the one who renames it. Parts of replies' tokens become `….parquet`.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from backends.errors import UsageError
 from batch.jsonl import is_row, replaced
 from batch.packed import UNREADABLE, lines_in
 
-_PART = re.compile(r"_part(\d{5,})\.jsonl(?:\.zst)?$")
+_PART = re.compile(r"_part(\d{5,})\.(?:jsonl(?:\.zst)?|parquet)$")
 
 
 def part_at(path: Path, number: int) -> Path:
@@ -49,10 +49,10 @@ def number_in(path: Path, name: str) -> int | None:
 
 
 def _now_at(path: Path, number: int) -> Path | None:
-    """A part as it is now: packed, or plain; None where it is not."""
+    """A part as it is now: packed, plain, or made Parquet; None where it is not."""
     plain = part_at(path, number)
-    packed = plain.with_name(f"{plain.name}.zst")
-    return next((part for part in (packed, plain, packed) if os.path.lexists(part)), None)  # packed in between
+    packed, table = plain.with_name(f"{plain.name}.zst"), plain.with_suffix(".parquet")
+    return next((part for part in (packed, plain, packed, table) if os.path.lexists(part)), None)  # packed in between
 
 
 def files_of(path: Path) -> list[Path]:

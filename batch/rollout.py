@@ -28,12 +28,13 @@ from backends.model_client import Replies
 from batch.config import RunConfig, Settings
 from batch.run_files import Ids
 from batch.stop import Stopped, StopSignal
+from batch.token_files import left_out, token_line
 from graph.build import TrajectoryGraph, recursion_limit
 from graph.fork import forked
 from graph.queued_writes import QueuedWrites
 from graph.state import State
 from quality.verdict import judge
-from serializers.record import QuestionRow, build_record, sample_of
+from serializers.record import QuestionRow, Record, build_record, sample_of
 
 Kind = Literal["accepted", "rejected", "failed"]
 RETRY_WAITS = (2.0, 4.0, 6.0)
@@ -60,6 +61,8 @@ class Outcome:
 
     kind: Kind
     row: Mapping[str, Any]
+    tokens: Mapping[str, Any] | None = None
+    """Those of its replies, if they are kept."""
     turn: int | None = None
     """At which the model refused it."""
     forbidden: bool = False
@@ -97,6 +100,7 @@ class Rollout:
     chat: ChatPool
     waits: tuple[float, ...] = RETRY_WAITS
     _reported: set[str] = field(default_factory=set)
+    """What is said once."""
     _alone: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by one of those that may themselves be what brings a service down."""
 
@@ -113,12 +117,21 @@ class Rollout:
             error = failure.__cause__ or failure
             about = {"sample_id": sample_id, "question": row["question"], "error": type(error).__name__}
             failed: dict[str, Any] = {**about, "message": str(error), "attempts": failure.attempts}
-            return Outcome("failed", failed, _refused_at(error), isinstance(error, Unauthorized))
+            return Outcome("failed", failed, turn=_refused_at(error), forbidden=isinstance(error, Unauthorized))
         finally:
             self.chat.forget(thread)
         record = build_record(sample_id, row, state, self._metadata(thread, attempts, seed))
         record = judge(record, self.config.hard_gates)
-        return Outcome("rejected" if record["metadata"]["reject_reasons"] else "accepted", record)
+        kind: Kind = "rejected" if record["metadata"]["reject_reasons"] else "accepted"
+        return Outcome(kind, record, self._tokens(record, state) if self.config.model.keep_token_ids else None)
+
+    def _tokens(self, record: Record, state: State) -> dict[str, Any]:
+        tokens = token_line(record, state.get("messages", []))
+        for why in left_out(tokens):
+            if why not in self._reported:
+                self._reported.add(why)
+                log.warning("tokens of a reply are left out: %s", why)
+        return tokens
 
     async def _fork(self, sample_id: str, question: str, thread: str) -> None:
         """Have a sample begin with the first so many calls of the question's first one, and what came back; where that

@@ -32,6 +32,7 @@ from batch.runner import Runner
 from batch.saver import open_saver
 from batch.start import STARTING, graph_of, open_when_up, safe_prompt, try_first_request
 from batch.stop import Stopped, StopSignal
+from batch.token_files import finish_tokens
 from batch.watch import watched
 from batch.worker_checkpoints import gather
 from batch.workers import run_workers, watch_first_process
@@ -128,10 +129,11 @@ async def generate(
                 with contextlib.suppress(OSError):
                     progress.save_index(at_end=True)
                 try:
+                    await asyncio.to_thread(finish_tokens, files.tokens)
                     with stop.on_signals():
                         await asyncio.to_thread(progress.upload, at_end=True)
                 except (OSError, UsageError) as error:
-                    log.error("the copy is not whole, the same command completes it: %s", error)
+                    log.error("not all files are finished, the same command completes them: %s", error)
                     code = code or 1
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]

@@ -28,7 +28,7 @@ from batch.run_files import KINDS, RunFiles
 
 _RUN = "_run.json"
 _OTHERS = r"run\.json|index|run\.log|failed\.jsonl|superseded\.jsonl"
-_PARTS = r"(?:incremental|rejected)_part\d{5,}(?:_counts\.json|\.jsonl(?:\.zst)?)"
+_PARTS = r"(?:incremental|rejected)_part\d{5,}(?:_counts\.json|\.jsonl(?:\.zst)?)|tokens_part\d{5,}\.parquet"
 
 
 class RunCopy:
@@ -66,6 +66,9 @@ class RunCopy:
         """
         files = self._files
         self._put(files.superseded)  # before the parts that it was taken from
+        for part in parts_of(files.tokens).values():
+            if part.suffix == ".parquet":
+                self._put(part)
         for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values()):
             if not (self._is_there(part) and self._is_there(beside(part))):
                 if not counts_of(part):  # just being sealed

@@ -104,6 +104,11 @@ class RunFiles:
         return self._path("superseded.jsonl")
 
     @property
+    def tokens(self) -> Path:
+        """The tokens of replies, while they are appended; then they are its parts."""
+        return self._path("tokens.jsonl")
+
+    @property
     def run(self) -> Path:
         return self._path("run.json")
 

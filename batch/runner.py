@@ -1,13 +1,15 @@
 """Many questions: a graph for each, so many at a time, every one of them ending in exactly one file."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from backends.errors import UsageError
 from backends.model_client import Replies
+from batch import token_files
 from batch.append import LineWriter
 from batch.complaints import Complaints
 from batch.config import RunConfig
@@ -45,7 +47,9 @@ class Runner:
     stop: StopSignal
 
     def __post_init__(self) -> None:
-        self._writers = {kind: self._writer(kind) for kind in self.progress.files.outputs}
+        files = self.progress.files
+        self._writers = {kind: self._writer(kind) for kind in files.outputs}
+        self._tokens = self._in_parts(files.tokens, token_files.MOST, token_files.to_parquet)
         self._reading = asyncio.Lock()
         self._sealing = set[asyncio.Task[None]]()
         self._held: list[tuple[QuestionRow, str, Outcome]] = []
@@ -73,10 +77,12 @@ class Runner:
         path, config = self.progress.files.outputs[kind], self.config
         if config.most_in_part is None or kind == "failed":
             return LineWriter(path)
+        return self._in_parts(path, config.most_in_part, partial(finish_part, kind=kind, pack=config.zstd))
 
+    def _in_parts(self, path: Path, most: int, finish_part: Callable[[Path], None]) -> LineWriter:
         async def finish(part: Path) -> None:
             try:
-                await asyncio.to_thread(finish_part, part, kind, pack=config.zstd)
+                await asyncio.to_thread(finish_part, part)
             except (OSError, UsageError) as error:
                 log.warning("%s is not packed and counted yet (%s): the next command does it", part, error)
 
@@ -84,7 +90,7 @@ class Runner:
             self._sealing.add(task := asyncio.create_task(finish(part_at(path, number))))
             task.add_done_callback(self._sealing.discard)
 
-        return LineWriter(path, config.most_in_part, sealed)
+        return LineWriter(path, most, sealed)
 
     async def _work(self, rows: Iterator[tuple[int, QuestionRow]]) -> None:
         while found := await self._next(rows):
@@ -127,6 +133,8 @@ class Runner:
         self._complaints.hear(outcome)
 
     async def _write(self, row: QuestionRow, name: str, outcome: Outcome) -> None:
+        if outcome.tokens:
+            await self._tokens.append(encoded(outcome.tokens))
         await self._writers[outcome.kind].append(encoded(outcome.row))
         self.progress.count(outcome.kind, outcome.row)
         is_begun_from = self.config.samples.fork_at and sample_of(name)[1] == 1  # until all samples are there

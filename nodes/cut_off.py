@@ -6,6 +6,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import add_usage
 
+from backends.reply_tokens import joined
 from nodes.clients import Chat
 from nodes.context_budget import remaining_tokens
 from nodes.prompts import full_text
@@ -113,5 +114,7 @@ def _joined(begun: AIMessage, text: str, rest: AIMessage, sent: str) -> AIMessag
     if (thought and rest.text.strip()) or _begins_anew(text, more):
         return None
     about: dict[str, Any] = {**rest.response_metadata, "continued": True}
+    if tokens := joined(begun.response_metadata.get("tokens"), rest.response_metadata.get("tokens")):
+        about["tokens"] = tokens
     about["ran_on"] = bool(begun.response_metadata.get("in_thought"))
     return AIMessage(text + more, response_metadata=about, usage_metadata=rest.usage_metadata)

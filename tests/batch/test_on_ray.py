@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from tests.support.ray_cluster import RayCluster, actors, ray_cluster
@@ -78,7 +79,7 @@ def test_an_interrupted_run_ends_its_steps_and_asks_nothing_twice_and_its_key_is
         return answer() if len(messages) > 5 else call("pubmed_search", f"word{len(messages)}")
 
     scripted_model.script = script
-    more = ("--ray", cluster.address, "--concurrency", 6, "--api-key", KEY)
+    more = ("--ray", cluster.address, "--concurrency", 6, "--api-key", KEY, "--keep-token-ids")
     words = command(tmp_path, scripted_model.url, tools_url, *more, "-v")
     driver = subprocess.Popen([sys.executable, "-m", "cli", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while len(scripted_model.requests) < 9:
@@ -90,6 +91,8 @@ def test_an_interrupted_run_ends_its_steps_and_asks_nothing_twice_and_its_key_is
     done = trajgraph_process(*words)
     assert done.stdout.startswith("12 questions: 12 accepted"), done.stderr
     assert len(scripted_model.requests) == 12 * 3, "each turn was asked once"
+    (tokens,) = (tmp_path / "out").glob("*_tokens_part*.parquet")
+    assert pyarrow.parquet.read_table(tokens).num_rows == 12 * 3
     (log,) = (tmp_path / "out").glob("*_run.log")
     assert log.read_text().count("reply of Qwen/Qwen3-8B: ") == 12 * 3, "-v writes each request, once"
     assert {headers["authorization"] for headers in scripted_model.headers} == {f"Bearer {KEY}"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pyarrow.parquet
 import pytest
 from starlette.responses import JSONResponse
 
@@ -110,7 +111,7 @@ def test_another_machine_goes_on_from_the_copy_and_the_first_may_no_more(
     tmp_path: Path, tools_url: str, s3: dict[str, str]
 ) -> None:
     first, second = asked(tmp_path, "first"), asked(tmp_path, "second")
-    copied = ("--upload-to", COPY, "--records-per-file", "3", "--zstd")
+    copied = ("--upload-to", COPY, "--records-per-file", "3", "--zstd", "--keep-token-ids")
     with demo_model(latency=0.1) as url:
         process = started(s3, *command(first, url, tools_url), *copied)
         while process.poll() is None and requests_so_far(url) < 40:
@@ -132,6 +133,9 @@ def test_another_machine_goes_on_from_the_copy_and_the_first_may_no_more(
         assert {f"runs/{path.name}": path.read_bytes() for path in (second / "out").glob("*_part*")} == {
             key: content for key, content in stored(s3).items() if "_part" in key
         }
+        tokens = [row["sample_id"] for part in (second / "out").glob("*_tokens_part*.parquet")
+                  for row in pyarrow.parquet.read_table(part).to_pylist()]  # fmt: skip
+        assert set(tokens) == {name for ids in files.values() for name in ids}, "those of before are here, too"
         back = ended(s3, *command(first, url, tools_url), *copied)
     assert back.returncode == 2 and "another machine has gone on with this run" in back.stderr, back
 

@@ -1,5 +1,6 @@
 """What the tests against real parts share."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 from tests.real.parts import ENVIRONMENTS, MODEL, llama, logged, tools_for
 from tests.support.runs import read_jsonl, trajgraph_process
 
-QUESTIONS = 30
+QUESTIONS = int(os.environ.get("REAL_QUESTIONS", "30"))
 
 
 @dataclass
@@ -61,7 +62,7 @@ def _python(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def real_run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRun]:
-    """Thirty questions that the model has never seen, through llama.cpp and over our tools."""
+    """Questions that the model has never seen, through llama.cpp and over our tools."""
     folder = tmp_path_factory.mktemp("real")
     questions = folder / "questions.jsonl"
     lines = (model_folder / "questions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -71,7 +72,7 @@ def real_run(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         done = trajgraph_process(
             "generate", "--questions-file", questions, "--output", folder / "out", "--model-name", "Qwen3-8B",
             "--local-model-url", proxy, "--mcp-url", tools, "--max-tokens", 512, "--concurrency", 4,
-            "--accept", 1, "--max-samples", 4, "--temperature", 0.3,
+            "--accept", 1, "--max-samples", 4, "--temperature", 0.3, "--keep-token-ids", timeout=max(120, 6 * QUESTIONS),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         yield RealRun(folder / "out", seen, done.stdout)

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,24 +32,22 @@ ENVIRONMENTS = ROOT / ".venv-real"
 @contextmanager
 def process(*command: object, ready: str, within: float = 60) -> Iterator[None]:
     """A server, until it is left; `ready` is an address that answers, with whatever status, when it is up."""
-    running = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + within
-        while not _answers(ready):
-            if running.poll() is not None or time.monotonic() > deadline:
-                running.kill()
-                raise RuntimeError(f"{command} is not up: {(running.communicate()[1] or b'')[-2000:].decode()}")
-            time.sleep(0.1)
-        yield
-    finally:
-        running.kill()
-        running.communicate()
+    with tempfile.TemporaryFile() as said:  # no pipe: one that nobody reads stops a server that logs, soon or late
+        running = subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + within
+            while not _answers(ready):
+                if running.poll() is not None or time.monotonic() > deadline:
+                    running.kill()
+                    said.seek(0)
+                    raise RuntimeError(f"{command} is not up: {said.read()[-2000:].decode()}")
+                time.sleep(0.1)
+            yield
+        finally:
+            running.kill()
+            running.wait()
 
 
 def _answers(url: str) -> bool:
@@ -66,7 +65,8 @@ def _answers(url: str) -> bool:
 def llama(slots: int = 4, context: int = 32_768) -> Iterator[str]:
     """llama.cpp's server with the small model; yields its address."""
     port = free_port()
-    command = [sys.executable, HERE / "llama_server.py", port, next(MODEL.glob("*.gguf")), slots, context]
+    serve = ROOT / "examples" / "loop" / "serve.py"
+    command = [sys.executable, serve, port, next(MODEL.glob("*.gguf")), "Qwen3-8B", slots, context]
     with process(*command, ready=f"http://127.0.0.1:{port}/health"):
         yield f"http://127.0.0.1:{port}/v1"
 

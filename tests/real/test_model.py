@@ -1,12 +1,15 @@
 """The loop with a real server and a real model: what was seen is what is stored."""
 
 import re
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
 
 from tests.real.conftest import QUESTIONS, RealRun
 from tests.real.parts import llama, tools_for
@@ -82,6 +85,25 @@ def test_what_is_stored_is_what_was_asked_and_said(real_run: RealRun) -> None:
         assert bare(text).endswith(bare(reply)) or row["metadata"]["repairs"]
         checked += 1
     assert checked >= QUESTIONS // 2
+
+
+def test_tokens_as_the_server_made_them_are_the_text_of_the_record(
+    real_run: RealRun, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = Tokenizer.from_file(str(model_folder / "hf" / "tokenizer.json"))
+    rows = [row for part in real_run.folder.glob("*.parquet") for row in pyarrow.parquet.read_table(part).to_pylist()]
+    records = {(row["sample_id"], row["metadata"]["generation_time"]): row for row in real_run.records}
+    kept = [row for row in rows if row["left_out"] is None]
+    for row in kept:
+        record = records[row["sample_id"], row["generation_time"]]
+        text = tokenizer.decode(row["ids"], skip_special_tokens=True)
+        assert row["repairs"] or bare(text) in bare(record["trajectory"]["interleaved_text"])
+        assert len(row["logprobs"]) == len(row["ids"]) and all(one is None or one <= 0 for one in row["logprobs"])
+        assert row["logprobs"].count(None) <= len(tokenizer.encode("</call_tool>").ids) + 1
+    assert len(rows) == sum(row["metadata"]["turns"] for row in real_run.records)
+    with capsys.disabled():
+        print(f"\ntoken ids of {len(kept)} of {len(rows)} replies are kept: {Counter(r['left_out'] for r in rows)}")
+    assert len(kept) > 0.9 * len(rows)
 
 
 def test_a_context_that_is_too_small_is_known_and_fails_no_question(model_folder: Path, tmp_path: Path) -> None:

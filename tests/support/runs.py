@@ -62,8 +62,8 @@ def trajgraph(*arguments: object) -> "subprocess.CompletedProcess[str]":
 def trajgraph_process(*arguments: object, **more: Any) -> "subprocess.CompletedProcess[str]":
     """The command as a user runs it, in a process of its own."""
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
-    more = {"cwd": ROOT, **more}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
+    more = {"cwd": ROOT, "timeout": 120, **more}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
 def append_lines(path: Path, lines: Sequence[bytes]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -114,9 +115,9 @@ def demo_model(**settings: Any) -> Iterator[str]:
 
 
 @contextmanager
-def offline_tools(port: int = 0) -> Iterator[str]:
-    """The bundled tool server; yields the address of its MCP endpoint."""
-    with served(http_app(Sources.offline(Corpus.bundled())), port) as base:
+def offline_tools(port: int = 0, corpus: Path | None = None) -> Iterator[str]:
+    """The tool server over the bundled papers, or those of an index; yields the address of its MCP endpoint."""
+    with served(http_app(Sources.offline(Corpus.open(corpus) if corpus else Corpus.bundled())), port) as base:
         yield f"{base}/mcp"
 
 

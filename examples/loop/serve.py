@@ -1,14 +1,14 @@
-"""llama.cpp's HTTP server, by the wheel `xllamacpp`: llama_server.py PORT MODEL.gguf SLOTS CONTEXT"""
+"""llama.cpp's HTTP server, by the wheel `xllamacpp`: serve.py PORT MODEL.gguf NAME SLOTS CONTEXT"""
 
 import sys
 import time
 
 import xllamacpp
 
-port, model, slots, context = sys.argv[1:]
+port, model, name, slots, context = sys.argv[1:]
 parameters = xllamacpp.CommonParams()
 parameters.model.path = model
-parameters.model_alias = {"Qwen3-8B"}
+parameters.model_alias = {name}
 parameters.hostnames, parameters.port = ["127.0.0.1"], int(port)
 parameters.n_parallel, parameters.n_ctx = int(slots), int(context)
 parameters.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE

@@ -1,0 +1,216 @@
+"""`--keep-token-ids`: each reply's tokens, as its server made them, in Parquet beside the records."""
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from starlette.responses import JSONResponse
+
+from backends.errors import UsageError
+from backends.model_client import ChatClient
+from backends.reply_tokens import packed
+from batch.jsonl import encoded
+from batch.parts import part_at
+from batch.token_files import finish_tokens
+from tests.support.model_clients import PROMPT, client
+from tests.support.runs import answer, call, counts, generate, read_jsonl, two_turns, write_questions
+from tests.support.servers import Reply, ScriptedModel
+
+
+def as_vllm(messages: list[dict[str, Any]], said: str, **more: Any) -> JSONResponse:
+    """A completion as vLLM gives it that was asked for tokens; each letter is one, with its code point as its id."""
+    prompt = [ord(letter) for letter in json.dumps(messages)]
+    given = [
+        {"token": one, "bytes": [*one.encode()], "logprob": -0.25, "top_logprobs": [{"token": one, "logprob": -0.25}]}
+        for one in said
+    ]
+    choice = {
+        "index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop",
+        "logprobs": {"content": given}, "token_ids": [ord(one) for one in said], **more,
+    }  # fmt: skip
+    usage = {"prompt_tokens": len(prompt), "completion_tokens": len(said), "total_tokens": len(prompt) + len(said)}
+    return JSONResponse({"choices": [choice], "usage": usage, "prompt_token_ids": prompt})
+
+
+def spoken(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    parts = sorted(folder.glob("*_tokens_part*.parquet"))
+    return [row for part in parts for row in pyarrow.parquet.read_table(part).to_pylist()]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    write_questions(tmp_path / "questions.jsonl", ["Does it help?", "Does it harm?"])
+    return tmp_path
+
+
+async def test_tokens_are_those_of_the_record_and_prompts_those_that_the_model_read(
+    two: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda messages: as_vllm(messages, str(two_turns(messages)))
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    assert counts(done) == [2, 0, 0, 0]
+    assert not done.files.tokens.exists()
+    rows = rows_in(two)
+    for record in read_jsonl(done.files.trajectories):
+        about, text = record["metadata"], record["trajectory"]["interleaved_text"]
+        own = [row for row in rows if row["sample_id"] == record["sample_id"]]
+        assert [row["turn"] for row in own] == [1, 2]
+        assert {row["generation_time"] for row in own} == {about["generation_time"]}
+        assert text.startswith(spoken(own[0]["ids"])) and text.endswith(spoken(own[1]["ids"]))
+        assert all(row["logprobs"] == [-0.25] * len(row["ids"]) and not row["repairs"] for row in own)
+        asked = [json.loads(spoken(row["prompt_ids"])) for row in own]
+        assert all(one in [request["messages"] for request in scripted_model.requests] for one in asked)
+        for before, after in pairwise(asked):
+            assert after[: len(before)] == before
+
+
+async def test_without_the_flag_nothing_is_asked_for_and_nothing_kept(
+    two: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = two_turns
+    await generate(two, scripted_model, tools_url)
+    assert not any("logprobs" in request or "return_token_ids" in request for request in scripted_model.requests)
+    assert not [path for path in two.iterdir() if "tokens" in path.name]
+
+
+async def test_a_server_that_has_none_is_named_once_and_costs_nothing_else(
+    two: Path, scripted_model: ScriptedModel, tools_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_model.script = two_turns
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    assert counts(done) == [2, 0, 0, 0]
+    assert [record.message for record in caplog.records if "left out" in record.message] == [
+        "tokens of a reply are left out: the server gives no token ids"
+    ]
+    rows = rows_in(two)
+    assert [row["left_out"] for row in rows] == ["the server gives no token ids"] * 4
+    assert [row["ids"] for row in rows] == [None] * 4
+
+
+async def test_a_server_that_refuses_to_give_them_is_asked_without(scripted_model: ScriptedModel) -> None:
+    scripted_model.replies = [JSONResponse({"error": {"message": "logprobs are not allowed"}}, 400), "hi", "again"]
+    async with client(scripted_model) as chat:
+        asking = ChatClient(chat, [], keep_token_ids=True)
+        assert [(await asking.ask(PROMPT, 10)).text for _ in range(2)] == ["hi", "again"]
+    assert ["logprobs" in one for one in scripted_model.requests] == [True, False, False]
+    assert all(one["include_stop_str_in_output"] for one in scripted_model.requests), "what it takes is asked for"
+
+
+async def test_replies_of_before_an_interruption_have_their_tokens(
+    two: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    broken = [True]
+
+    def script(messages: list[dict[str, Any]]) -> Reply:
+        if broken and len(messages) > 2:
+            return JSONResponse({"error": {"message": "no"}}, 400)
+        return as_vllm(messages, str(two_turns(messages)))
+
+    scripted_model.script = script
+    assert counts(await generate(two, scripted_model, tools_url, keep_token_ids=True)) == [0, 0, 2, 0]
+    assert rows_in(two) == []
+    broken.clear()
+    first = len(scripted_model.requests)
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    assert counts(done) == [2, 0, 0, 0]
+    assert len(scripted_model.requests) == first + 2, "no first reply is asked for again"
+    assert all(row["ids"] for row in rows_in(two)) and len(rows_in(two)) == 4
+
+
+async def test_what_was_dropped_behind_a_call_is_in_its_tokens_and_named(
+    two: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    def runs_on(messages: list[dict[str, Any]]) -> Reply:
+        said = call("pubmed_search", "heart") + "\n<tool_output>made up" if len(messages) == 2 else answer()
+        return as_vllm(messages, said)
+
+    scripted_model.script = runs_on
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    repairs = {record["sample_id"]: record["metadata"]["repairs"] for record in read_jsonl(done.files.trajectories)}
+    for row in rows_in(two):
+        assert row["repairs"] == [one["repair"] for one in repairs[row["sample_id"]] if one["turn"] == row["turn"]]
+        assert ("made up" in spoken(row["ids"])) == (row["turn"] == 1) == bool(row["repairs"])
+
+
+async def test_a_reply_that_was_cut_off_and_continued_has_the_tokens_of_both_pieces(
+    two: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.owned_by, scripted_model.max_model_len = "vllm", 32_768
+    first = "<think>I know.</think>\n<answer>It"
+
+    def in_two(messages: list[dict[str, Any]]) -> Reply:
+        if not scripted_model.requests[-1].get("continue_final_message"):
+            return as_vllm(messages, first, finish_reason="length")
+        asked = [ord(one) for one in json.dumps(messages[:-1]) + first]
+        said = json.loads(bytes(as_vllm(messages, " helps.</answer>").body))
+        said["prompt_token_ids"], said["usage"]["prompt_tokens"] = asked, len(asked)
+        return JSONResponse(said)
+
+    scripted_model.script = in_two
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    assert counts(done)[0] == 2
+    for row in rows_in(two):
+        assert spoken(row["ids"]) == f"{first} helps.</answer>"
+        assert len(row["logprobs"]) == len(row["ids"])
+
+
+def line(number: int, time: str = "now") -> dict[str, Any]:
+    tokens = {"prompt_ids": packed([1], "i"), "ids": packed([2, 3], "i"), "logprobs": packed([-0.5, math.nan], "f")}
+    return {"sample_id": f"a_traj_{number:05d}", "generation_time": time, "replies": [{"turn": 1, **tokens}]}
+
+
+@pytest.mark.parametrize("state", ["appended", "sealed", "made", "half made", "both"])
+def test_wherever_a_process_was_killed_every_line_becomes_rows_once(tmp_path: Path, state: str) -> None:
+    path = tmp_path / "run_tokens.jsonl"
+    lines = b"".join(encoded(line(number)) + b"\n" for number in range(120))
+    (path if state == "appended" else part_at(path, 1)).write_bytes(lines)
+    if state in ("made", "both"):
+        finish_tokens(path)
+    if state == "both":
+        part_at(path, 1).write_bytes(lines)
+    if state == "half made":
+        part_at(path, 1).with_name(f".{part_at(path, 1).stem}.parquet.new").write_bytes(b"PAR1")
+    finish_tokens(path)
+    path.write_bytes(encoded(line(120)) + b"\n")
+    finish_tokens(path)
+    finish_tokens(path)
+    assert [row["sample_id"] for row in rows_in(tmp_path)] == [line(number)["sample_id"] for number in range(121)]
+    assert rows_in(tmp_path)[0]["logprobs"] == [-0.5, None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "run_tokens_part00001.parquet", "run_tokens_part00002.parquet"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rotten", [b'{"sample_id": "a', b"[]", b'{"sample_id": 1, "generation_time": "", "replies": [{"turn": "x"}]}']
+)
+def test_a_damaged_line_is_named_and_nothing_is_thrown_away(tmp_path: Path, rotten: bytes) -> None:
+    path = tmp_path / "run_tokens.jsonl"
+    path.write_bytes(encoded(line(1)) + b"\n" + rotten + b"\n")
+    with pytest.raises(UsageError, match="damaged"):
+        finish_tokens(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["run_tokens_part00001.jsonl"]
+
+
+async def test_a_sample_whose_record_was_lost_has_rows_of_both_times_and_its_record_says_which(
+    two: Path, scripted_model: ScriptedModel, tools_url: str
+) -> None:
+    scripted_model.script = lambda messages: as_vllm(messages, str(two_turns(messages)))
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    first, _ = done.files.trajectories.read_bytes().splitlines(keepends=True)
+    done.files.trajectories.write_bytes(first)  # as if the process had been killed between the tokens and the record
+    done.files.index.unlink()
+    done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
+    assert counts(done) == [2, 0, 0, 0]
+    assert len(rows_in(two)) == 6
+    for record in read_jsonl(done.files.trajectories):
+        key = record["sample_id"], record["metadata"]["generation_time"]
+        assert [row["turn"] for row in rows_in(two) if (row["sample_id"], row["generation_time"]) == key] == [1, 2]
