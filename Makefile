@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(ENV)/bin
 REAL := .venv-real
-CODE := backends batch benchmarks cli.py generate_trajectory_from_questions.py graph nodes quality serializers servers studio tests training
+CODE := backends batch benchmarks cli.py examples generate_trajectory_from_questions.py graph nodes quality serializers servers studio tests training
 MAX_LINES := 300
 
 ifdef UV
@@ -17,7 +17,7 @@ endif
 INSTALL = $(INSTALL_IN) $(BIN)/python
 SHELL := bash
 
-.PHONY: demo test long real wheel crash check format studio lock clean
+.PHONY: demo test long real loop wheel crash check format studio lock clean
 
 demo: $(ENV)/runtime  ## bundled questions, demo model and tools, on this machine
 	$(BIN)/trajgraph demo
@@ -30,6 +30,9 @@ long: $(ENV)/dev  ## processes that are killed, workers, clusters, databases and
 
 real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that others wrote: llama.cpp, fastmcp, trainers
 	TRAJGRAPH_REAL=1 $(BIN)/python -m pytest -n 0 tests/real
+
+loop: $(ENV)/dev .venv-loop/made  ## trajectories train a small model, which makes trajectories (half an hour): examples/
+	TRAJGRAPH=$(CURDIR)/$(BIN)/trajgraph LOOP_PYTHON=$(CURDIR)/.venv-loop/bin/python examples/loop/run.sh loop_output
 
 wheel:  ## built into dist/, installed into an empty environment, tried in an empty folder
 	rm -rf dist .venv-wheel && $(VENV) .venv-wheel
@@ -84,4 +87,9 @@ $(REAL)/trainers/made: tests/real/requirements-trainers.txt tests/real/requireme
 	$(VENV) $(REAL)/trainers
 	$(INSTALL_IN) $(REAL)/trainers/bin/python -r $<
 	$(INSTALL_IN) $(REAL)/trainers/bin/python --no-deps -r $(word 2,$^)
+	@touch $@
+
+.venv-loop/made: examples/loop/requirements.txt
+	$(VENV) .venv-loop
+	$(INSTALL_IN) .venv-loop/bin/python -r $<
 	@touch $@

@@ -23,15 +23,7 @@ def plain_completion(response: Any) -> dict[str, Any]:
     """One choice, with `role`, `content` and `reasoning_content` as texts; `finish_reason` and `stop_reason` as texts
     or not at all; whole counts in `usage`. Raises InvalidResponse where there is no message.
     """
-    choices = response.get("choices") if isinstance(response, Mapping) else None
-    usable = [
-        choice
-        for choice in (choices if isinstance(choices, list) else ())
-        if isinstance(choice, Mapping) and isinstance(choice.get("message"), Mapping)
-    ]
-    if not usable:
-        raise InvalidResponse("the model server's reply is not a chat completion")
-    choice = next((choice for choice in usable if choice.get("index") in (0, "0")), usable[0])
+    choice = choice_of(response)
     plain: dict[str, Any] = {"index": 0, "message": plain_message(choice["message"])}
     for name in ("finish_reason", "stop_reason", "matched_stop"):
         said = choice.get(name)
@@ -44,6 +36,19 @@ def plain_completion(response: Any) -> dict[str, Any]:
         "id": "", "object": "chat.completion", "created": 0, "model": sound(named) if isinstance(named, str) else "",
         "choices": [plain], "usage": _usage(response.get("usage")),
     }  # fmt: skip
+
+
+def choice_of(response: Any) -> Mapping[str, Any]:
+    """The choice that is read, as it came. Raises InvalidResponse where there is none."""
+    choices = response.get("choices") if isinstance(response, Mapping) else None
+    usable = [
+        choice
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, Mapping) and isinstance(choice.get("message"), Mapping)
+    ]
+    if not usable:
+        raise InvalidResponse("the model server's reply is not a chat completion")
+    return next((choice for choice in usable if choice.get("index") in (0, "0")), usable[0])
 
 
 def plain_message(message: Mapping[str, Any]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from backends.errors import (
     Unauthorized,
 )  # fmt: skip
 from backends.model_errors import to_model_error
-from backends.reply_tokens import ASKED
+from backends.reply_tokens import ASKED, REFUSED, STREAMED
 
 calls = logging.getLogger("trajgraph.calls")
 _ABORTED = "the model server gave up half-way (finish_reason: abort): it is shutting down"
@@ -161,13 +161,17 @@ class ChatClient:
         for extras in self._ladder if self._taken is None else [self._taken]:
             try:
                 reply = await self._timed(messages, {**asked, "extra_body": extras})
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refusal = refusal or to_model_error(error)
-                if isinstance(refusal, ContextOverflow):
-                    break  # else perhaps a strict server: it is asked for no more than every server knows
             except Exception as error:
-                raise refusal or await self._failure(error) from error
+                failure = await self._failure(error)
+                denied = isinstance(failure, Unauthorized) and failure.forbidden
+                if not (denied or isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)):
+                    raise failure from error
+                if isinstance(failure, ContextOverflow):
+                    raise failure from error
+                refusal = refusal or failure  # perhaps a strict server: it is asked for no more than every server knows
             else:
+                if self._taken is None and (refused := self._ladder[0].keys() - extras.keys()):
+                    calls.info("%s refuses %s: it is asked without", self._base, ", ".join(sorted(refused)))
                 self._taken = extras
                 return reply
         assert refusal
@@ -188,6 +192,9 @@ class ChatClient:
             "reply of %s: %.1f s, %d characters, from %s", self._model.model_name, seconds, len(reply.text), self._base
         )
         reply.response_metadata["seconds"] = round(seconds, 3)
+        if "return_token_ids" in self._ladder[0]:
+            why = STREAMED if "return_token_ids" in asked["extra_body"] else REFUSED
+            reply.response_metadata.setdefault("tokens", {"left_out": why})
         if self._address:
             reply.response_metadata["endpoint"] = self._address
         return reply

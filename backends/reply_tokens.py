@@ -13,7 +13,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from backends.completion import without_end_token
+from backends.completion import choice_of, without_end_token
 
 ASKED: dict[str, Any] = {
     "return_token_ids": True, "logprobs": True, "top_logprobs": 1, "return_tokens": True, "verbose": True,
@@ -21,12 +21,10 @@ ASKED: dict[str, Any] = {
 """What a request says to have them: vLLM and SGLang know the first, llama.cpp the last two. It gives none without
 alternatives, and twenty of these where nothing is said of them.
 """
-NONE = "the server gives no token ids"
-_TAGS = re.compile(r"\s+|</?think>")
-_HALF = "\ufffd"
-"""What some servers write for a token that is only a part of a letter."""
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
-_MOST = 2**31
+NONE, REFUSED = "the server gives no token ids", "the server refuses to give token ids"
+STREAMED = "the reply was streamed"
+_TAGS = re.compile(r"\s*</?think>\s*")
+_MOST, _LEAST_LOGPROB = 2**31, -3.5e38
 
 
 class ReplyTokens(TypedDict, total=False):
@@ -46,39 +44,43 @@ def packed(numbers: Sequence[int] | Sequence[float], kind: str) -> str:
     return b64encode(array(kind, numbers).tobytes()).decode()
 
 
-def tokens_of(answer: Mapping[str, Any], message: Mapping[str, str], stop: Sequence[str]) -> ReplyTokens:
+def tokens_of(answer: Any, message: Mapping[str, str], stop: Sequence[str]) -> ReplyTokens:
     """The tokens of a chat completion whose `message` has `content`, and perhaps `reasoning_content`."""
     try:
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
-        given = (choice.get("logprobs") or {}).get("content") or []
-        named = [one["id"] for one in given if "id" in one]
-        ids = choice.get("token_ids") or choice.get("response_token_ids")
-        ids = list(ids or (answer.get("__verbose") or {}).get("tokens") or named)
-        prompt_ids = answer.get("prompt_token_ids") or choice.get("prompt_token_ids")
-        if not ids:
-            return {"left_out": NONE}
-        if not given or len(given) > len(ids):
-            return {"left_out": f"the server gives {len(given) or 'no'} logprobs of {len(ids)} tokens"}
-        logprobs = [float(one["logprob"]) if one.get("top_logprobs") else None for one in given]
-        pieces = [_bytes(one) for one in given]
-        counted = [int(usage.get(name, -1)) for name in ("prompt_tokens", "completion_tokens")]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return _checked(answer, message, stop)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
         return {"left_out": "the server gives token ids in a form that is not known"}
-    if not all(type(one) is int and 0 <= one < _MOST for one in [*ids, *(prompt_ids or ())]):
+
+
+def _checked(answer: Any, message: Mapping[str, str], stop: Sequence[str]) -> ReplyTokens:
+    choice, usage = choice_of(answer), answer["usage"]
+    given = (choice.get("logprobs") or {}).get("content") or []
+    named = [one["id"] for one in given if "id" in one]
+    ids = choice.get("token_ids") or choice.get("response_token_ids")
+    ids = list(ids or (answer.get("__verbose") or {}).get("tokens") or named)
+    prompt_ids = list(answer.get("prompt_token_ids") or choice.get("prompt_token_ids") or ())
+    if not ids:
+        return {"left_out": NONE}
+    if not given or len(given) > len(ids) or (len(given) < len(ids) and len(named) < len(given)):
+        return {"left_out": f"the server gives {len(given) or 'no'} logprobs of {len(ids)} tokens"}
+    if not all(type(one) is int and 0 <= one < _MOST for one in [*ids, *prompt_ids]):
         return {"left_out": "the server gives token ids that are no numbers"}
-    if not all(map(math.isfinite, filter(None, logprobs))):
-        return {"left_out": "the server gives logprobs that are no numbers"}
-    if counted[1] not in (-1, len(ids)) or (prompt_ids and counted[0] not in (-1, len(prompt_ids))):
+    logprobs = [None if "id" in one and not one.get("top_logprobs") else float(one["logprob"]) for one in given]
+    if not all(one is None or _LEAST_LOGPROB < one < 1 for one in logprobs):
+        return {"left_out": "the server gives logprobs that are none"}
+    if len(ids) != usage["completion_tokens"] or (prompt_ids and len(prompt_ids) != usage["prompt_tokens"]):
         return {"left_out": "the server gives other tokens than it counts"}
-    aligned = _aligned(logprobs, named or ids[: len(given)], ids)
+    aligned = _aligned(logprobs, named or ids, ids)
     if aligned is None:
         return {"left_out": "the server gives the logprobs of other tokens"}
     is_cut = len(ids) > len(given) and named[-1:] != ids[-1:]
-    if not _are_of(pieces, is_cut, message, stop):
+    if not _are_of([_bytes(one) for one in given], is_cut, message, stop):
         return {"left_out": "the tokens are not those of the reply's text"}
     known = [math.nan if one is None else one for one in aligned]
-    told = packed(prompt_ids, "i") if prompt_ids else None
-    return {"prompt_ids": told, "ids": packed(ids, "i"), "logprobs": packed(known, "f")}
+    return {
+        "prompt_ids": packed(prompt_ids, "i") if prompt_ids else None, "ids": packed(ids, "i"),
+        "logprobs": packed(known, "f"),
+    }  # fmt: skip
 
 
 def joined(first: ReplyTokens | None, second: ReplyTokens | None) -> ReplyTokens | None:
@@ -100,9 +102,9 @@ def _both(first: str, second: str) -> str:
 
 
 def _bytes(token: Mapping[str, Any]) -> bytes:
-    """A token's text, of which llama.cpp gives the bytes where it is only a part of a letter."""
+    """A token's text; of one that is only a part of a letter, as far as the server shows it."""
     said = token.get("bytes")
-    return bytes(said) if said is not None else str(token["token"]).encode("utf-8", "replace")
+    return bytes(said) if isinstance(said, list) else str(token["token"]).encode()
 
 
 def _aligned(logprobs: Sequence[float | None], named: Sequence[int], ids: Sequence[int]) -> list[float | None] | None:
@@ -136,23 +138,18 @@ def _places(named: Sequence[int], ids: Sequence[int]) -> list[int] | None:
 
 def _are_of(pieces: Sequence[bytes], is_cut: bool, message: Mapping[str, str], stop: Sequence[str]) -> bool:
     """Whether the tokens are those of a message. A thought in a field of its own has lost its tags, and the white space
-    around it. Behind the text there may be the stop string, the rest of the last token, and what ends a turn; where the
-    last pieces are cut off, more of the text.
+    around them. Behind the text there may be the stop string, the rest of the last token, and what ends a turn; where
+    the last pieces are cut off, more of the text.
     """
-    said, last = (b"".join(some).decode("utf-8", "replace") for some in (pieces, pieces[-1:]))
-    said, text = without_end_token(said), message["content"].rstrip()
-    thought = message.get("reasoning_content", "")
+    said, last = (without_end_token(b"".join(some).decode("utf-8", "replace")) for some in (pieces, pieces[-1:]))
+    text, thought = message["content"].strip(), message.get("reasoning_content", "").strip()
     if thought or ("</think>" in said and "</think>" not in text):
-        said, last, text = (_TAGS.sub("", one) for one in (said, last, thought + text))
-    if halves := said.count(_HALF):  # two at least for each letter that is made of several tokens
-        known, letters = [one for one in said if not one.isascii() and one != _HALF], iter(text)
-        if sum(not one.isascii() for one in text) > len(known) + halves // 2 or not all(
-            one in letters for one in known
-        ):
-            return False
-        said, last, text = (_NOT_ASCII.sub("", one) for one in (said, last, text))
+        said, text = _TAGS.sub("", said), thought + text
+    said, last = said.strip(), last.strip()
     if is_cut:
-        return text.startswith(said.rstrip())
-    tail, last = said.removeprefix(text).strip(), last.strip()
-    is_rest = tail.startswith(tuple(stop)) or (last.endswith(tail) and tail != last)
-    return said.startswith(text) and (not tail or is_rest)
+        return text.startswith(said)
+    if not said.startswith(text):
+        return False
+    tail = said.removeprefix(text).strip()
+    tail = next((tail.removeprefix(one).strip() for one in stop if tail.startswith(one)), tail)
+    return not tail or (last.endswith(tail) and tail != last)

@@ -111,6 +111,7 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
     from batch.prepare import first_word, prepare
     from batch.run_copy import RunCopy
     from batch.stats import describe, next_commands, quoted
+    from batch.token_files import finish_tokens, has_unfinished
 
     if as_json:
         log_as_json()
@@ -120,6 +121,9 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
             files, code = prepared.found, 0
             to_log(files.log)
             stats = json.loads(files.stats.read_text(encoding="utf-8"))
+            if has_unfinished(files.tokens):
+                with files.locked():
+                    finish_tokens(files.tokens)
             if config.upload_to:
                 RunCopy(files, config).complete()
             log.info("%s is already complete (another: --fresh; its rejected anew: --redo rejected)", files.run)

@@ -45,14 +45,20 @@ def _names(folder: Path) -> list[str]:
 def number_in(path: Path, name: str) -> int | None:
     """The number of a part of this file by its name; None of any other file."""
     match = _PART.search(name)
-    return int(match[1]) if match and name.startswith(path.stem) and match.start() == len(path.stem) else None
+    is_own = match and name.startswith(path.stem) and match.start() == len(path.stem)
+    return int(match[1]) if match and is_own and (_has_tables(path) or not name.endswith(".parquet")) else None
+
+
+def _has_tables(path: Path) -> bool:
+    """Whether it is replies' tokens, which become Parquet."""
+    return path.stem.endswith("_tokens")
 
 
 def _now_at(path: Path, number: int) -> Path | None:
-    """A part as it is now: packed, plain, or made Parquet; None where it is not."""
+    """A part as it is now: packed, or plain; None where it is not."""
     plain = part_at(path, number)
-    packed, table = plain.with_name(f"{plain.name}.zst"), plain.with_suffix(".parquet")
-    return next((part for part in (packed, plain, packed, table) if os.path.lexists(part)), None)  # packed in between
+    packed = plain.with_suffix(".parquet") if _has_tables(path) else plain.with_name(f"{plain.name}.zst")
+    return next((part for part in (packed, plain, packed) if os.path.lexists(part)), None)  # packed in between
 
 
 def files_of(path: Path) -> list[Path]:

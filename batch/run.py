@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from batch.flags import changed, from_dict
 from batch.logs import calls_to, ends, log
 from batch.on_ray import ClusterRollouts, ClusterSteps
 from batch.outage import Outages
+from batch.parts import parts_of
 from batch.prepare import Prepared
 from batch.progress import Progress
 from batch.questions import check_questions
@@ -106,6 +108,8 @@ async def generate(
                         progress.write_stats(0.0)  # what is true now, should this process be killed
                         log.info("%s", looked.found)
                         log.info("%s", _word(acquired, progress))
+                        if parts_of(files.tokens) and not config.model.keep_token_ids:
+                            log.warning("the tokens of its earlier replies were kept, those to come are not")
                         if acquired.named_alike:
                             log.warning(
                                 "its samples get the same ids as those of %s: a training set of both is refused; give "
@@ -128,13 +132,13 @@ async def generate(
                 stats = progress.write_stats(time.monotonic() - started)
                 with contextlib.suppress(OSError):
                     progress.save_index(at_end=True)
-                try:
-                    await asyncio.to_thread(finish_tokens, files.tokens)
-                    with stop.on_signals():
-                        await asyncio.to_thread(progress.upload, at_end=True)
-                except (OSError, UsageError) as error:
-                    log.error("not all files are finished, the same command completes them: %s", error)
-                    code = code or 1
+                with stop.on_signals():
+                    for finish in (partial(finish_tokens, files.tokens), partial(progress.upload, at_end=True)):
+                        try:
+                            await asyncio.to_thread(finish)
+                        except (OSError, UsageError) as error:
+                            log.error("not all files are finished, the same command completes them: %s", error)
+                            code = code or 1
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]
     return RunResult(stats, files, code or int(bool(stats["failed"] or stats["pending"])))

@@ -25,6 +25,7 @@ from batch.part_counts import beside, counts_of, finish_parts, read_checked
 from batch.parts import number_in, parts_of
 from batch.remote import RemoteFile, check_writable_store, content_of, get, listed, put, remove
 from batch.run_files import KINDS, RunFiles
+from batch.token_files import finish_tokens
 
 _RUN = "_run.json"
 _OTHERS = r"run\.json|index|run\.log|failed\.jsonl|superseded\.jsonl"
@@ -66,6 +67,8 @@ class RunCopy:
         """
         files = self._files
         self._put(files.superseded)  # before the parts that it was taken from
+        with suppress(UsageError):  # said at the end of the run
+            finish_tokens(files.tokens)  # before the parts of their records
         for part in parts_of(files.tokens).values():
             if part.suffix == ".parquet":
                 self._put(part)

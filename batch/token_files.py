@@ -5,12 +5,13 @@ A sample's are appended to `…_tokens.jsonl` before its record is written; so m
 written anew with its record: the rows of a record are those with its `generation_time`.
 """
 
+import fcntl
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from langchain_core.messages import AIMessage, AnyMessage
 
@@ -26,7 +27,7 @@ MOST = 500
 _GROUP = 50
 """Samples of which the rows are held in memory."""
 _PACKED = ("prompt_ids", "ids", "logprobs")
-_STREAMED = "the server was asked for a stream"
+_EARLIER = "the reply is from before --keep-token-ids"
 
 
 def token_line(record: Record, messages: Sequence[AnyMessage]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def token_line(record: Record, messages: Sequence[AnyMessage]) -> dict[str, Any]
     rows = [
         {
             "turn": turn, "repairs": reply.additional_kwargs.get("repairs", []),
-            **(reply.response_metadata.get("tokens") or {"left_out": _STREAMED}),
+            **(reply.response_metadata.get("tokens") or {"left_out": _EARLIER}),
         }
         for turn, reply in enumerate(replies, start=1)
     ]  # fmt: skip
@@ -48,33 +49,49 @@ def left_out(line: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(reply["left_out"] for reply in line["replies"] if "left_out" in reply))
 
 
+def has_unfinished(path: Path) -> bool:
+    """Whether there are tokens that are not Parquet yet."""
+    return path.exists() or any(part.suffix != ".parquet" for part in parts_of(path).values())
+
+
 def finish_tokens(path: Path) -> None:
-    """At the end of a command: all that was appended becomes Parquet. Done again, it changes nothing."""
+    """All that was appended becomes Parquet. Done again, it changes nothing. Raises UsageError for what cannot."""
     if path.exists():
         Appender(path).seal()
+    failed = []
     for part in parts_of(path).values():
-        to_parquet(part)
+        try:
+            to_parquet(part)
+        except UsageError as error:
+            failed.append(str(error))
+    if failed:
+        raise UsageError("; ".join(failed))
 
 
 def to_parquet(part: Path) -> None:
-    """Turn a sealed part into Parquet: a row for each reply. Raises UsageError for damage."""
+    """Turn a sealed part into Parquet: a row for each reply. Raises UsageError for damage, and without pyarrow."""
     plain, made = part.with_suffix(".jsonl"), part.with_suffix(".parquet")
-    if made.exists():
-        plain.unlink(missing_ok=True)  # of a process that was killed here
-        return
-    import pyarrow.parquet
+    with suppress(FileNotFoundError), plain.open("rb") as source:
+        fcntl.flock(source, fcntl.LOCK_EX)  # perhaps another process of the run is at it
+        if plain.exists() and not made.exists():
+            _write_table(plain, source, made)
+            sync_folder(plain.parent)
+        plain.unlink(missing_ok=True)
 
+
+def _write_table(plain: Path, source: BinaryIO, made: Path) -> None:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(f"{plain}: Parquet is an extra: pip install 'trajgraph[training]'") from error
     with (
         _damage_of(plain),
-        plain.open("rb") as source,
         replaced(made, binary=True) as target,
         pyarrow.parquet.ParquetWriter(target, _schema(), compression="zstd") as writer,
     ):
         lines = whole_lines(plain, source)
         while group := [*islice(lines, _GROUP)]:
             writer.write_table(_table([*chain.from_iterable(map(_rows, group))]))
-    sync_folder(plain.parent)
-    plain.unlink()
 
 
 @contextmanager
@@ -82,7 +99,7 @@ def _damage_of(plain: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{plain}: damaged ({error}); move it away: tokens of its replies are lost") from error
+        raise UsageError(f"{plain}: damaged ({error}); mend it, or move it away: the tokens in it are lost") from error
 
 
 def _rows(line: bytes) -> Iterator[dict[str, Any]]:
@@ -109,7 +126,9 @@ def _unpacked(texts: Sequence[str | None], kind: Any) -> Any:
     import pyarrow as arrow
     import pyarrow.compute
 
-    pieces = [b64decode(text or "") for text in texts]
+    pieces = [b64decode(text or "", validate=True) for text in texts]
+    if any(len(piece) % 4 for piece in pieces):
+        raise ValueError("half a number")
     ends = [0, *accumulate(len(piece) // 4 for piece in pieces)]
     values = arrow.Array.from_buffers(kind, ends[-1], [None, arrow.py_buffer(b"".join(pieces))])
     if arrow.types.is_floating(kind):

@@ -115,6 +115,6 @@ def _joined(begun: AIMessage, text: str, rest: AIMessage, sent: str) -> AIMessag
         return None
     about: dict[str, Any] = {**rest.response_metadata, "continued": True}
     if tokens := joined(begun.response_metadata.get("tokens"), rest.response_metadata.get("tokens")):
-        about["tokens"] = tokens
+        about["tokens"] = tokens if more == thought + rest.text else {"left_out": "a reply's end repeats its beginning"}
     about["ran_on"] = bool(begun.response_metadata.get("in_thought"))
     return AIMessage(text + more, response_metadata=about, usage_metadata=rest.usage_metadata)

@@ -20,7 +20,7 @@ from training.rows import Row, read_rows
 
 _NO_TRAJECTORIES = re.compile(r"_(rejected|failed|superseded)(_part\d+)?\.jsonl(\.zst)?$")
 _BESIDE = re.compile(
-    r"_(index|run\.log|run\.lock|failed\.jsonl|part\d+_counts\.json|checkpoints.*\.sqlite.*)$|^trajectory_stats_.*\.json$"
+    r"_(index|run\.log|run\.lock|failed\.jsonl|part\d+_counts\.json|tokens(_part\d+)?\.(jsonl|parquet)|checkpoints.*\.sqlite.*)$|^trajectory_stats_.*\.json$"
 )
 """A run's files that hold no trajectories: a shell's `*` names them, too."""
 _FUNNEL = ("questions", "accepted", "rejected", "failed", "pending")
@@ -146,7 +146,7 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
     loose = [
         each
         for each in (sorted(path.glob("pubmed_trajectory_*.jsonl*")) if path.is_dir() else ())
-        if each.suffix in (".jsonl", ".zst") and each not in own
+        if each.suffix in (".jsonl", ".zst") and each not in own and not _BESIDE.search(each.name)
         if rejected or not _NO_TRAJECTORIES.search(each.name)
     ]
     wanted = [(files.trajectories, *((files.rejected,) if rejected else ())) for files, _ in runs]

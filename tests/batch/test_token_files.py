@@ -10,14 +10,24 @@ import pyarrow.parquet
 import pytest
 from starlette.responses import JSONResponse
 
-from backends.errors import UsageError
+from backends.errors import ServerOverloaded, UsageError
 from backends.model_client import ChatClient
-from backends.reply_tokens import packed
+from backends.reply_tokens import REFUSED, packed
 from batch.jsonl import encoded
-from batch.parts import part_at
+from batch.parts import next_number, part_at, parts_of
 from batch.token_files import finish_tokens
 from tests.support.model_clients import PROMPT, client
-from tests.support.runs import answer, call, counts, generate, read_jsonl, two_turns, write_questions
+from tests.support.runs import (
+    answer,
+    call,
+    counts,
+    generate,
+    generate_command,
+    read_jsonl,
+    trajgraph,
+    two_turns,
+    write_questions,
+)
 from tests.support.servers import Reply, ScriptedModel
 
 
@@ -99,9 +109,23 @@ async def test_a_server_that_refuses_to_give_them_is_asked_without(scripted_mode
     scripted_model.replies = [JSONResponse({"error": {"message": "logprobs are not allowed"}}, 400), "hi", "again"]
     async with client(scripted_model) as chat:
         asking = ChatClient(chat, [], keep_token_ids=True)
-        assert [(await asking.ask(PROMPT, 10)).text for _ in range(2)] == ["hi", "again"]
+        replies = [await asking.ask(PROMPT, 10) for _ in range(2)]
+    assert [reply.text for reply in replies] == ["hi", "again"]
+    assert [reply.response_metadata["tokens"] for reply in replies] == [{"left_out": REFUSED}] * 2
     assert ["logprobs" in one for one in scripted_model.requests] == [True, False, False]
     assert all(one["include_stop_str_in_output"] for one in scripted_model.requests), "what it takes is asked for"
+
+
+async def test_a_server_that_is_busy_when_it_is_asked_without_is_busy_and_refuses_nothing(
+    scripted_model: ScriptedModel,
+) -> None:
+    refused = JSONResponse({"error": {"message": "logprobs are not allowed"}}, 403)
+    scripted_model.replies = [refused, JSONResponse({"error": {"message": "busy"}}, 429), "hi"]
+    async with client(scripted_model) as chat:
+        asking = ChatClient(chat, [], keep_token_ids=True)
+        with pytest.raises(ServerOverloaded):
+            await asking.ask(PROMPT, 10)
+        assert (await asking.ask(PROMPT, 10)).text == "hi"
 
 
 async def test_replies_of_before_an_interruption_have_their_tokens(
@@ -198,6 +222,56 @@ def test_a_damaged_line_is_named_and_nothing_is_thrown_away(tmp_path: Path, rott
     with pytest.raises(UsageError, match="damaged"):
         finish_tokens(path)
     assert [one.name for one in tmp_path.iterdir()] == ["run_tokens_part00001.jsonl"]
+
+
+def test_a_damaged_part_holds_up_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "run_tokens.jsonl"
+    part_at(path, 1).write_bytes(b"{}\n")
+    part_at(path, 2).write_bytes(encoded(line(2)) + b"\n")
+    with pytest.raises(UsageError, match=r"part00001.*damaged"):
+        finish_tokens(path)
+    assert [row["sample_id"] for row in rows_in(tmp_path)] == [line(2)["sample_id"]]
+
+
+@pytest.mark.parametrize("numbers", ["AAAA", "????", "AAAAAAA="])
+def test_half_a_number_is_damage_and_shifts_no_other(tmp_path: Path, numbers: str) -> None:
+    path, half = tmp_path / "run_tokens.jsonl", line(1)
+    half["replies"][0]["ids"] = numbers
+    path.write_bytes(encoded(half) + b"\n" + encoded(line(2)) + b"\n")
+    with pytest.raises(UsageError, match="damaged"):
+        finish_tokens(path)
+
+
+def test_a_run_that_was_killed_at_its_very_end_gets_its_rows_by_the_same_command_and_nobody_reads_the_rest(
+    two: Path, model_url: str, tools_url: str
+) -> None:
+    words = [*generate_command(two, model_url, tools_url), "--keep-token-ids"]
+    assert trajgraph(*words).returncode == 0
+    (made,) = (two / "out").glob("*_tokens_part00001.parquet")
+    spool = made.with_name(made.name.replace("_part00001.parquet", ".jsonl"))
+    for left in (spool, part_at(spool, 3)):
+        left.write_bytes(encoded(line(7)) + b"\n")
+        audit = json.loads(trajgraph("audit", two / "out", "--json").stdout)
+        assert [one["rows"] for one in audit] == [2], audit
+        done = trajgraph(*words)
+        assert done.returncode == 0 and "already complete" in done.stderr
+        assert not left.exists() and not spool.exists()
+    assert [row["sample_id"] for row in rows_in(two / "out")].count(line(7)["sample_id"]) == 2
+
+
+def test_a_table_beside_the_records_is_none_of_their_parts(tmp_path: Path) -> None:
+    path = tmp_path / "run_incremental.jsonl"
+    path.with_name("run_incremental_part00009.parquet").write_bytes(b"PAR1")
+    assert parts_of(path) == {} and next_number(path) == 1
+
+
+async def test_a_run_that_goes_on_without_keeping_tokens_says_so(
+    two: Path, scripted_model: ScriptedModel, tools_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_model.script = two_turns
+    await generate(two, scripted_model, tools_url, keep_token_ids=True, limit=1)
+    await generate(two, scripted_model, tools_url)
+    assert any("those to come are not" in record.message for record in caplog.records)
 
 
 async def test_a_sample_whose_record_was_lost_has_rows_of_both_times_and_its_record_says_which(
