@@ -63,7 +63,7 @@ class LocalChatModel(BaseChatOpenAI):
     async def completion(self, body: dict[str, Any]) -> Any:
         """The server's own answer to a request, as JSON."""
         more = body.pop("extra_body", None) or {}
-        answer = await self.post(self._endpoint, {**body, **more})
+        answer = await self.post(self._endpoint, {**body, **more}, self.max_reply)
         if error := said_in(answer, self._secrets):
             raise error
         return answer
@@ -81,14 +81,14 @@ class LocalChatModel(BaseChatOpenAI):
             result.generations[0].message.response_metadata["tokens"] = tokens
         return result
 
-    async def post(self, url: str, body: dict[str, Any]) -> Any:
+    async def post(self, url: str, body: dict[str, Any], most: int = MAX_REPLY) -> Any:
         """A request straight to the HTTP pool, as a ready body: by the SDK's typed way it costs four times as much,
         since every message of the history would be validated again at each turn. Followed nowhere, and read up to a
         bound.
         """
         headers = {**session_header(), **self._headers}
         async with self.pool.post(url, data=dump_json(body), headers=headers, allow_redirects=False) as response:
-            return await self._read("POST", url, response)
+            return await self._read("POST", url, response, most)
 
     async def get(self, url: str) -> Any:
         """The same without a body."""
@@ -100,11 +100,11 @@ class LocalChatModel(BaseChatOpenAI):
         async with self.pool.get(url, headers=self._headers, allow_redirects=False) as response:
             return (await self._content("GET", url, response)).decode("utf-8", "replace")
 
-    async def _read(self, method: str, url: str, response: aiohttp.ClientResponse) -> Any:
-        return load_json(self._secrets.hidden_in(await self._content(method, url, response)))
+    async def _read(self, method: str, url: str, response: aiohttp.ClientResponse, most: int = MAX_REPLY) -> Any:
+        return load_json(self._secrets.hidden_in(await self._content(method, url, response, most)))
 
-    async def _content(self, method: str, url: str, response: aiohttp.ClientResponse) -> bytes:
-        content = await read_bounded(response.content, self.max_reply)
+    async def _content(self, method: str, url: str, response: aiohttp.ClientResponse, most: int = MAX_REPLY) -> bytes:
+        content = await read_bounded(response.content, most)
         if response.status < 300:
             return content
         sdk = self.root_async_client

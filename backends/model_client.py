@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage
 from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
 from backends.errors import (
+    BadRequest,
     ContextOverflow,
     InvalidResponse,
     ModelError,
@@ -157,25 +158,24 @@ class ChatClient:
         return reply
 
     async def _invoke(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
-        refusal: Exception | None = None
+        refusal, cause = None, None
         for extras in self._ladder if self._taken is None else [self._taken]:
             try:
                 reply = await self._timed(messages, {**asked, "extra_body": extras})
             except Exception as error:
                 failure = await self._failure(error)
-                denied = isinstance(failure, Unauthorized) and failure.forbidden
-                if not (denied or isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)):
+                denied = isinstance(failure, Unauthorized) and failure.forbidden and ASKED.keys() <= extras.keys()
+                if isinstance(failure, ContextOverflow) or not (denied or isinstance(failure, BadRequest)):
                     raise failure from error
-                if isinstance(failure, ContextOverflow):
-                    raise failure from error
-                refusal = refusal or failure  # perhaps a strict server: it is asked for no more than every server knows
+                if not refusal:  # perhaps a strict server: it is asked for no more than every server knows
+                    refusal, cause = failure, error
             else:
                 if self._taken is None and (refused := self._ladder[0].keys() - extras.keys()):
                     calls.info("%s refuses %s: it is asked without", self._base, ", ".join(sorted(refused)))
                 self._taken = extras
                 return reply
         assert refusal
-        raise refusal
+        raise refusal from cause
 
     @property
     def _extras(self) -> dict[str, Any]:

@@ -25,6 +25,8 @@ NONE, REFUSED = "the server gives no token ids", "the server refuses to give tok
 STREAMED = "the reply was streamed"
 _TAGS = re.compile(r"\s*</?think>\s*")
 _MOST, _LEAST_LOGPROB = 2**31, -3.5e38
+_LONGEST_REST = 16
+"""Letters that may be left of a token whose other letters begin a stop string."""
 
 
 class ReplyTokens(TypedDict, total=False):
@@ -53,7 +55,7 @@ def tokens_of(answer: Any, message: Mapping[str, str], stop: Sequence[str]) -> R
 
 
 def _checked(answer: Any, message: Mapping[str, str], stop: Sequence[str]) -> ReplyTokens:
-    choice, usage = choice_of(answer), answer["usage"]
+    choice, usage = choice_of(answer), answer.get("usage") or {}
     given = (choice.get("logprobs") or {}).get("content") or []
     named = [one["id"] for one in given if "id" in one]
     ids = choice.get("token_ids") or choice.get("response_token_ids")
@@ -61,19 +63,24 @@ def _checked(answer: Any, message: Mapping[str, str], stop: Sequence[str]) -> Re
     prompt_ids = list(answer.get("prompt_token_ids") or choice.get("prompt_token_ids") or ())
     if not ids:
         return {"left_out": NONE}
-    if not given or len(given) > len(ids) or (len(given) < len(ids) and len(named) < len(given)):
-        return {"left_out": f"the server gives {len(given) or 'no'} logprobs of {len(ids)} tokens"}
+    if not given:
+        return {"left_out": "the server gives no logprobs"}
+    missing = len(ids) - len(given)
+    if missing < 0 or len(named) not in (0, len(given)) or (missing and not named):
+        return {"left_out": "the server gives logprobs of other than its tokens"}
     if not all(type(one) is int and 0 <= one < _MOST for one in [*ids, *prompt_ids]):
         return {"left_out": "the server gives token ids that are no numbers"}
     logprobs = [None if "id" in one and not one.get("top_logprobs") else float(one["logprob"]) for one in given]
     if not all(one is None or _LEAST_LOGPROB < one < 1 for one in logprobs):
         return {"left_out": "the server gives logprobs that are none"}
-    if len(ids) != usage["completion_tokens"] or (prompt_ids and len(prompt_ids) != usage["prompt_tokens"]):
+    if len(ids) != usage.get("completion_tokens") or (prompt_ids and len(prompt_ids) != usage.get("prompt_tokens")):
         return {"left_out": "the server gives other tokens than it counts"}
     aligned = _aligned(logprobs, named or ids, ids)
     if aligned is None:
-        return {"left_out": "the server gives the logprobs of other tokens"}
-    is_cut = len(ids) > len(given) and named[-1:] != ids[-1:]
+        return {"left_out": "the server gives logprobs of other than its tokens"}
+    is_cut = missing > 0 and named[-1:] != ids[-1:]
+    if is_cut and missing > max((len(one.encode()) for one in stop), default=0):
+        return {"left_out": "the server gives no logprobs of too many tokens"}
     if not _are_of([_bytes(one) for one in given], is_cut, message, stop):
         return {"left_out": "the tokens are not those of the reply's text"}
     known = [math.nan if one is None else one for one in aligned]
@@ -142,12 +149,12 @@ def _are_of(pieces: Sequence[bytes], is_cut: bool, message: Mapping[str, str], s
     the last pieces are cut off, more of the text.
     """
     said, last = (without_end_token(b"".join(some).decode("utf-8", "replace")) for some in (pieces, pieces[-1:]))
-    text, thought = message["content"].strip(), message.get("reasoning_content", "").strip()
+    text, thought = (without_end_token(message.get(name, "")).strip() for name in ("content", "reasoning_content"))
     if thought or ("</think>" in said and "</think>" not in text):
         said, text = _TAGS.sub("", said), thought + text
     said, last = said.strip(), last.strip()
     if is_cut:
-        return text.startswith(said)
+        return text.startswith(said) and len(text) - len(said) <= _LONGEST_REST
     if not said.startswith(text):
         return False
     tail = said.removeprefix(text).strip()

@@ -122,8 +122,12 @@ async def generate_and_report(config: RunConfig, run: "RunFiles | None" = None, 
             to_log(files.log)
             stats = json.loads(files.stats.read_text(encoding="utf-8"))
             if has_unfinished(files.tokens):
-                with files.locked():
-                    finish_tokens(files.tokens)
+                try:
+                    with files.locked():
+                        finish_tokens(files.tokens)
+                except (OSError, UsageError) as error:
+                    log.error("%s", error)
+                    code = 1
             if config.upload_to:
                 RunCopy(files, config).complete()
             log.info("%s is already complete (another: --fresh; its rejected anew: --redo rejected)", files.run)

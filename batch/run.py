@@ -22,7 +22,7 @@ from batch.flags import changed, from_dict
 from batch.logs import calls_to, ends, log
 from batch.on_ray import ClusterRollouts, ClusterSteps
 from batch.outage import Outages
-from batch.parts import parts_of
+from batch.parts import files_of
 from batch.prepare import Prepared
 from batch.progress import Progress
 from batch.questions import check_questions
@@ -108,7 +108,7 @@ async def generate(
                         progress.write_stats(0.0)  # what is true now, should this process be killed
                         log.info("%s", looked.found)
                         log.info("%s", _word(acquired, progress))
-                        if parts_of(files.tokens) and not config.model.keep_token_ids:
+                        if files_of(files.tokens) and not config.model.keep_token_ids:
                             log.warning("the tokens of its earlier replies were kept, those to come are not")
                         if acquired.named_alike:
                             log.warning(
@@ -137,7 +137,9 @@ async def generate(
                         try:
                             await asyncio.to_thread(finish)
                         except (OSError, UsageError) as error:
-                            log.error("not all files are finished, the same command completes them: %s", error)
+                            log.error(
+                                "not all files are finished; mend this, and the same command completes them: %s", error
+                            )
                             code = code or 1
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]

@@ -67,12 +67,9 @@ class RunCopy:
         """
         files = self._files
         self._put(files.superseded)  # before the parts that it was taken from
-        with suppress(UsageError):  # said at the end of the run
-            finish_tokens(files.tokens)  # before the parts of their records
-        for part in parts_of(files.tokens).values():
-            if part.suffix == ".parquet":
-                self._put(part)
-        for part in (part for kind in KINDS for part in parts_of(files.outputs[kind]).values()):
+        sealed = [part for kind in KINDS for part in parts_of(files.outputs[kind]).values()]
+        self._put_tokens(at_end=at_end or not all(map(self._is_there, sealed)))
+        for part in sealed:
             if not (self._is_there(part) and self._is_there(beside(part))):
                 if not counts_of(part):  # just being sealed
                     continue
@@ -87,6 +84,15 @@ class RunCopy:
         if not files.failed.exists() and self._done.pop(files.failed.name, None):
             remove(f"{self._address}/{files.failed.name}")
             self._save()
+
+    def _put_tokens(self, *, at_end: bool) -> None:
+        """Those of all records that are sealed by now: they were appended before."""
+        if at_end:
+            with suppress(UsageError):  # said at the end of the run
+                finish_tokens(self._files.tokens)
+        for part in parts_of(self._files.tokens).values():
+            if part.suffix == ".parquet":
+                self._put(part)
 
     def _put(self, path: Path) -> None:
         if path.exists() and not self._is_there(path):

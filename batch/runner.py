@@ -84,7 +84,9 @@ class Runner:
             try:
                 await asyncio.to_thread(finish_part, part)
             except (OSError, UsageError) as error:
-                log.warning("%s is not packed and counted yet (%s): the next command does it", part, error)
+                log.warning(
+                    "%s is not finished yet (%s): it is tried again at the end, or by the next command", part, error
+                )
 
         def sealed(number: int) -> None:
             self._sealing.add(task := asyncio.create_task(finish(part_at(path, number))))

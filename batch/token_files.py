@@ -6,9 +6,10 @@ written anew with its record: the rows of a record are those with its `generatio
 """
 
 import fcntl
+import glob
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ from backends.errors import UsageError
 from backends.json_codec import load_json
 from batch.append import Appender
 from batch.jsonl import replaced
-from batch.parts import parts_of, sync_folder, whole_lines
+from batch.parts import sync_folder
 from serializers.record import Record
 
 MOST = 500
@@ -51,7 +52,11 @@ def left_out(line: Mapping[str, Any]) -> list[str]:
 
 def has_unfinished(path: Path) -> bool:
     """Whether there are tokens that are not Parquet yet."""
-    return path.exists() or any(part.suffix != ".parquet" for part in parts_of(path).values())
+    return bool(_plain_parts(path)) or (path.exists() and path.stat().st_size > 0)
+
+
+def _plain_parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}_part*.jsonl"))
 
 
 def finish_tokens(path: Path) -> None:
@@ -59,7 +64,7 @@ def finish_tokens(path: Path) -> None:
     if path.exists():
         Appender(path).seal()
     failed = []
-    for part in parts_of(path).values():
+    for part in _plain_parts(path):
         try:
             to_parquet(part)
         except UsageError as error:
@@ -68,11 +73,11 @@ def finish_tokens(path: Path) -> None:
         raise UsageError("; ".join(failed))
 
 
-def to_parquet(part: Path) -> None:
+def to_parquet(plain: Path) -> None:
     """Turn a sealed part into Parquet: a row for each reply. Raises UsageError for damage, and without pyarrow."""
-    plain, made = part.with_suffix(".jsonl"), part.with_suffix(".parquet")
-    with suppress(FileNotFoundError), plain.open("rb") as source:
-        fcntl.flock(source, fcntl.LOCK_EX)  # perhaps another process of the run is at it
+    made = plain.with_suffix(".parquet")
+    with suppress(FileNotFoundError), plain.open("r+b") as source:
+        fcntl.flock(source, fcntl.LOCK_EX)  # perhaps another thread or process of the run is at it
         if plain.exists() and not made.exists():
             _write_table(plain, source, made)
             sync_folder(plain.parent)
@@ -85,27 +90,33 @@ def _write_table(plain: Path, source: BinaryIO, made: Path) -> None:
     except ImportError as error:
         raise UsageError(f"{plain}: Parquet is an extra: pip install 'trajgraph[training]'") from error
     with (
-        _damage_of(plain),
         replaced(made, binary=True) as target,
         pyarrow.parquet.ParquetWriter(target, _schema(), compression="zstd") as writer,
     ):
-        lines = whole_lines(plain, source)
-        while group := [*islice(lines, _GROUP)]:
-            writer.write_table(_table([*chain.from_iterable(map(_rows, group))]))
+        samples = _samples(plain, source)
+        while group := [*islice(samples, _GROUP)]:
+            writer.write_table(_table([*chain.from_iterable(group)]))
 
 
-@contextmanager
-def _damage_of(plain: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{plain}: damaged ({error}); mend it, or move it away: the tokens in it are lost") from error
+def _samples(plain: Path, source: BinaryIO) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each sample, their numbers as bytes. Raises UsageError for damage."""
+    for number, line in enumerate(source, start=1):
+        try:
+            sample = load_json(line)
+            key = {"sample_id": str(sample["sample_id"]), "generation_time": str(sample["generation_time"])}
+            yield [{**key, **_row(reply)} for reply in sample["replies"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UsageError(
+                f"{plain}, line {number}: damaged ({type(error).__name__}); take the line out, its tokens are lost"
+            ) from error
 
 
-def _rows(line: bytes) -> Iterator[dict[str, Any]]:
-    sample = load_json(line)
-    for reply in sample["replies"]:
-        yield {"sample_id": sample["sample_id"], "generation_time": sample["generation_time"], **reply}
+def _row(reply: Mapping[str, Any]) -> dict[str, Any]:
+    packed = {name: b64decode(reply[name], validate=True) for name in _PACKED if reply.get(name) is not None}
+    if any(len(numbers) % 4 for numbers in packed.values()):
+        raise ValueError("half a number")
+    repairs, why = [str(one) for one in reply.get("repairs") or ()], reply.get("left_out")
+    return {"turn": int(reply["turn"]), "repairs": repairs, "left_out": None if why is None else str(why), **packed}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -121,19 +132,16 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
     return arrow.Table.from_arrays(columns, schema=schema)
 
 
-def _unpacked(texts: Sequence[str | None], kind: Any) -> Any:
+def _unpacked(pieces: Sequence[bytes | None], kind: Any) -> Any:
     """A column of lists from their bytes; NaN is null."""
     import pyarrow as arrow
     import pyarrow.compute
 
-    pieces = [b64decode(text or "", validate=True) for text in texts]
-    if any(len(piece) % 4 for piece in pieces):
-        raise ValueError("half a number")
-    ends = [0, *accumulate(len(piece) // 4 for piece in pieces)]
-    values = arrow.Array.from_buffers(kind, ends[-1], [None, arrow.py_buffer(b"".join(pieces))])
+    ends = [0, *accumulate(len(piece or b"") // 4 for piece in pieces)]
+    values = arrow.Array.from_buffers(kind, ends[-1], [None, arrow.py_buffer(b"".join(one or b"" for one in pieces))])
     if arrow.types.is_floating(kind):
         values = arrow.compute.if_else(arrow.compute.is_nan(values), arrow.scalar(None, kind), values)
-    absent = arrow.array([text is None for text in texts])
+    absent = arrow.array([piece is None for piece in pieces])
     return arrow.ListArray.from_arrays(arrow.array(ends, arrow.int32()), values, mask=absent)
 
 

@@ -114,7 +114,7 @@ def _joined(begun: AIMessage, text: str, rest: AIMessage, sent: str) -> AIMessag
     if (thought and rest.text.strip()) or _begins_anew(text, more):
         return None
     about: dict[str, Any] = {**rest.response_metadata, "continued": True}
-    if tokens := joined(begun.response_metadata.get("tokens"), rest.response_metadata.get("tokens")):
+    if tokens := joined(begun.response_metadata.get("tokens"), about.pop("tokens", None)):
         about["tokens"] = tokens if more == thought + rest.text else {"left_out": "a reply's end repeats its beginning"}
     about["ran_on"] = bool(begun.response_metadata.get("in_thought"))
     return AIMessage(text + more, response_metadata=about, usage_metadata=rest.usage_metadata)

@@ -20,7 +20,8 @@ from training.rows import Row, read_rows
 
 _NO_TRAJECTORIES = re.compile(r"_(rejected|failed|superseded)(_part\d+)?\.jsonl(\.zst)?$")
 _BESIDE = re.compile(
-    r"_(index|run\.log|run\.lock|failed\.jsonl|part\d+_counts\.json|tokens(_part\d+)?\.(jsonl|parquet)|checkpoints.*\.sqlite.*)$|^trajectory_stats_.*\.json$"
+    r"_(index|run\.log|run\.lock|failed\.jsonl|part\d+_counts\.json|checkpoints.*\.sqlite.*)$|^trajectory_stats_.*\.json$"
+    r"|^pubmed_trajectory_.*_tokens(_part\d+)?\.(jsonl|parquet)$"
 )
 """A run's files that hold no trajectories: a shell's `*` names them, too."""
 _FUNNEL = ("questions", "accepted", "rejected", "failed", "pending")

@@ -5,9 +5,11 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 trajgraph=${TRAJGRAPH:-trajgraph} python=${LOOP_PYTHON:-python3}
 questions=${LOOP_QUESTIONS:-2000} held_out=${LOOP_HELD_OUT:-40} base_seconds=${LOOP_BASE_SECONDS:-480} sft_seconds=${LOOP_SFT_SECONDS:-480}
-mkdir -p "$1"
+mkdir -p "${1:?give a folder}"
 cd "$1"
-rm -rf teacher base export sft by_base by_sft
+if [ -n "$(ls -A)" ] && [ ! -e .loop ]; then echo "$1: give an empty folder" >&2; exit 2; fi
+touch .loop
+rm -rf teacher base export sft trl by_base by_sft papers.sqlite*
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 step() { printf '\n== %s\n' "$*"; }
@@ -22,8 +24,8 @@ by_the_student() {  # base|sft: serve it, have it answer what nobody has asked, 
   "$python" "$here/to_gguf.py" "$1" "$1.gguf"
   "$python" "$here/serve.py" "$port" "$1.gguf" student 4 16384 >/dev/null 2>"$1_server.log" &
   served=$!
-  generate held_out.jsonl "by_$1" student "$port" --max-tokens 256 --concurrency 4 --fresh || [ $? = 1 ]  # 1: some failed
-  kill "$served"
+  generate held_out.jsonl "by_$1" student "$port" --max-tokens 256 --concurrency 4 --max-downtime 60
+  kill "$served" || { echo "llama.cpp has ended: see $1_server.log" >&2; exit 1; }
 }
 
 step "questions, and papers that answer them"

@@ -23,9 +23,9 @@ def facts(folder: str) -> dict[str, str]:
     records = rows(folder)
     asked = len(lines(Path("held_out.jsonl")))
     accepted = [one for one in records if not one["metadata"]["reject_reasons"]]
-    searched = [one for one in accepted if any(call["query"] for call in one["trajectory"]["tool_calls"])]
-    cited = [one for one in accepted if one["trajectory"]["pmids_cited"]]
-    cites = [cite for one in accepted for cite in cites_of(one)]
+    searched = [one for one in records if one["trajectory"]["tool_calls"]]
+    cited = [one for one in records if one["trajectory"]["pmids_cited"]]
+    cites = [cite for one in records for cite in cites_of(one)]
     return {
         "accepted": f"{len(accepted)} of {asked}",
         "pass every gate": f"{sum(not one['metadata']['gates'] for one in accepted)} of {asked}",

@@ -120,7 +120,8 @@ def about(paper: dict[str, Any]) -> tuple[str, str]:
 
 def base() -> None:
     """A model that has read the papers, but for those on what is held out."""
-    asked = (folder / "questions.jsonl").read_text(encoding="utf-8")
+    questions = [json.loads(line) for line in (folder / "questions.jsonl").open(encoding="utf-8")]
+    asked = {drug for one in questions for drug in one["expected_search_terms"]}
     papers = [json.loads(line) for line in (folder / "papers.jsonl").open(encoding="utf-8")]
     written = documents([one for one in papers if about(one)[0] in asked])  # none that is held out
     said = [json.loads(line) for line in next((folder / "teacher").glob("*_incremental.jsonl")).open(encoding="utf-8")]

@@ -194,9 +194,9 @@ def test_a_logprob_whose_token_cannot_be_told_is_left_out_alone() -> None:
     [
         ({"token_ids": None}, NONE),
         ({"logprobs": None}, "no logprobs"),
-        ({"token_ids": [1, 2, 3, 4]}, "3 logprobs of 4 tokens"),
+        ({"token_ids": [1, 2, 3, 4]}, "other than its tokens"),
         ({"token_ids": [1, 2, 3, 4], "logprobs": {"content": [entry(b"y")] * 4}}, "counts"),
-        ({"token_ids": [1]}, "logprobs of 1 tokens"),
+        ({"token_ids": [1]}, "other than its tokens"),
         ({"token_ids": ["1", 2, 3]}, "no numbers"),
         ({"token_ids": [True, 2, 3]}, "no numbers"),
         ({"token_ids": [2**31, 2, 3]}, "no numbers"),
@@ -233,11 +233,36 @@ def test_the_tokens_are_of_the_choice_that_is_read() -> None:
     assert tokens_of(answer, {"content": "yes"}, STOPS)["ids"] == [100, END]
 
 
+@pytest.mark.parametrize("answer", [{}, {"usage": None}, {"usage": 3}])
+def test_a_server_that_gives_and_counts_nothing_gives_none(answer: dict[str, Any]) -> None:
+    left_out = tokens_of({"choices": [{"message": {}}], **answer}, {"content": "yes"}, STOPS)["left_out"]
+    assert left_out == (NONE if answer.get("usage") != 3 else left_out)
+
+
+def test_a_server_that_sends_the_end_token_along_has_its_tokens_kept() -> None:
+    said = Said([b"yes"], True)
+    assert "ids" in tokens_of(answered(said, "vllm"), {"content": "yes<|im_end|>"}, STOPS)
+
+
+def test_more_than_a_stop_string_is_not_left_unseen() -> None:
+    said = Said([b"yes", *[b"x"] * 40], False)
+    answer = answered(said, "llama.cpp")
+    del answer["choices"][0]["logprobs"]["content"][1:]
+    assert "left_out" in tokens_of(answer, {"content": "yes"}, STOPS)
+    assert "left_out" in tokens_of(answer, {"content": said.text}, STOPS)
+
+
+def test_ids_on_some_logprobs_only_are_no_ids() -> None:
+    answer = answered(Said([b"y", b"e", b"s"], False), "vllm")
+    answer["choices"][0]["logprobs"]["content"][0]["id"] = 100
+    assert "left_out" in tokens_of(answer, {"content": "yes"}, STOPS)
+
+
 @pytest.mark.parametrize("given", [[], [entry(b"y")], [entry(b"")], [entry(b"y"), entry(b"es")]])
 def test_logprobs_of_some_tokens_are_not_laid_on_others(given: list[Any]) -> None:
     answer = answered(Said([b"y", b"e", b"s"], False), "vllm")
     answer["choices"][0]["logprobs"]["content"] = given
-    assert "logprobs of 3 tokens" in tokens_of(answer, {"content": "yes"}, STOPS)["left_out"]
+    assert "logprobs" in tokens_of(answer, {"content": "yes"}, STOPS)["left_out"]
 
 
 oddities = st.recursive(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from backends.model_client import ChatClient
 from backends.reply_tokens import REFUSED, packed
 from batch.jsonl import encoded
 from batch.parts import next_number, part_at, parts_of
-from batch.token_files import finish_tokens
+from batch.token_files import finish_tokens, to_parquet
 from tests.support.model_clients import PROMPT, client
 from tests.support.runs import (
     answer,
@@ -159,13 +160,15 @@ async def test_what_was_dropped_behind_a_call_is_in_its_tokens_and_named(
     scripted_model.script = runs_on
     done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
     repairs = {record["sample_id"]: record["metadata"]["repairs"] for record in read_jsonl(done.files.trajectories)}
+    assert len(rows_in(two)) == 4
     for row in rows_in(two):
         assert row["repairs"] == [one["repair"] for one in repairs[row["sample_id"]] if one["turn"] == row["turn"]]
         assert ("made up" in spoken(row["ids"])) == (row["turn"] == 1) == bool(row["repairs"])
 
 
-async def test_a_reply_that_was_cut_off_and_continued_has_the_tokens_of_both_pieces(
-    two: Path, scripted_model: ScriptedModel, tools_url: str
+@pytest.mark.parametrize("kept_before", [True, False])
+async def test_a_reply_that_was_cut_off_and_continued_has_the_tokens_of_both_pieces_or_none(
+    two: Path, scripted_model: ScriptedModel, tools_url: str, kept_before: bool
 ) -> None:
     scripted_model.owned_by, scripted_model.max_model_len = "vllm", 32_768
     first = "<think>I know.</think>\n<answer>It"
@@ -173,15 +176,25 @@ async def test_a_reply_that_was_cut_off_and_continued_has_the_tokens_of_both_pie
     def in_two(messages: list[dict[str, Any]]) -> Reply:
         if not scripted_model.requests[-1].get("continue_final_message"):
             return as_vllm(messages, first, finish_reason="length")
+        if broken:
+            return JSONResponse({"error": {"message": "no"}}, 500)
         asked = [ord(one) for one in json.dumps(messages[:-1]) + first]
         said = json.loads(bytes(as_vllm(messages, " helps.</answer>").body))
         said["prompt_token_ids"], said["usage"]["prompt_tokens"] = asked, len(asked)
         return JSONResponse(said)
 
+    broken = [not kept_before]
     scripted_model.script = in_two
+    if broken[0]:
+        assert counts(await generate(two, scripted_model, tools_url)) == [0, 0, 2, 0]
+    broken.clear()
     done = await generate(two, scripted_model, tools_url, keep_token_ids=True)
     assert counts(done)[0] == 2
+    assert len(rows_in(two)) == 2
     for row in rows_in(two):
+        assert (row["left_out"] is None) == kept_before
+        if not kept_before:
+            continue
         assert spoken(row["ids"]) == f"{first} helps.</answer>"
         assert len(row["logprobs"]) == len(row["ids"])
 
@@ -231,6 +244,18 @@ def test_a_damaged_part_holds_up_no_other(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"part00001.*damaged"):
         finish_tokens(path)
     assert [row["sample_id"] for row in rows_in(tmp_path)] == [line(2)["sample_id"]]
+
+
+def test_two_threads_make_one_table(tmp_path: Path) -> None:
+    """As when one copies a run's files and another has just sealed the part."""
+    plain = part_at(tmp_path / "run_tokens.jsonl", 1)
+    for _ in range(10):
+        plain.write_bytes(b"".join(encoded(line(number)) + b"\n" for number in range(200)))
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(to_parquet, [plain] * 4))
+        assert len(rows_in(tmp_path)) == 200
+        assert [one.suffix for one in tmp_path.iterdir()] == [".parquet"]
+        plain.with_suffix(".parquet").unlink()
 
 
 @pytest.mark.parametrize("numbers", ["AAAA", "????", "AAAAAAA="])
