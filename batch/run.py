@@ -133,13 +133,14 @@ async def generate(
                 with contextlib.suppress(OSError):
                     progress.save_index(at_end=True)
                 with stop.on_signals():
-                    for finish in (partial(finish_tokens, files.tokens), partial(progress.upload, at_end=True)):
+                    for what, finish in (
+                        ("the table of tokens", partial(finish_tokens, files.tokens)),
+                        ("the copy", partial(progress.upload, at_end=True)),
+                    ):
                         try:
                             await asyncio.to_thread(finish)
                         except (OSError, UsageError) as error:
-                            log.error(
-                                "not all files are finished; mend this, and the same command completes them: %s", error
-                            )
+                            log.error("%s is not whole, the same command completes it: %s", what, error)
                             code = code or 1
     if not code and stop.reason and stats["pending"]:
         code = _EXIT_CODES[stop.reason]
