@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 MODEL = Path(os.environ.get("REAL_MODEL", ROOT.parent / "shared" / "models" / "loop-12m"))
 """A small model trained on this project's exports: its GGUF, `hf/` and `questions.jsonl`."""
 ENVIRONMENTS = ROOT / ".venv-real"
+LLAMA = ROOT / "examples" / "loop" / "serve.py"
 
 
 @contextmanager
@@ -65,8 +66,7 @@ def _answers(url: str) -> bool:
 def llama(slots: int = 4, context: int = 32_768) -> Iterator[str]:
     """llama.cpp's server with the small model; yields its address."""
     port = free_port()
-    serve = ROOT / "examples" / "loop" / "serve.py"
-    command = [sys.executable, serve, port, next(MODEL.glob("*.gguf")), "Qwen3-8B", slots, context]
+    command = [sys.executable, LLAMA, port, next(MODEL.glob("*.gguf")), "Qwen3-8B", slots, context]
     with process(*command, ready=f"http://127.0.0.1:{port}/health"):
         yield f"http://127.0.0.1:{port}/v1"
 

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.real.parts import HERE, MODEL, process, tools_for
+from tests.real.parts import LLAMA, MODEL, process, tools_for
 from tests.support.runs import ROOT, read_jsonl, trajgraph_process
 from tests.support.servers import free_port
 
@@ -21,7 +21,7 @@ def test_a_server_that_is_killed_and_started_again_costs_no_question_an_attempt(
     lines = (model_folder / "questions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     questions.write_text("".join(lines[:_QUESTIONS]), encoding="utf-8")
     ports = [free_port(), free_port()]
-    commands = [[sys.executable, HERE / "llama_server.py", port, gguf, 2, 16384] for port in ports]
+    commands = [[sys.executable, LLAMA, port, gguf, "Qwen3-8B", 2, 16384] for port in ports]
     urls = [f"http://127.0.0.1:{port}/v1" for port in ports]
 
     def killed() -> None:
