@@ -1,7 +1,7 @@
 """A small model of Qwen3's architecture, from nothing: train.py FOLDER base|sft SECONDS
 
-base  makes a tokenizer, and a model that has read the papers and knows no protocol    FOLDER/base
-sft   trains it further with TRL's SFTTrainer on FOLDER/export/train.jsonl             FOLDER/sft
+base  makes a tokenizer, and a model that has read papers and knows no protocol       FOLDER/base
+sft   trains it further with TRL's SFTTrainer on FOLDER/export/train.jsonl            FOLDER/sft
 
 SECONDS are those of the training itself, on the CPU.
 """
@@ -20,7 +20,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PA
 os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 import torch
-from made_up import pmid
+from made_up import DISEASES, DRUGS, name, paper
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -82,33 +82,30 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return made
 
 
-def documents(papers: list[dict[str, Any]]) -> Iterator[str]:
+def documents() -> Iterator[str]:
     """What the model reads before it sees a trajectory: to find and to copy what stands before is what pays there."""
     while True:
-        yield said_again(papers) if chance.random() < 0.4 else read_and_cited(papers)
+        made = [paper(chance, name(chance, DRUGS), name(chance, DISEASES)) for _ in range(chance.randint(1, 4))]
+        yield said_again(made) if chance.random() < 0.4 else read_and_cited(made)
 
 
 def said_again(papers: list[dict[str, Any]]) -> str:
     """Words and numbers, and the same between other signs."""
-    words = [word for one in chance.sample(papers, 6) for word in about(one)] + [pmid(chance) for _ in range(4)]
-    words, (left, right) = chance.sample(words, chance.randint(1, 8)), chance.choice(SIGNS)
+    words = [word for one in papers for word in (*about(one), one["paperId"])]
+    words, (left, right) = chance.sample(words, chance.randint(1, min(len(words), 8))), chance.choice(SIGNS)
     each = "".join(f"{left}{word}{right}\n" for word in words[:3])
     return f"{' '.join(words)}\n{left}{' '.join(words)}{right}\n{each}"
 
 
 def read_and_cited(papers: list[dict[str, Any]]) -> str:
-    """Papers in one of several forms, under numbers drawn anew, and then things said of them."""
+    """Papers in one of several forms, and then things said of them."""
     form, text = chance.choice(FORMS), ""
-    read = [
-        (pmid(chance), one["title"], one["abstract"], *about(one))
-        for one in chance.sample(papers, chance.randint(1, 4))
-    ]
-    for one in read:
-        text += form.format(*one)
+    for one in papers:
+        text += form.format(one["paperId"], one["title"], one["abstract"])
     for _ in range(chance.randint(2, 6)):
-        number, title, abstract, drug, disease = chance.choice(read)
-        sentence = chance.choice(abstract.rstrip(".").split(". "))
-        text += chance.choice(SAID).format(number, title, sentence, drug, disease)
+        one = chance.choice(papers)
+        sentence = chance.choice(one["abstract"].rstrip(".").split(". "))
+        text += chance.choice(SAID).format(one["paperId"], one["title"], sentence, *about(one))
     return text
 
 
@@ -119,11 +116,8 @@ def about(paper: dict[str, Any]) -> tuple[str, str]:
 
 
 def base() -> None:
-    """A model that has read the papers, but for those on what is held out."""
-    questions = [json.loads(line) for line in (folder / "questions.jsonl").open(encoding="utf-8")]
-    asked = {drug for one in questions for drug in one["expected_search_terms"]}
-    papers = [json.loads(line) for line in (folder / "papers.jsonl").open(encoding="utf-8")]
-    written = documents([one for one in papers if about(one)[0] in asked])  # none that is held out
+    """A model that has read papers: none of those that are asked about."""
+    written = documents()
     said = [json.loads(line) for line in next((folder / "teacher").glob("*_incremental.jsonl")).open(encoding="utf-8")]
     texts = [next(written) for _ in range(1500)] + [one["trajectory"]["interleaved_text"] for one in said[:300]]
     texts += [" ".join(f"{one:03}" for one in range(1000))] * 50
