@@ -68,7 +68,7 @@ class RunCopy:
         files = self._files
         self._put(files.superseded)  # before the parts that it was taken from
         sealed = [part for kind in KINDS for part in parts_of(files.outputs[kind]).values()]
-        self._put_tokens(at_end=at_end or not all(map(self._is_there, sealed)))
+        self._put_tokens(finish=at_end or not all(map(self._is_there, sealed)))
         for part in sealed:
             if not (self._is_there(part) and self._is_there(beside(part))):
                 if not counts_of(part):  # just being sealed
@@ -85,9 +85,9 @@ class RunCopy:
             remove(f"{self._address}/{files.failed.name}")
             self._save()
 
-    def _put_tokens(self, *, at_end: bool) -> None:
+    def _put_tokens(self, *, finish: bool) -> None:
         """Those of all records that are sealed by now: they were appended before."""
-        if at_end:
+        if finish:
             with suppress(UsageError):  # said at the end of the run
                 finish_tokens(self._files.tokens)
         for part in parts_of(self._files.tokens).values():
