@@ -98,20 +98,12 @@ def answered(said: Said, server: str) -> dict[str, Any]:
         return {"choices": [choice], "prompt_token_ids": [1, 2, 3], "usage": usage}
     if server == "sglang":
         given = [{**entry(b""), "bytes": [*piece], "token": "?"} for piece in [*said.pieces, *end]]
-        choice = {
-            "message": {},
-            "response_token_ids": said.ids,
-            "prompt_token_ids": [1, 2, 3],
-            "logprobs": {"content": given},
-        }
-        return {"choices": [choice], "usage": usage}
+        choice = {"message": {}, "response_token_ids": said.ids, "logprobs": {"content": given}}
+        return {"choices": [{**choice, "prompt_token_ids": [1, 2, 3]}], "usage": usage}
     shown = merged(said.pieces, None)
     given = [entry(text, id=said.ids[at]) for at, text in shown] + ([entry(b"", id=END)] if said.ends else [])
-    return {
-        "choices": [{"message": {}, "logprobs": {"content": given}}],
-        "__verbose": {"tokens": said.ids},
-        "usage": usage,
-    }
+    choice = {"message": {}, "logprobs": {"content": given}}
+    return {"choices": [choice], "__verbose": {"tokens": said.ids}, "usage": usage}
 
 
 SERVERS = ["vllm", "older vllm", "sglang", "llama.cpp"]

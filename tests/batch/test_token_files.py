@@ -1,22 +1,18 @@
 """`--keep-token-ids`: each reply's tokens, as its server made them, in Parquet beside the records."""
 
 import json
-import math
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import pytest
 from starlette.responses import JSONResponse
 
-from backends.errors import ServerOverloaded, UsageError
+from backends.errors import ServerOverloaded
 from backends.model_client import ChatClient
-from backends.reply_tokens import REFUSED, packed
+from backends.reply_tokens import REFUSED
 from batch.jsonl import encoded
-from batch.parts import next_number, part_at, parts_of
-from batch.token_files import finish_tokens, to_parquet
+from batch.parts import part_at
 from tests.support.model_clients import PROMPT, client
 from tests.support.runs import (
     answer,
@@ -30,6 +26,7 @@ from tests.support.runs import (
     write_questions,
 )
 from tests.support.servers import Reply, ScriptedModel
+from tests.support.token_lines import line, rows_in
 
 
 def as_vllm(messages: list[dict[str, Any]], said: str, **more: Any) -> JSONResponse:
@@ -49,11 +46,6 @@ def as_vllm(messages: list[dict[str, Any]], said: str, **more: Any) -> JSONRespo
 
 def spoken(ids: list[int]) -> str:
     return "".join(map(chr, ids))
-
-
-def rows_in(folder: Path) -> list[dict[str, Any]]:
-    parts = sorted(folder.glob("*_tokens_part*.parquet"))
-    return [row for part in parts for row in pyarrow.parquet.read_table(part).to_pylist()]
 
 
 @pytest.fixture
@@ -199,74 +191,6 @@ async def test_a_reply_that_was_cut_off_and_continued_has_the_tokens_of_both_pie
         assert len(row["logprobs"]) == len(row["ids"])
 
 
-def line(number: int, time: str = "now") -> dict[str, Any]:
-    tokens = {"prompt_ids": packed([1], "i"), "ids": packed([2, 3], "i"), "logprobs": packed([-0.5, math.nan], "f")}
-    return {"sample_id": f"a_traj_{number:05d}", "generation_time": time, "replies": [{"turn": 1, **tokens}]}
-
-
-@pytest.mark.parametrize("state", ["appended", "sealed", "made", "half made", "both"])
-def test_wherever_a_process_was_killed_every_line_becomes_rows_once(tmp_path: Path, state: str) -> None:
-    path = tmp_path / "run_tokens.jsonl"
-    lines = b"".join(encoded(line(number)) + b"\n" for number in range(120))
-    (path if state == "appended" else part_at(path, 1)).write_bytes(lines)
-    if state in ("made", "both"):
-        finish_tokens(path)
-    if state == "both":
-        part_at(path, 1).write_bytes(lines)
-    if state == "half made":
-        part_at(path, 1).with_name(f".{part_at(path, 1).stem}.parquet.new").write_bytes(b"PAR1")
-    finish_tokens(path)
-    path.write_bytes(encoded(line(120)) + b"\n")
-    finish_tokens(path)
-    finish_tokens(path)
-    assert [row["sample_id"] for row in rows_in(tmp_path)] == [line(number)["sample_id"] for number in range(121)]
-    assert rows_in(tmp_path)[0]["logprobs"] == [-0.5, None]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "run_tokens_part00001.parquet", "run_tokens_part00002.parquet"
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "rotten", [b'{"sample_id": "a', b"[]", b'{"sample_id": 1, "generation_time": "", "replies": [{"turn": "x"}]}']
-)
-def test_a_damaged_line_is_named_and_nothing_is_thrown_away(tmp_path: Path, rotten: bytes) -> None:
-    path = tmp_path / "run_tokens.jsonl"
-    path.write_bytes(encoded(line(1)) + b"\n" + rotten + b"\n")
-    with pytest.raises(UsageError, match="damaged"):
-        finish_tokens(path)
-    assert [one.name for one in tmp_path.iterdir()] == ["run_tokens_part00001.jsonl"]
-
-
-def test_a_damaged_part_holds_up_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "run_tokens.jsonl"
-    part_at(path, 1).write_bytes(b"{}\n")
-    part_at(path, 2).write_bytes(encoded(line(2)) + b"\n")
-    with pytest.raises(UsageError, match=r"part00001.*damaged"):
-        finish_tokens(path)
-    assert [row["sample_id"] for row in rows_in(tmp_path)] == [line(2)["sample_id"]]
-
-
-def test_two_threads_make_one_table(tmp_path: Path) -> None:
-    """As when one copies a run's files and another has just sealed the part."""
-    plain = part_at(tmp_path / "run_tokens.jsonl", 1)
-    for _ in range(10):
-        plain.write_bytes(b"".join(encoded(line(number)) + b"\n" for number in range(200)))
-        with ThreadPoolExecutor(4) as threads:
-            list(threads.map(to_parquet, [plain] * 4))
-        assert len(rows_in(tmp_path)) == 200
-        assert [one.suffix for one in tmp_path.iterdir()] == [".parquet"]
-        plain.with_suffix(".parquet").unlink()
-
-
-@pytest.mark.parametrize("numbers", ["AAAA", "????", "AAAAAAA="])
-def test_half_a_number_is_damage_and_shifts_no_other(tmp_path: Path, numbers: str) -> None:
-    path, half = tmp_path / "run_tokens.jsonl", line(1)
-    half["replies"][0]["ids"] = numbers
-    path.write_bytes(encoded(half) + b"\n" + encoded(line(2)) + b"\n")
-    with pytest.raises(UsageError, match="damaged"):
-        finish_tokens(path)
-
-
 def test_a_run_that_was_killed_at_its_very_end_gets_its_rows_by_the_same_command_and_nobody_reads_the_rest(
     two: Path, model_url: str, tools_url: str
 ) -> None:
@@ -282,12 +206,6 @@ def test_a_run_that_was_killed_at_its_very_end_gets_its_rows_by_the_same_command
         assert done.returncode == 0 and "already complete" in done.stderr
         assert not left.exists() and not spool.exists()
     assert [row["sample_id"] for row in rows_in(two / "out")].count(line(7)["sample_id"]) == 2
-
-
-def test_a_table_beside_the_records_is_none_of_their_parts(tmp_path: Path) -> None:
-    path = tmp_path / "run_incremental.jsonl"
-    path.with_name("run_incremental_part00009.parquet").write_bytes(b"PAR1")
-    assert parts_of(path) == {} and next_number(path) == 1
 
 
 async def test_a_run_that_goes_on_without_keeping_tokens_says_so(
