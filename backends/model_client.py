@@ -15,7 +15,6 @@ from langchain_core.messages import AIMessage
 from backends.bounded import TooLong, without_secrets
 from backends.chat_model import LocalChatModel
 from backends.errors import (
-    BadRequest,
     ContextOverflow,
     InvalidResponse,
     ModelError,
@@ -164,14 +163,16 @@ class ChatClient:
                 reply = await self._timed(messages, {**asked, "extra_body": extras})
             except Exception as error:
                 failure = await self._failure(error)
-                denied = isinstance(failure, Unauthorized) and failure.forbidden and ASKED.keys() <= extras.keys()
-                if isinstance(failure, ContextOverflow) or not (denied or isinstance(failure, BadRequest)):
+                refused = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+                if isinstance(failure, Unauthorized):  # one may ask, but not for tokens
+                    refused = failure.forbidden and ASKED.keys() <= extras.keys()
+                if isinstance(failure, ContextOverflow) or not refused:
                     raise failure from error
                 if not refusal:  # perhaps a strict server: it is asked for no more than every server knows
                     refusal, cause = failure, error
             else:
-                if self._taken is None and (refused := self._ladder[0].keys() - extras.keys()):
-                    calls.info("%s refuses %s: it is asked without", self._base, ", ".join(sorted(refused)))
+                if self._taken is None and (fewer := self._ladder[0].keys() - extras.keys()):
+                    calls.info("%s refuses %s: it is asked without", self._base, ", ".join(sorted(fewer)))
                 self._taken = extras
                 return reply
         assert refusal
