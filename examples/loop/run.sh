@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 trajgraph=${TRAJGRAPH:-trajgraph} python=${LOOP_PYTHON:-python3}
-questions=${LOOP_QUESTIONS:-2000} held_out=${LOOP_HELD_OUT:-40} base_seconds=${LOOP_BASE_SECONDS:-360} sft_seconds=${LOOP_SFT_SECONDS:-360}
+questions=${LOOP_QUESTIONS:-2000} held_out=${LOOP_HELD_OUT:-40} base_seconds=${LOOP_BASE_SECONDS:-360} sft_seconds=${LOOP_SFT_SECONDS:-240}
 mkdir -p "${1:?give a folder}"
 cd "$1"
 if [ -n "$(ls -A)" ] && [ ! -e .loop ]; then echo "$1: give an empty folder" >&2; exit 2; fi

@@ -20,7 +20,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PA
 os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 import torch
-from made_up import DISEASES, DRUGS, name, paper
+from made_up import DISEASES, drug, paper
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -31,10 +31,12 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-"""How a text is split, which llama.cpp knows as `dbrx`. Three digits are one: a small model copies them better."""
+"""How a text is split, which llama.cpp knows as `dbrx`: three digits are one token, which a small model copies well."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-VOCABULARY, LENGTH, BATCH = 2304, 256, 16
+VOCABULARY, LENGTH, BATCH = 1024, 256, 16
 RATE = 3e-3
+NUMBERS, EXERCISES = 0.17, 0.35
+"""The shares of its time at which a new model is through with exercises over numbers, and over all tokens."""
 FORMS = (
     '<snippet id="{0}">Title: {1}\nAbstract: {2}</snippet>\n', "# {1}\n\nPMID: {0}\n\n## Abstract\n\n{2}\n\n",
     "[{0}] {1} {2}\n", "{0}: {2} ({1})\n",
@@ -82,10 +84,38 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return made
 
 
+def exercise(tokens: list[int]) -> torch.Tensor:
+    """Shape [4 BATCH, LENGTH / 4 + 1]: rows of a few tokens, each mostly followed by what followed it before.
+
+    All that can be learned here is to look for where the last token stood, and to copy what came next: what citing is
+    made of. It is copied well only what was met here: numbers first, which are few, then everything.
+    """
+    rows = []
+    for _ in range(4 * BATCH):
+        known = chance.sample(tokens, chance.randint(4, 12))
+        after = dict(zip(known, chance.sample(known, len(known)), strict=True))
+        row = [chance.choice(known)]
+        while len(row) <= LENGTH // 4:
+            row.append(after[row[-1]] if chance.random() < 0.75 else chance.choice(known))
+        rows.append(row)
+    return torch.tensor(rows)
+
+
+def pages(tokenizer: PreTrainedTokenizerFast) -> Iterator[torch.Tensor]:
+    """Shape [BATCH, LENGTH + 1]: documents, one behind the other."""
+    written, stored = documents(), list[int]()
+    size = BATCH * (LENGTH + 1)
+    while True:
+        while len(stored) < size:
+            stored += [*tokenizer(next(written))["input_ids"], tokenizer.pad_token_id]
+        yield torch.tensor(stored[:size]).view(BATCH, -1)
+        stored = stored[size:]
+
+
 def documents() -> Iterator[str]:
     """What the model reads before it sees a trajectory: to find and to copy what stands before is what pays there."""
     while True:
-        made = [paper(chance, name(chance, DRUGS), name(chance, DISEASES)) for _ in range(chance.randint(1, 4))]
+        made = [paper(chance, drug(chance), chance.choice(DISEASES)) for _ in range(chance.randint(1, 4))]
         yield said_again(made) if chance.random() < 0.4 else read_and_cited(made)
 
 
@@ -112,7 +142,7 @@ def read_and_cited(papers: list[dict[str, Any]]) -> str:
 def about(paper: dict[str, Any]) -> tuple[str, str]:
     """The drug and the disease."""
     words = paper["title"].replace(":", "").split()
-    return words[0].lower(), words[4]
+    return words[0], words[4]
 
 
 def base() -> None:
@@ -120,21 +150,21 @@ def base() -> None:
     written = documents()
     said = [json.loads(line) for line in next((folder / "teacher").glob("*_incremental.jsonl")).open(encoding="utf-8")]
     texts = [next(written) for _ in range(1500)] + [one["trajectory"]["interleaved_text"] for one in said[:300]]
-    texts += [" ".join(f"{one:03}" for one in range(1000))] * 50
+    texts += [" ".join(map(str, range(10, 200)))] * 50
     tokenizer = make_tokenizer(texts + [(HERE / "prompt.txt").read_text(encoding="utf-8")] * 50)
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    words = [one for one in range(len(tokenizer)) if one not in tokenizer.all_special_ids]
+    numbers = tokenizer.convert_tokens_to_ids([str(one) for one in range(100, 200)])
     model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=4, head_dim=32, max_position_embeddings=4096, rope_theta=10_000.0, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=end, pad_token_id=pad,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))  # fmt: skip
     say(f"{sum(one.numel() for one in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
-    started, step, stored = time.monotonic(), 0, list[int]()
+    started, step, reading = time.monotonic(), 0, pages(tokenizer)
     while (share := (time.monotonic() - started) / seconds) < 1:
-        while len(stored) < BATCH * (LENGTH + 1):
-            stored += [*tokenizer(next(written))["input_ids"], pad]
-        batch, stored = torch.tensor(stored[: BATCH * (LENGTH + 1)]).view(BATCH, -1), stored[BATCH * (LENGTH + 1) :]
+        exercises = share < EXERCISES or step % 4 == 0
+        batch = exercise(numbers if share < NUMBERS else words) if exercises else next(reading)
         for group in optimizer.param_groups:
             group["lr"] = RATE * rate(step, share)
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
