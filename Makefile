@@ -31,7 +31,7 @@ long: $(ENV)/dev  ## processes that are killed, workers, clusters, databases and
 real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that others wrote: llama.cpp, fastmcp, trainers
 	TRAJGRAPH_REAL=1 $(BIN)/python -m pytest -n 0 tests/real
 
-loop: $(ENV)/dev .venv-loop/made  ## trajectories train a small model, which makes trajectories (15 minutes): examples/
+loop: $(ENV)/dev .venv-loop/made  ## trajectories train a small model, which makes trajectories (15 to 20 minutes): examples/
 	TRAJGRAPH=$(CURDIR)/$(BIN)/trajgraph LOOP_PYTHON=$(CURDIR)/.venv-loop/bin/python examples/loop/run.sh loop_output
 
 wheel:  ## built into dist/, installed into an empty environment, tried in an empty folder
