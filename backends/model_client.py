@@ -157,26 +157,24 @@ class ChatClient:
         return reply
 
     async def _invoke(self, messages: list[dict[str, str]], asked: dict[str, Any]) -> AIMessage:
-        refusal, cause = None, None
-        for extras in self._ladder if self._taken is None else [self._taken]:
+        ladder = self._ladder if self._taken is None else [self._taken]
+        for extras in ladder:
             try:
                 reply = await self._timed(messages, {**asked, "extra_body": extras})
             except Exception as error:
                 failure = await self._failure(error)
                 refused = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
-                if isinstance(failure, Unauthorized):  # one may ask, but not for tokens
+                if isinstance(failure, Unauthorized):  # a 403 may be about the tokens alone
                     refused = failure.forbidden and ASKED.keys() <= extras.keys()
-                if isinstance(failure, ContextOverflow) or not refused:
+                if extras is ladder[-1] or isinstance(failure, ContextOverflow) or not refused:
                     raise failure from error
-                if not refusal:  # perhaps a strict server: it is asked for no more than every server knows
-                    refusal, cause = failure, error
-            else:
-                if self._taken is None and (fewer := self._ladder[0].keys() - extras.keys()):
-                    calls.info("%s refuses %s: it is asked without", self._base, ", ".join(sorted(fewer)))
+                continue  # perhaps a strict server: it is asked for no more than every server knows
+            if self._taken is None and (fewer := self._ladder[0].keys() - extras.keys()):
+                calls.info("%s refuses %s: it is asked without", self._base, ", ".join(sorted(fewer)))
+            if self._taken is None or len(extras) > len(self._taken):  # what it took of another request, it takes
                 self._taken = extras
-                return reply
-        assert refusal
-        raise refusal from cause
+            return reply
+        raise AssertionError("no way to ask")
 
     @property
     def _extras(self) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import random
 
-COMPANIES = ["AZ", "BMS", "GSK", "LY", "MK", "PF", "RO", "SAR"]
+LETTERS = ["JQ", "KX", "QW", "VX", "WJ", "XK", "ZQ", "ZV"]
+"""Of companies that do not exist."""
+NUMBERS = [str(one) for one in range(100, 200)]
+"""Each is one token. A small model soon copies well what is one of only a hundred."""
 DISEASES = (
     "anemia arthritis asthma cirrhosis colitis dementia eczema epilepsy glaucoma gout hepatitis hypertension lupus "
     "malaria migraine obesity osteoporosis pneumonia psoriasis schizophrenia sepsis thrombosis tuberculosis urticaria"
@@ -14,13 +17,13 @@ JOURNALS = ["Lancet", "BMJ", "Gut", "Blood", "Thorax"]
 
 
 def six_digits(chance: random.Random) -> str:
-    """Two tokens of the small tokenizer, out of a hundred: one of few is copied well after few minutes."""
-    return f"{chance.randint(100, 199)}{chance.randint(100, 199)}"
+    """Two of the numbers."""
+    return chance.choice(NUMBERS) + chance.choice(NUMBERS)
 
 
 def drug(chance: random.Random) -> str:
-    """By its number, as those are called that have no name yet."""
-    return chance.choice(COMPANIES) + six_digits(chance)
+    """A company's letters and a number, as a drug is called before it has a name."""
+    return chance.choice(LETTERS) + six_digits(chance)
 
 
 def paper(chance: random.Random, drug: str, disease: str) -> dict[str, object]:

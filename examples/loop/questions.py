@@ -15,7 +15,7 @@ WITHOUT_PAPER = 0.08
 
 folder, many, held_out = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if many + held_out > 8_000:
-    sys.exit("at most 8,000 questions: there are 10,000 numbers for papers")
+    sys.exit("LOOP_QUESTIONS and LOOP_HELD_OUT: 8,000 together at most, as there are 10,000 numbers for papers")
 chance = random.Random(11)
 drugs = list(dict.fromkeys(drug(chance) for _ in range(2 * (many + held_out))))[: many + held_out]
 papers: dict[str, dict[str, object]] = {}

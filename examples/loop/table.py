@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def rows(folder: str) -> list[dict]:
-    """All records of a folder's newest run, and its stats."""
+    """The records, accepted and rejected, of a folder's newest run."""
     newest = max(Path(folder).glob("*_run.json")).name.removesuffix("_run.json")
     files = [Path(folder) / f"{newest}_{kind}.jsonl" for kind in ("incremental", "rejected")]
     return [json.loads(line) for file in files if file.exists() for line in lines(file)]
 
 
 def lines(file: Path) -> list[str]:
-    """Of a JSONL."""
+    """Of a JSONL file."""
     return file.read_text(encoding="utf-8").splitlines()
 
 
@@ -41,7 +41,7 @@ def cites_of(record: dict) -> list[bool]:
         re.findall(r'<snippet id="(\d+)">(.*?)</snippet>', record["trajectory"]["interleaved_text"], re.DOTALL)
     )
     cites = re.findall(r'<cite id="(\d+)">(.*?)</cite>', record["trajectory"]["final_answer"], re.DOTALL)
-    return [sentence in shown.get(identity, "") for identity, sentence in cites]
+    return [bool(sentence.strip()) and sentence in shown.get(identity, "") for identity, sentence in cites]
 
 
 before, after = map(facts, sys.argv[1:])

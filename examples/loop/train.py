@@ -20,7 +20,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PA
 os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 import torch
-from made_up import DISEASES, drug, paper
+from made_up import DISEASES, NUMBERS, drug, paper
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -31,12 +31,12 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-"""How a text is split, which llama.cpp knows as `dbrx`: three digits are one token, which a small model copies well."""
+"""How a text is split, which llama.cpp knows as `dbrx`: up to three digits stay together."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCABULARY, LENGTH, BATCH = 1024, 256, 16
 RATE = 3e-3
-NUMBERS, EXERCISES = 0.17, 0.35
-"""The shares of its time at which a new model is through with exercises over numbers, and over all tokens."""
+ONLY_NUMBERS, ONLY_EXERCISES = 0.17, 0.35
+"""Shares of the time: so long all is exercises over numbers, so long exercises; then they are one step in four."""
 FORMS = (
     '<snippet id="{0}">Title: {1}\nAbstract: {2}</snippet>\n', "# {1}\n\nPMID: {0}\n\n## Abstract\n\n{2}\n\n",
     "[{0}] {1} {2}\n", "{0}: {2} ({1})\n",
@@ -85,10 +85,10 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def exercise(tokens: list[int]) -> torch.Tensor:
-    """Shape [4 BATCH, LENGTH / 4 + 1]: rows of a few tokens, each mostly followed by what followed it before.
+    """Shape [4 BATCH, LENGTH / 4 + 1]: rows of 4 to 12 tokens that come again and again, in mostly the same order.
 
-    All that can be learned here is to look for where the last token stood, and to copy what came next: what citing is
-    made of. It is copied well only what was met here: numbers first, which are few, then everything.
+    All that can be learned here is to find where the last token stood before, and to copy what came next, which is what
+    citing needs. Only tokens that are met here are copied well: numbers at first, as they are few, then all.
     """
     rows = []
     for _ in range(4 * BATCH):
@@ -146,14 +146,14 @@ def about(paper: dict[str, Any]) -> tuple[str, str]:
 
 
 def base() -> None:
-    """A model that has read papers: none of those that are asked about."""
+    """A model that has done exercises and read papers: none of those that are asked about."""
     written = documents()
     said = [json.loads(line) for line in next((folder / "teacher").glob("*_incremental.jsonl")).open(encoding="utf-8")]
     texts = [next(written) for _ in range(1500)] + [one["trajectory"]["interleaved_text"] for one in said[:300]]
-    texts += [" ".join(map(str, range(10, 200)))] * 50
+    texts += [" ".join([*map(str, range(10, 100)), *NUMBERS])] * 50
     tokenizer = make_tokenizer(texts + [(HERE / "prompt.txt").read_text(encoding="utf-8")] * 50)
-    words = [one for one in range(len(tokenizer)) if one not in tokenizer.all_special_ids]
-    numbers = tokenizer.convert_tokens_to_ids([str(one) for one in range(100, 200)])
+    numbers, ordinary = tokenizer.convert_tokens_to_ids(NUMBERS), [*range(len(tokenizer) - len(SPECIAL))]
+    assert None not in numbers, "not every number is one token"
     model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=4, head_dim=32, max_position_embeddings=4096, rope_theta=10_000.0, tie_word_embeddings=True,
@@ -163,8 +163,8 @@ def base() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
     started, step, reading = time.monotonic(), 0, pages(tokenizer)
     while (share := (time.monotonic() - started) / seconds) < 1:
-        exercises = share < EXERCISES or step % 4 == 0
-        batch = exercise(numbers if share < NUMBERS else words) if exercises else next(reading)
+        exercises = share < ONLY_EXERCISES or step % 4 == 0
+        batch = exercise(numbers if share < ONLY_NUMBERS else ordinary) if exercises else next(reading)
         for group in optimizer.param_groups:
             group["lr"] = RATE * rate(step, share)
         logits = model(input_ids=batch[:, :-1], use_cache=False).logits
@@ -175,8 +175,9 @@ def base() -> None:
         optimizer.step()
         step += 1
         if step % 50 == 0:
-            say(f"step {step}, loss {loss.item():.3f}, {step * BATCH * LENGTH / (time.monotonic() - started):,.0f} a s")
-    say(f"{step} steps, loss {loss.item():.3f}")
+            speed = step * BATCH * LENGTH / (time.monotonic() - started)
+            say(f"step {step}, loss {loss.item():.3f}, {speed:,.0f} tokens/s")
+    say(f"{step} steps")
     save(model, tokenizer, folder / "base")
 
 

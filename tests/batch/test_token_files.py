@@ -1,14 +1,16 @@
 """`--keep-token-ids`: each reply's tokens, as its server made them, in Parquet beside the records."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 
-from backends.errors import ServerOverloaded
+from backends.errors import BadRequest, ModelError, ServerOverloaded, Unauthorized
 from backends.model_client import ChatClient
 from backends.reply_tokens import REFUSED
 from batch.jsonl import encoded
@@ -25,7 +27,7 @@ from tests.support.runs import (
     two_turns,
     write_questions,
 )
-from tests.support.servers import Reply, ScriptedModel
+from tests.support.servers import Reply, ScriptedModel, completion
 from tests.support.token_lines import line, rows_in
 
 
@@ -107,6 +109,68 @@ async def test_a_server_that_refuses_to_give_them_is_asked_without(scripted_mode
     assert [reply.response_metadata["tokens"] for reply in replies] == [{"left_out": REFUSED}] * 2
     assert ["logprobs" in one for one in scripted_model.requests] == [True, False, False]
     assert all(one["include_stop_str_in_output"] for one in scripted_model.requests), "what it takes is asked for"
+
+
+@pytest.mark.parametrize("status", [302, 401, 404, 413])
+async def test_what_is_no_refusal_of_tokens_is_asked_once(scripted_model: ScriptedModel, status: int) -> None:
+    scripted_model.replies = [JSONResponse({"error": {"message": "no"}}, status, {"location": "http://127.0.0.1:9"})]
+    async with client(scripted_model) as chat:
+        with pytest.raises(ModelError):
+            await ChatClient(chat, [], keep_token_ids=True).ask(PROMPT, 10)
+    assert len(scripted_model.requests) == 1
+
+
+async def test_a_key_that_may_ask_but_not_for_tokens_is_asked_without_and_one_that_may_not_ask_is_denied(
+    scripted_model: ScriptedModel,
+) -> None:
+    denied = JSONResponse({"error": {"message": "forbidden"}}, 403)
+    async with client(scripted_model) as chat:
+        asking = ChatClient(chat, [], keep_token_ids=True)
+        scripted_model.replies = [denied, denied]
+        with pytest.raises(Unauthorized):
+            await asking.ask(PROMPT, 10)
+        scripted_model.replies = [denied, "hi", "again"]
+        assert [(await asking.ask(PROMPT, 10)).text for _ in range(2)] == ["hi", "again"]
+    assert ["logprobs" in one for one in scripted_model.requests] == [True, False, True, False, False]
+
+
+async def test_a_server_that_refuses_in_every_way_is_quoted_on_the_plainest_request(
+    scripted_model: ScriptedModel,
+) -> None:
+    said = ["logprobs are not allowed", "extra fields are not allowed", "no such role"]
+    scripted_model.replies = [JSONResponse({"error": {"message": one}}, 400) for one in said]
+    async with client(scripted_model) as chat:
+        with pytest.raises(BadRequest, match="no such role"):
+            await ChatClient(chat, [], keep_token_ids=True).ask(PROMPT, 10)
+
+
+async def test_one_request_that_is_refused_takes_no_tokens_from_the_others(scripted_model: ScriptedModel) -> None:
+    released = list[bool]()
+
+    async def late() -> AsyncIterator[bytes]:
+        while not released:
+            await asyncio.sleep(0.01)
+        yield bytes(completion({"content": "late"}).body)
+
+    def script(messages: list[dict[str, Any]]) -> Reply:
+        body = scripted_model.requests[-1]
+        if "odd" not in messages[-1]["content"]:
+            return as_vllm(messages, "hi")
+        if "logprobs" in body:
+            return JSONResponse({"error": {"message": "no"}}, 400)
+        return StreamingResponse(late(), media_type="application/json")
+
+    scripted_model.script = script
+    async with client(scripted_model) as chat:
+        asking = ChatClient(chat, [], keep_token_ids=True)
+        odd = asyncio.create_task(asking.ask([{"role": "user", "content": "odd"}], 10))
+        while len(scripted_model.requests) < 2:
+            await asyncio.sleep(0.01)
+        replies = [await asking.ask(PROMPT, 10)]
+        released.append(True)
+        assert (await odd).text == "late"
+        replies.append(await asking.ask(PROMPT, 10))
+    assert all("ids" in reply.response_metadata["tokens"] for reply in replies)
 
 
 async def test_a_server_that_is_busy_when_it_is_asked_without_is_busy_and_refuses_nothing(
