@@ -7,12 +7,14 @@ letter for letter, it stands in the step's `extra.text` too.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from backends.config import QUERY_NAMES
 from serializers.escaping import escape_tags
 from serializers.tags import Call, write_call
 
+OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
+_Result = TypeVar("_Result")
 _OUTPUT_ENDS = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
 _THOUGHT_ENDS = re.compile(r"<(?=\s*/?\s*(?:think|tool_output|call_tool|answer)\b)", re.IGNORECASE)
 TEXT = "text"
@@ -24,9 +26,12 @@ def is_atif(record: Mapping[str, Any]) -> bool:
     return str(record.get("schema_version", "")).startswith("ATIF-") and isinstance(record.get("steps"), list)
 
 
-def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document as a record: ours as it was, another's in our words."""
-    steps, extra = listed(document.get("steps")), mapping(document.get("extra"))
+def from_atif(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A document as a record: ours as it was, another's in our words. None where a result is of no call."""
+    given, extra = listed(document.get("steps")), mapping(document.get("extra"))
+    steps = [paired for step in given if (paired := _paired(step)) is not None]
+    if len(steps) < len(given):
+        return None
     last = max((at for at, step in enumerate(steps) if step.get("source") == "agent"), default=-1)
     parts = [part for at, step in enumerate(steps) for part in _texts_of(step, is_last=at == last) if part]
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
@@ -43,6 +48,33 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _paired(step: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A step whose results stand in the order of its calls."""
+    observation = mapping(step.get("observation"))
+    calls = [str(call.get("tool_call_id") or "") for call in listed(step.get("tool_calls"))]
+    results = in_order(
+        calls, [(str(one.get("source_call_id") or ""), one) for one in listed(observation.get("results"))]
+    )
+    return None if results is None else {**step, "observation": {**observation, "results": results}}
+
+
+def in_order(calls: list[str], results: list[tuple[str, _Result]]) -> list[_Result] | None:
+    """Results of a reply's calls, each with the id that it names, in the order of the calls: as they came where calls
+    or results name none. None where one names no call of this reply, or two name the same.
+    """
+    named = [identity for identity, _ in results if identity]
+    if not named or not any(calls):
+        return [result for _, result in results]
+    if len(set(named)) < len(results) or not set(named) <= set(calls):
+        return None
+    return [result for _, result in sorted(results, key=lambda one: calls.index(one[0]))]
+
+
+def as_answer(said: str) -> str:
+    """What ends a trajectory, within the tags of an answer: as it is where it has tags of ours."""
+    return said if not said.strip() or OURS.search(said) else f"<answer>{said}</answer>"
+
+
 def _texts_of(step: Mapping[str, Any], *, is_last: bool) -> Iterator[str]:
     if step.get("source") != "agent":
         return
@@ -57,8 +89,11 @@ def reply_of(step: Mapping[str, Any], *, is_last: bool) -> str:
     """A reply as our models write it."""
     thought, said = step.get("reasoning_content"), said_in(step.get("message"))
     calls = [_written(call) for call in listed(step.get("tool_calls"))]
-    answer = f"<answer>{said}</answer>" if is_last and not calls and said else said
-    parts = [f"<think>{within_thought(str(thought))}</think>" if thought else "", answer, *calls]
+    parts = [
+        f"<think>{within_thought(str(thought))}</think>" if thought else "",
+        as_answer(said) if is_last and not calls else said,
+        *calls,
+    ]
     return "\n".join(part for part in parts if part)
 
 

@@ -52,7 +52,8 @@ def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) 
         },
     }  # fmt: skip
     found: dict[str, Any] = _without_none(document)
-    if from_atif(found)["trajectory"]["interleaved_text"] != row.text:
+    back = from_atif(found)
+    if back is None or back["trajectory"]["interleaved_text"] != row.text:
         found["extra"][TEXT] = row.text
     return found
 

@@ -160,7 +160,7 @@ def export(
         format_name.value, prompts, thresholds, hard, test_share, tokens, max_length, verifier, counted_as
     )
     keep = conditions(where or [], thresholds, spec.tokens_of)
-    test_questions = check_questions(place(without), skip_bad_rows=True).stream() if without else ()
+    test_questions = check_questions(place(without), skip_bad_rows=False).stream() if without else ()
     known = KnownQuestions(row["question"] for _, row in test_questions)
     choice = Choice(keep, thresholds, () if format_name is Format.dpo else hard, prompts, known, best)
     by = tokenizer.resolve().name if tokenizer else "a server"  # no address: this is published
@@ -181,8 +181,8 @@ def export(
             typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
     if done.near_duplicates:
         typer.echo(
-            f"{done.near_duplicates:,} questions ask what another one asks in almost the same words; they are on one "
-            "side of the split"
+            f"{done.near_duplicates:,} questions ask what another one asks in almost the same words"
+            f"{'; they are on one side of the split' if test_share else ''}"
         )
     if seen[UNNAMED]:
         typer.echo(f"{seen[UNNAMED]:,} rows {UNNAMED}: no run beside them says what they were made under")

@@ -56,6 +56,8 @@ _VERL = (
     """data.train_files=train.parquet data.multiturn.enable=true data.multiturn.messages_key=messages \\
   data.max_length={length} data.truncation=error""",
 )
+_READ_PACKED = ("TRL", "axolotl")
+"""They load by `datasets`, which unpacks; the others go by the file's ending."""
 _DPO = ("TRL", "python", "DPOConfig(max_length={length})")
 _RECIPES: dict[str, Sequence[tuple[str, str, str]]] = {
     "messages": (_TRL, _OPEN_INSTRUCT, _AXOLOTL), "sharegpt": (_LLAMAFACTORY,), "drtulu": (_DRTULU,),
@@ -70,11 +72,17 @@ def advised_length(tokens: Sequence[int]) -> int:
 
 def recipes(format_name: str, tokens: Sequence[int], file: str) -> str:
     """What to paste, as Markdown; empty where no trainer reads the format."""
-    length = advised_length(tokens)
-    return "\n\n".join(
-        f"{name}:\n\n```{kind}\n{lines.format(length=length).replace('train.jsonl', file)}\n```"
-        for name, kind, lines in _RECIPES.get(format_name, ())
-    )
+    length, plain, shown = advised_length(tokens), unpacked(file), list[str]()
+    for name, kind, lines in _RECIPES.get(format_name, ()):
+        first = f" (unpack `{file}` first)" if file != plain and name not in _READ_PACKED else ""
+        named = lines.format(length=length).replace("train.jsonl", plain if first else file)
+        shown.append(f"{name}{first}:\n\n```{kind}\n{named}\n```")
+    return "\n\n".join(shown)
+
+
+def unpacked(name: str) -> str:
+    """A file's name without what `--compress` puts behind it."""
+    return name.removesuffix(".gz").removesuffix(".zst")
 
 
 def kept_at(tokens: Sequence[int]) -> dict[str, int]:
@@ -86,7 +94,9 @@ def kept_at(tokens: Sequence[int]) -> dict[str, int]:
 
 
 def dataset_info(format_name: str, files: Mapping[str, Path]) -> str | None:
-    """LLaMA-Factory's `dataset_info.json` of the files of each split; None for a format that it does not read."""
+    """LLaMA-Factory's `dataset_info.json` of the files of each split, unpacked, as it reads no packed ones; None for a
+    format that it does not read.
+    """
     if format_name == "sharegpt":
         columns, tags = {"messages": "conversations", "system": "system", "tools": "tools"}, {}
     elif format_name == "drtulu":
@@ -97,5 +107,5 @@ def dataset_info(format_name: str, files: Mapping[str, Path]) -> str | None:
         return None
     entry = {"formatting": "sharegpt", "columns": columns, **({"tags": tags} if tags else {})}
     names = {"train": "trajectories", "test": "trajectories_test"}
-    entries = {names[split]: {"file_name": path.name, **entry} for split, path in files.items()}
+    entries = {names[split]: {"file_name": unpacked(path.name), **entry} for split, path in files.items()}
     return json.dumps(entries, indent=1) + "\n"

@@ -2,11 +2,24 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from serializers.escaping import escape_tags
 from serializers.tags import Call, write_call
-from training.atif import from_atif, is_atif, listed, mapping, parsed, said_in, within_output, within_thought
+from training.atif import (
+    OURS,
+    as_answer,
+    from_atif,
+    in_order,
+    is_atif,
+    listed,
+    mapping,
+    parsed,
+    said_in,
+    within_output,
+    within_thought,
+)
 
 _ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "call", "function": "tool",
           "ipython": "tool"}  # fmt: skip
@@ -14,8 +27,11 @@ _OF_OTHERS = re.compile(
     r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool)>|^Observation:", re.MULTILINE
 )
 _OUTPUT = re.compile(r"<tool_output>.*?</tool_output>", re.DOTALL)
-_OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
 _QUERIES = ("query", "q", "url", "text")
+
+
+_Said = tuple[str, str, Mapping[str, Any]]
+"""A message's role, its text, and itself."""
 
 
 def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -29,7 +45,7 @@ def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if isinstance(row.get("metadata"), str):  # `--format records`
             others["metadata"] = mapping(parsed(row["metadata"]))
         return None if _is_of_others(row["interleaved_text"]) else {**others, "trajectory": inside}
-    if isinstance(row.get("text"), str) and _OURS.search(row["text"]):  # our own `--format text`
+    if isinstance(row.get("text"), str) and OURS.search(row["text"]):  # our own `--format text`
         trajectory = {"question": row.get("question"), "interleaved_text": row["text"]}
         return {**{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
     if is_atif(row):
@@ -40,8 +56,8 @@ def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | None:
     """From messages; None where calls and results stand in words of another protocol."""
-    said = [(_role_of(one), _content_of(one), one) for one in chat if isinstance(one, Mapping)]
-    if len(said) != len(chat) or not any(role == "assistant" for role, _, _ in said):
+    said = _paired([(_role_of(one), _content_of(one), one) for one in chat if isinstance(one, Mapping)])
+    if said is None or len(said) != len(chat) or not any(role == "assistant" for role, _, _ in said):
         return None
     question = next((content for role, content, _ in said if role == "user"), "")
     first = next(at for at, (role, _, _) in enumerate(said) if role == "user") if question else -1
@@ -61,12 +77,30 @@ def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | Non
     text = "\n".join(part for part in parts if part)
     calls = text.count("<call_tool")
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
-    system = next((content for role, content, _ in said if role == "system"), "") or said_in(row.get("system"))
+    system = next((content for role, content, _ in said if role in ("system", "developer")), "") or said_in(
+        row.get("system")
+    )
     return {
         **({"system_prompt": system} if system else {}), **known,
         "sample_id": row.get("sample_id") or row.get("id"), "question": question,
         "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{}] * calls},
     }  # fmt: skip
+
+
+def _paired(said: list[_Said]) -> list[_Said] | None:
+    """Messages, with the results of each reply in the order of its calls; None where a result is of no call."""
+    paired = list[_Said]()
+    for role, group in groupby(said, key=lambda one: one[0]):
+        if role != "tool":
+            paired += group
+            continue
+        before = paired[-1][2] if paired and paired[-1][0] == "assistant" else {}
+        calls = [str(call.get("id") or "") for call in listed(before.get("tool_calls"))]
+        results = in_order(calls, [(str(one[2].get("tool_call_id") or ""), one) for one in group])
+        if results is None:
+            return None
+        paired += results
+    return paired
 
 
 def _role_of(message: Mapping[str, Any]) -> str:
@@ -82,12 +116,7 @@ def _reply(content: str, message: Mapping[str, Any], *, is_last: bool) -> Iterat
     thought, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls") or ()
     if thought:
         yield f"<think>{within_thought(str(thought))}</think>"
-    bare = content.strip() and not _OURS.search(content)
-    yield (
-        f"<answer>{content}</answer>"
-        if bare and is_last and not calls and not message.get("function_call")
-        else content
-    )
+    yield as_answer(content) if is_last and not calls and not message.get("function_call") else content
     if isinstance(message.get("function_call"), Mapping):  # OpenAI's first way
         yield _call(message["function_call"])
     for call in listed(calls):

@@ -69,6 +69,9 @@ def test_what_a_test_asks_is_left_out_and_counted(tmp_path: Path) -> None:
     done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--without", tests)
     assert "left out: 1 row whose question is among those of --without" in done.stdout, done
     assert "| whose question is among those of --without | 1 |" in (tmp_path / "set" / "README.md").read_text()
+    tests.write_text(tests.read_text() + '{"prompt": "And a third one?"}\n')
+    unread = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "x", "--without", tests)
+    assert unread.returncode == 2 and "line 3" in unread.stderr, unread
     missing = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "x", "--without", tmp_path / "none")
     assert missing.returncode == 2 and "none" in missing.stderr
 

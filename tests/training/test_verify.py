@@ -194,10 +194,14 @@ def test_a_rows_tokens_are_those_of_the_trainer_that_reads_its_format(tmp_path: 
     verified_too = verified(rows, "drtulu", last_only)
     (checked,) = read_jsonl(tmp_path / "set" / "train.jsonl")
     assert verified_too.returncode == 0 and plain["tokens"] == checked["tokens"] > 700
-    packed = trajgraph("export", rows, "--format", "sharegpt", "--output", tmp_path / "a", "--compress", "zstd")
+    packed = trajgraph(
+        "export", rows, "--format", "sharegpt", "--output", tmp_path / "a", "--compress", "zstd",
+        "--tokenizer", tmp_path / "model",
+    )  # fmt: skip
     assert packed.returncode == 0
     info = json.loads((tmp_path / "a" / "dataset_info.json").read_text())
-    assert {name: entry["file_name"] for name, entry in info.items()} == {"trajectories": "train.jsonl.zst"}
+    assert {name: entry["file_name"] for name, entry in info.items()} == {"trajectories": "train.jsonl"}
+    assert "(unpack `train.jsonl.zst` first)" in (tmp_path / "a" / "README.md").read_text()
     export(rows, tmp_path / "a", "messages")
     assert not (tmp_path / "a" / "dataset_info.json").exists()
 
