@@ -27,16 +27,17 @@ def is_atif(record: Mapping[str, Any]) -> bool:
 
 
 def from_atif(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A document as a record: ours as it was, another's in our words. None where a result is of no call."""
+    """A document as a record: ours as it was, another's in our words. None where another's has a result of no call."""
     given, extra = listed(document.get("steps")), mapping(document.get("extra"))
-    steps = [paired for step in given if (paired := _paired(step)) is not None]
+    whole = extra[TEXT] if isinstance(extra.get(TEXT), str) else None
+    steps = given if whole is not None else [paired for step in given if (paired := _paired(step)) is not None]
     if len(steps) < len(given):
         return None
     last = max((at for at, step in enumerate(steps) if step.get("source") == "agent"), default=-1)
     parts = [part for at, step in enumerate(steps) for part in _texts_of(step, is_last=at == last) if part]
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
     calls = [call for step in steps for call in listed(step.get("tool_calls"))]
-    text = extra[TEXT] if isinstance(extra.get(TEXT), str) else "\n".join(parts)
+    text = "\n".join(parts) if whole is None else whole
     metadata = mapping(parsed(extra.get("metadata"))) or {"model": mapping(document.get("agent")).get("model_name")}
     system = next((said_in(step.get("message")) for step in steps if step.get("source") == "system"), "")
     return {

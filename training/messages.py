@@ -65,7 +65,7 @@ def thoughtless(row: Row) -> int:
 
 
 def replies_and_outputs(row: Row) -> list[list[Segment]]:
-    """The pieces by turn: a reply ends with its call or answer, and a tool output stands alone."""
+    """The pieces by turn."""
     return _turns(row.parsed.segments)
 
 
@@ -180,14 +180,13 @@ def masked_by_tags(rendered: str) -> list[tuple[int, int]]:
 
 
 def _turns(segments: list[Segment]) -> list[list[Segment]]:
-    """Pieces by turn: a reply ends with its call or answer, and a tool output stands alone."""
+    """Pieces by turn: a reply ends with its answer or its last call, and a tool output stands alone."""
     turns: list[list[Segment]] = []
     for piece in segments:
-        begins = (
-            not turns or piece.kind == "tool_output" or turns[-1][-1].kind in ("tool_output", "call_tool", "answer")
-        )
-        if begins:
-            turns.append([piece])
-        else:
+        before = turns[-1][-1].kind if turns else None
+        goes_on = before in ("think", "text") or before == piece.kind == "call_tool"
+        if goes_on and piece.kind != "tool_output":
             turns[-1].append(piece)
+        else:
+            turns.append([piece])
     return turns

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from atif import Trajectory
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.exports import export
@@ -16,6 +16,7 @@ from tests.support.runs import trajgraph
 from tests.support.trajectories import call, output, record, sound, think
 from training.atif import from_atif
 from training.atif_export import to_atif
+from training.messages import messages
 from training.rows import Row
 from training.shapes import as_record
 
@@ -27,7 +28,14 @@ PIECES = st.one_of(
 )  # fmt: skip
 
 
+TWICE = [call("q"), output(1), output(1)]
+"""A call whose result stands twice."""
+
+
 @given(st.lists(PIECES, max_size=9), st.booleans())
+@example(TWICE, False)
+@example([call("a"), *TWICE], True)
+@example([output(1), call("a"), call("b"), output(1), output(2), output(3)], True)
 def test_any_trajectory_is_a_valid_document_and_comes_back_letter_for_letter(pieces: list[str], prompt: bool) -> None:
     about = {"usage": {"input_tokens": 5, "output_tokens": 2}, "model": "Qwen3-8B", "run_id": "r",
              "nudges": [{"at": 3, "text": "Answer."}], "reminders": {"1": "One call is left."}}  # fmt: skip
@@ -232,6 +240,16 @@ def test_a_result_is_that_of_the_call_that_it_names(shape: Any, order: list[int]
     text = read["trajectory"]["interleaved_text"]
     assert re.findall(r"\br\d", text) == [f"r{one}" for one in (sorted(order) if named else order)]
     assert re.findall(r"\bq\d", text) == [f"q{one}" for one in sorted(order)]
+
+
+@pytest.mark.parametrize("shape", [of_openai, of_atif])
+@given(many=st.integers(1, 4))
+def test_the_calls_of_one_message_stay_one_message(shape: Any, many: int) -> None:
+    read = as_record(shape(list(range(many)), [f"id{one}" for one in range(many)]))
+    assert read
+    chat = messages(Row(Path("x"), 1, read), read["system_prompt"])
+    assert [said["role"] for said in chat] == ["system", "user", "assistant", *["tool"] * many, "assistant"]
+    assert re.findall(r"q\d", chat[2]["content"]) == [f"q{one}" for one in range(many)]
 
 
 @pytest.mark.parametrize("shape", [of_openai, of_atif])
