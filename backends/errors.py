@@ -146,6 +146,11 @@ class UsageError(RuntimeError):
     """The command cannot go ahead as it was given; the message is one line that names the fix."""
 
 
+def extra_missing(what: str, extra: str) -> UsageError:
+    """A package is not installed that is part of an extra."""
+    return UsageError(f"{what} needs an extra: pip install 'trajgraph[{extra}]'")
+
+
 class DiskRefused(OSError):
     """A file of the run cannot be written: no question is at fault, and the run ends."""
 

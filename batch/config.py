@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.bounded import check_database
 from backends.config import ModelConfig, ToolsConfig
-from backends.errors import UsageError
+from backends.errors import UsageError, extra_missing
 from backends.setting import setting
 from batch import flags
 from batch.questions import Share
@@ -141,7 +141,7 @@ class RunConfig:
         if self.upload_to is not None and (not isinstance(place(self.upload_to), str) or self.upload_to[:3] == "hf:"):
             raise UsageError(f"--upload-to {self.upload_to}: give s3://BUCKET/FOLDER")
         if self.model.keep_token_ids and not find_spec("pyarrow"):
-            raise UsageError("--keep-token-ids needs an extra: pip install 'trajgraph[training]'")
+            raise extra_missing("--keep-token-ids", "training")
         if self.checkpoints is not None:
             check_database(self.checkpoints)
         check_names(self.hard_gates)

@@ -1,6 +1,7 @@
-"""Lines of bytes from a file that may be compressed, and into one."""
+"""Lines of bytes from a file that may be compressed or a table, and into one."""
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +9,23 @@ from typing import IO, Any, BinaryIO
 
 import zstandard
 
+from backends.errors import UsageError, extra_missing
+
 PACKED = (".gz", ".zst")
+TABLE = ".parquet"
 UNREADABLE = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 """What reading such a file may raise."""
 _READ = 1 << 20
+_BATCH = 500
+"""Rows of a table that are held in memory."""
 
 
 def lines_in(name: str, file: BinaryIO) -> Iterator[bytes]:
-    """The lines of an open file, unpacked as its name says. Raises EOFError where it is cut off."""
+    """The lines of an open file, unpacked as its name says; of Parquet, each row as JSON. Raises EOFError where it is
+    cut off, and UsageError for Parquet that cannot be read.
+    """
+    if name.endswith(TABLE):
+        return _rows(name, file)
     if not name.endswith(PACKED):
         return iter(file)
     if not file.read(1):
@@ -35,6 +45,20 @@ def packed_into(file: IO[bytes], how: str | None) -> Iterator[Any]:
     else:
         with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
             yield packed
+
+
+def _rows(name: str, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise extra_missing(f"{name}: Parquet", "training") from error
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(_BATCH):
+            for row in batch.to_pylist():
+                yield json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
+    except arrow.ArrowException as error:
+        raise UsageError(f"{name}: no Parquet that can be read ({' '.join(str(error).split())[:200]})") from error
 
 
 def _unpacked(file: BinaryIO) -> Iterator[bytes]:

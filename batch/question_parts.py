@@ -2,7 +2,6 @@
 disk, or in a store (`s3://`, `hf://`).
 """
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backends.errors import UsageError
-from batch.packed import PACKED, UNREADABLE, lines_in
+from batch.packed import PACKED, TABLE, UNREADABLE, lines_in
 from batch.remote import RemoteFile, folder_at, told
 
 Stamp = tuple[int | str, ...]
 """A file's size and time of change, or the hash that its store keeps of it."""
 _JSONL = (".jsonl", ".ndjson", ".json")
-_BATCH = 1000
 
 
 def question_parts(place: Path | str) -> list[Path | RemoteFile]:
@@ -37,39 +35,22 @@ def question_parts(place: Path | str) -> list[Path | RemoteFile]:
 
 def _is_part(name: str) -> bool:
     bare = next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
-    return not name.startswith((".", "_")) and (bare.endswith(_JSONL) or name.endswith(".parquet"))
+    return not name.startswith((".", "_")) and (bare.endswith(_JSONL) or name.endswith(TABLE))
 
 
 @contextmanager
 def open_part(part: Path | RemoteFile) -> Iterator[tuple[Iterator[bytes], BinaryIO]]:
     """The lines of a part, and the file itself as it lies there. Raises UsageError for one that cannot be read."""
     with part.open("rb") as file:
-        lines = _rows(part, file) if part.name.endswith(".parquet") else None
-        yield _guarded(part, file, lines), file
+        yield _guarded(part, file), file
 
 
-def _guarded(part: Path | RemoteFile, file: BinaryIO, lines: Iterator[bytes] | None) -> Iterator[bytes]:
+def _guarded(part: Path | RemoteFile, file: BinaryIO) -> Iterator[bytes]:
     try:
         with told(str(part)) if isinstance(part, RemoteFile) else nullcontext():
-            yield from lines or lines_in(part.name, file)
+            yield from lines_in(str(part), file)
     except UNREADABLE as error:
-        raise UsageError(f"{part}: {getattr(error, 'strerror', None) or error} (--questions-file)") from error
-
-
-def _rows(part: Path | RemoteFile, file: BinaryIO) -> Iterator[bytes]:
-    """Each row of a Parquet file as a line of JSON."""
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError(f"{part}: Parquet is an extra: pip install 'trajgraph[training]'") from error
-    try:
-        table = parquet.ParquetFile(file)
-        for batch in table.iter_batches(_BATCH):
-            for row in batch.to_pylist():
-                yield json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
-    except arrow.ArrowException as error:
-        raise UsageError(f"{part}: no Parquet that can be read ({' '.join(str(error).split())[:200]})") from error
+        raise UsageError(f"{part}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def stamp_of(part: Path | RemoteFile, file: BinaryIO) -> Stamp:

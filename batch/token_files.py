@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from langchain_core.messages import AIMessage, AnyMessage
 
-from backends.errors import UsageError
+from backends.errors import UsageError, extra_missing
 from backends.json_codec import load_json
 from batch.append import Appender
 from batch.jsonl import replaced
@@ -88,7 +88,7 @@ def _write_table(plain: Path, source: BinaryIO, made: Path) -> None:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UsageError(f"{plain}: Parquet is an extra: pip install 'trajgraph[training]'") from error
+        raise extra_missing(f"{plain}: Parquet", "training") from error
     with (
         replaced(made, binary=True) as target,
         pyarrow.parquet.ParquetWriter(target, _schema(), compression="zstd") as writer,

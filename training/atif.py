@@ -26,13 +26,17 @@ def is_atif(record: Mapping[str, Any]) -> bool:
     return str(record.get("schema_version", "")).startswith("ATIF-") and isinstance(record.get("steps"), list)
 
 
-def from_atif(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A document as a record: ours as it was, another's in our words. None where another's has a result of no call."""
+class UnknownShape(ValueError):
+    """A row that is no trajectory of a shape that is known; says why."""
+
+
+def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as a record: ours as it was, another's in our words. Raises UnknownShape where another's has a result
+    of no call.
+    """
     given, extra = listed(document.get("steps")), mapping(document.get("extra"))
     whole = extra[TEXT] if isinstance(extra.get(TEXT), str) else None
-    steps = given if whole is not None else [paired for step in given if (paired := _paired(step)) is not None]
-    if len(steps) < len(given):
-        return None
+    steps = given if whole is not None else list(map(_paired, given))
     last = max((at for at, step in enumerate(steps) if step.get("source") == "agent"), default=-1)
     parts = [part for at, step in enumerate(steps) for part in _texts_of(step, is_last=at == last) if part]
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
@@ -49,25 +53,25 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _paired(step: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _paired(step: Mapping[str, Any]) -> Mapping[str, Any]:
     """A step whose results stand in the order of its calls."""
     observation = mapping(step.get("observation"))
     calls = [str(call.get("tool_call_id") or "") for call in listed(step.get("tool_calls"))]
     results = in_order(
         calls, [(str(one.get("source_call_id") or ""), one) for one in listed(observation.get("results"))]
     )
-    return None if results is None else {**step, "observation": {**observation, "results": results}}
+    return {**step, "observation": {**observation, "results": results}}
 
 
-def in_order(calls: list[str], results: list[tuple[str, _Result]]) -> list[_Result] | None:
+def in_order(calls: list[str], results: list[tuple[str, _Result]]) -> list[_Result]:
     """Results of a reply's calls, each with the id that it names, in the order of the calls: as they came where calls
-    or results name none. None where one names no call of this reply, or two name the same.
+    or results name none. Raises UnknownShape where one names no call of this reply, or two name the same.
     """
     named = [identity for identity, _ in results if identity]
     if not named or not any(calls):
         return [result for _, result in results]
     if len(set(named)) < len(results) or not set(named) <= set(calls):
-        return None
+        raise UnknownShape("its results are not one for each call of the reply before them, by the ids that they name")
     return [result for _, result in sorted(results, key=lambda one: calls.index(one[0]))]
 
 

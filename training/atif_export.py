@@ -6,12 +6,13 @@ letter for letter, it stands in the step's `extra.text` too.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
 from serializers.segments import Segment
 from serializers.tags import read_attributes
-from training.atif import TEXT, from_atif, output_of, reply_of
+from training.atif import TEXT, UnknownShape, from_atif, output_of, reply_of
 from training.messages import replies_and_outputs
 from training.rows import Row
 
@@ -52,10 +53,10 @@ def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) 
         },
     }  # fmt: skip
     found: dict[str, Any] = _without_none(document)
-    back = from_atif(found)
-    if back is None or back["trajectory"]["interleaved_text"] != row.text:
-        found["extra"][TEXT] = row.text
-    return found
+    with suppress(UnknownShape):
+        if from_atif(found)["trajectory"]["interleaved_text"] == row.text:
+            return found
+    return {**found, "extra": {**found["extra"], TEXT: row.text}}
 
 
 def _step_of(row: Row, segments: Sequence[Segment], types: dict[str, type]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ class Audit:
     rows: int = 0
     unreadable: int = 0
     unknown_shapes: int = 0
+    first_unknown: str = ""
+    """Where the first row of such a shape stands, and why it is not known."""
     clean: int = 0
     """Rows that pass every gate."""
     unfit: int = 0
-    """Rows that fail a hard one."""
+    """Rows that fail a hard one, or cannot be judged."""
     outputs: int = 0
     errors: int = 0
     whole_answers: int = 0
@@ -34,8 +36,9 @@ class Audit:
     def add(self, row: Row, failed: Sequence[str], hard: Sequence[str]) -> None:
         """Count a row that fails these gates."""
         self.rows += 1
-        self.unreadable += not row.record and row.shape_known
-        self.unknown_shapes += not row.shape_known
+        self.unreadable += not row.record and not row.unknown
+        self.unknown_shapes += bool(row.unknown)
+        self.first_unknown = self.first_unknown or row.why_unknown
         self.clean += not failed and bool(row.record)
         self.unfit += bool(set(failed) & set(hard)) or not row.record
         outputs = row.parsed.of("tool_output")
@@ -100,12 +103,13 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
     for name in GATES:
         line(f"{'! ' if name in hard else '  '}{name}", [audit.gates[name] for audit in audits])
     for verdict in _VERDICTS:
-        line(f"citations {verdict[:13]}", [audit.citations[verdict] for audit in audits])
+        line(f"citations {verdict.replace('_', ' ')}", [audit.citations[verdict] for audit in audits])
     line("unreadable lines", [audit.unreadable for audit in audits])
     if any(audit.unknown_shapes for audit in audits):
         line("a shape I do not know", [audit.unknown_shapes for audit in audits])
-    line("fail a hard gate (!)", [audit.unfit for audit in audits])
+    line("fail a hard gate (!)", [audit.unfit - audit.unreadable - audit.unknown_shapes for audit in audits])
     line("pass every gate", [audit.clean for audit in audits])
+    lines += [audit.first_unknown for audit in audits if audit.name != "total" and audit.first_unknown]
     return "\n".join(lines)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 from backends.errors import UsageError
 from training.export import ExportResult
 from training.recipes import kept_at, recipes
+from training.row_files import written_in
 
 _MARK = "<!-- written by trajgraph export -->"
 _MEANINGS = {
     "messages": "the conversation: `role`, `content`, and `tool_call_id` of what a tool gave",
     "conversations": "the conversation, under the names of its format",
-    "system": "the system prompt",
+    "system": "the system prompt", "system_prompt": "what the model was told first",
     "tools": "empty: the system prompt describes them",
     "prompt": "what both trajectories begin with: prompt, question, turns and results",
     "chosen": "the next reply in the one that passes the hard gates",
@@ -26,6 +27,11 @@ _MEANINGS = {
     "schema_version": "of ATIF, the Agent Trajectory Interchange Format", "session_id": "the run",
     "trajectory_id": "the trajectory", "agent": "what made it",
     "steps": "prompt, question, replies with what tools gave",
+    "interleaved_text": "thoughts, calls, results, answer", "final_answer": "the answer",
+    "tool_calls": "each call with its result; `parameters` and `result` are JSON in a text",
+    "pmids_cited": "the papers that the answer cites", "model": "its name at the server",
+    "stop_reason": "why it ended", "gates": "those that it fails", "reject_reasons": "the hard ones among them",
+    "metadata": "all else that the run says, as JSON in a text",
     "final_metrics": "tokens in all", "extra": "what ATIF has no place for",
     "tokens": "of the whole conversation",
 }  # fmt: skip
@@ -33,10 +39,13 @@ _LONGEST = 400
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UsageError when a README.md lies in the folder that no export wrote."""
+    """Raises UsageError when a file lies in the folder that no export wrote, and that this one would write over."""
     card = folder / "README.md"
-    if card.exists() and _MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        raise UsageError(f"{card} is not an export's: give --output a folder of its own")
+    if card.is_file() and _MARK in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    beside = [path for path in (card, folder / "dataset_info.json") if path.exists()]
+    if foreign := [*beside, *written_in(folder)]:
+        raise UsageError(f"{foreign[0]} is not an export's: give --output a folder of its own")
 
 
 def card(
@@ -52,14 +61,15 @@ def card(
     names = dict.fromkeys(name for run in runs for name in run)
     settings = _table({name: _together([run.get(name) for run in runs]) for name in names})
     counts = _table({**funnel, **{f"of these, fail {name}": count for name, count in done.gates.items()}})
-    columns = _table({f"`{name}`": _MEANINGS.get(name, "whether they fit") for name in done.sample})
+    columns = _table({f"`{name}`": _meaning(name) for name in done.sample})
     sizes = Counter(min(tokens // 2048, 15) for tokens in done.tokens)
     histogram = "\n".join(
         f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
     )
     lines = recipes(format_name, done.tokens, next(iter(done.files.values())).name)
     to_paste = f"\nTo train on it, with no row cut:\n\n{lines}\n" if lines else ""
-    kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_at(done.tokens).items()})
+    kept_by = kept_at(format_name, done.tokens).items()
+    kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_by})
     rows = sum(done.rows[name] for name in ("train", "test"))
     fit = sum(tokens <= token_limit for tokens in done.tokens)
     sample = json.dumps(_shortened(done.sample), ensure_ascii=False, indent=1)
@@ -113,13 +123,17 @@ One row, its texts shortened:
 """
 
 
+def _meaning(column: str) -> str:
+    return "whether they fit" if column.startswith("fits_") else _MEANINGS[column]
+
+
 def _table(values: Mapping[str, Any]) -> str:
     return "\n".join(f"| {name} | {_cell(value)} |" for name, value in values.items())
 
 
 def _together(values: Sequence[Any]) -> Any:
     """What is the same in all runs, once; else each of them."""
-    each = list(dict.fromkeys(map(str, values)))
+    each = list(dict.fromkeys("not set" if value is None else str(value) for value in values))
     return each[0] if len(each) == 1 else ", ".join(each)
 
 
@@ -132,7 +146,8 @@ def _shortened(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    said = "not set" if value is None else str(value)
+    return said.replace("|", "\\|").replace("\n", " ")
 
 
 def _size(rows: int) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from backends.errors import UsageError
+from backends.errors import UsageError, extra_missing
 from training.bounds import bounded
 from training.messages import Message
 
@@ -23,7 +23,7 @@ class ChatTemplate:
         try:
             from jinja2 import TemplateError
         except ImportError as error:
-            raise UsageError(f"{name} needs an extra: pip install -e '.[training]'") from error
+            raise extra_missing(name, "training") from error
         self.name, self.source = name, source
         self.marks = re.search(r"\{%-?\s*generation\b", source) is not None
         """Whether it marks what is to be trained on."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from quality.gates import Thresholds, failed_gate_names, is_error
+from quality.gates import Thresholds, failed_gate_names
 from training.questions import KnownQuestions
 from training.rows import Row
 from training.sources import Prompts, Source
@@ -32,6 +32,8 @@ class Choice:
     prompts: Prompts
     without: KnownQuestions = field(default_factory=lambda: KnownQuestions(()))
     best: int | None = None
+    first_unknown: str = ""
+    """Where the first row of a shape that is not known stands, and why."""
     seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("trajectories read", *LEFT_OUT, UNNAMED), 0))
     """How many rows there were, and why so many of them are left out."""
 
@@ -42,6 +44,7 @@ class Choice:
             self.seen["trajectories read"] += 1
             if reason := self._against(row):
                 self.seen[reason] += 1
+                self.first_unknown = self.first_unknown or row.why_unknown
             elif best is not None and (row.path, row.line) not in best:
                 self.seen[_WORSE] += 1
             else:
@@ -51,7 +54,7 @@ class Choice:
     def _against(self, row: Row) -> str | None:
         """Why a row is not taken; None where it is."""
         if not row.record:
-            return _UNREADABLE if row.shape_known else _SHAPE
+            return _SHAPE if row.unknown else _UNREADABLE
         if not self.keep(row):
             return _WHERE
         if self.without.holds(row.question):
@@ -65,9 +68,7 @@ class Choice:
         found: dict[int, list[tuple[tuple[int, int, int], _Place]]] = defaultdict(list)
         for row in chain.from_iterable(given.rows(path, count) for path in given.files):
             if not self._against(row):
-                errors = sum(map(is_error, row.parsed.of("tool_output")))
-                order = (len(failed_gate_names(row.parsed, self.thresholds)), errors, len(row.text))
                 rows = found[hash(row.question)]
-                insort(rows, (order, (row.path, row.line)))
+                insort(rows, (row.faults(self.thresholds), (row.path, row.line)))
                 del rows[self.best :]
         return {place for rows in found.values() for _, place in rows}

@@ -151,18 +151,19 @@ def export(
         raise UsageError(f"--verify {verify.value}: give the folder of the model that is trained as --tokenizer")
     verifier = Verifier(verify.value, loaded, rendered_by) if verify and loaded else None
     if verifier and verifier.trainer.format_name != format_name.value:
-        raise UsageError(f"--verify {verifier.name} reads --format {verifier.trainer.format_name}")
-    (given,) = sources(runs, rejected=format_name is Format.dpo, together=True)
+        raise UsageError(f"--verify {verifier.name} checks --format {verifier.trainer.format_name}")
+    is_pairs = format_name is Format.dpo
+    (given,) = sources(runs, rejected=is_pairs, together=True)
     prompts, hard = prompts_of([given]), _hard(hard_gates)
     tokens = Tokens(count, rendered_by) if count else Tokens()
     counted_as = verifier or (reader_of(format_name.value, loaded, rendered_by) if loaded else None)
     spec = ExportSpec(
-        format_name.value, prompts, thresholds, hard, test_share, tokens, max_length, verifier, counted_as
+        format_name.value, prompts, thresholds, hard, test_share, tokens, best, max_length, verifier, counted_as
     )
     keep = conditions(where or [], thresholds, spec.tokens_of)
-    test_questions = check_questions(place(without), skip_bad_rows=False).stream() if without else ()
+    test_questions = check_questions(place(without), hint=" (--without)").stream() if without else ()
     known = KnownQuestions(row["question"] for _, row in test_questions)
-    choice = Choice(keep, thresholds, () if format_name is Format.dpo else hard, prompts, known, best)
+    choice = Choice(keep, thresholds, () if is_pairs else hard, prompts, known, None if is_pairs else best)
     by = tokenizer.resolve().name if tokenizer else "a server"  # no address: this is published
     said = counted_as.how() if counted_as else spec.tokens.said
     how_counted = f"by {by}, {said}" if count else "estimated from the letters"
@@ -174,11 +175,16 @@ def export(
     except UsageError as error:
         counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
         kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[LOST] else ""
-        raise UsageError(f"{error}{f' (left out: {counted}{kept})' if counted else ''}") from error
+        shape = f". {choice.first_unknown}" if choice.first_unknown else ""
+        raise UsageError(f"{error}{f' (left out: {counted}{kept}{shape})' if counted else ''}") from error
     funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
     for reason, number in [*((name, seen[name]) for name in LEFT_OUT), *done.left_out.items()]:
         if number:
             typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
+    if choice.first_unknown:
+        typer.echo(f"  {choice.first_unknown}")
+    if test_share:
+        typer.echo(done.split_said())
     if done.near_duplicates:
         typer.echo(
             f"{done.near_duplicates:,} questions ask what another one asks in almost the same words"

@@ -32,13 +32,19 @@ class ExportResult:
     sample: dict[str, Any] = field(default_factory=dict)
     questions: set[int] = field(default_factory=set)
     """By their hashes …"""
-    asked: set[int] = field(default_factory=set)
-    """… and by those of what they are about: fewer, where some ask the same in other words."""
+    asked: dict[int, str] = field(default_factory=dict)
+    """… and by those of what they are about, with their split: fewer, where some ask the same in other words."""
 
     @property
     def near_duplicates(self) -> int:
         """Questions that ask the same as another one in other words."""
         return len(self.questions) - len(self.asked)
+
+    def split_said(self) -> str:
+        """How many questions are kept for testing."""
+        kept = sum(split == "test" for split in self.asked.values())
+        why = "" if kept else "; its own words put a question on its side, in every export: take a larger --test-share"
+        return f"kept for testing: {kept:,} of {len(self.asked):,} questions ({kept / len(self.asked):.1%}){why}"
 
 
 def exported(
@@ -76,7 +82,7 @@ def exported(
             split, whole = split_of(one.row.question, spec.test_share), one.whole(spec, tokens)
             done.rows[split] += 1
             done.questions.add(hash(one.row.question))
-            done.asked.add(hash(content_words(one.row.question)))
+            done.asked[hash(content_words(one.row.question))] = split
             done.tokens.append(tokens)
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
             done.sample = done.sample or whole

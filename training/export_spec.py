@@ -22,6 +22,8 @@ class ExportSpec:
     hard: Sequence[str] = ()
     test_share: float = 0.0
     tokens: Tokens = field(default_factory=Tokens)
+    best: int | None = None
+    """Pairs of a question, at most: of so many of its best trajectories."""
     max_length: int | None = None
     """Longer rows are left out."""
     verifier: Verifier | None = None

@@ -86,8 +86,8 @@ def singles(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> 
                 yield made
         elif spec.format_name in ("atif", "records"):
             chat = spec.messages(row)
-            is_atif = spec.format_name == "atif"
-            content = to_atif(row, spec.prompts.system(row), types) if is_atif else as_columns(row)
+            system = spec.prompts.system(row)
+            content = to_atif(row, system, types) if spec.format_name == "atif" else as_columns(row, system)
             yield Made([row], content, [unmarked(chat)], [trained_on(chat)])
         elif spec.format_name in ("messages", "sharegpt"):
             yield _by_message(row, spec)

@@ -22,6 +22,8 @@ def pairs(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> It
         fit = not row.reject_reasons and not set(failed_gate_names(row.parsed, spec.thresholds)) & set(spec.hard)
         by_question.setdefault((row.question, spec.prompts.system(row)), ([], []))[0 if fit else 1].append(row)
     for good, bad in by_question.values():
+        if spec.best is not None:
+            good = sorted(good, key=lambda row: row.faults(spec.thresholds))[: spec.best]
         for better, worse in _matched(
             [(row, spec.messages(row)) for row in good], [(row, spec.messages(row)) for row in bad]
         ):

@@ -9,6 +9,7 @@ from training.trainers import TRAINERS
 _STEP = 256
 _DEFAULTS = {
     "TRL": TRAINERS["trl"].default_length, "LLaMA-Factory": TRAINERS["llamafactory"].default_length,
+    "DR Tulu (its LLaMA-Factory)": TRAINERS["drtulu"].default_length,
     "open-instruct": TRAINERS["open-instruct"].default_length,
 }  # fmt: skip
 """The lengths at which trainers cut where nothing is said."""
@@ -85,9 +86,10 @@ def unpacked(name: str) -> str:
     return name.removesuffix(".gz").removesuffix(".zst")
 
 
-def kept_at(tokens: Sequence[int]) -> dict[str, int]:
-    """How many rows keep their end at the lengths at which trainers cut, and at the advised one."""
-    lengths = {f"{length:,} ({name}'s default)": length for name, length in _DEFAULTS.items()}
+def kept_at(format_name: str, tokens: Sequence[int]) -> dict[str, int]:
+    """How many rows keep their end at the lengths at which the trainers of a format cut, and at the advised one."""
+    readers = [name for name, _, _ in _RECIPES.get(format_name, ()) if name in _DEFAULTS] or list(_DEFAULTS)
+    lengths = {f"{_DEFAULTS[name]:,} ({name}'s default)": _DEFAULTS[name] for name in readers}
     advised = advised_length(tokens)
     lengths[f"{advised:,} (advised)"] = advised
     return {name: sum(one <= length for one in tokens) for name, length in lengths.items()}

@@ -8,11 +8,12 @@ from training.atif import listed
 from training.rows import Row
 
 
-def as_columns(row: Row) -> dict[str, Any]:
-    """A record in columns of one type each; what differs from row to row is JSON in a text."""
+def as_columns(row: Row, system: str | None) -> dict[str, Any]:
+    """A record in columns of one type each, with its system prompt; what differs from row to row is JSON in a text."""
     trajectory, about = row.trajectory, row.metadata
     return {
         "question": row.question,
+        "system_prompt": system or "",
         "interleaved_text": row.text,
         "final_answer": _text(trajectory.get("final_answer")),
         "tool_calls": [

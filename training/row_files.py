@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from backends.errors import UsageError
+from backends.errors import extra_missing
 from batch.jsonl import encoded
-from batch.packed import packed_into
+from batch.packed import TABLE, packed_into
 
 Packing = str
 """`gzip` or `zstd`."""
@@ -17,11 +17,17 @@ _GROUP = 500
 """Rows of a Parquet file that are held in memory."""
 
 
+def written_in(folder: Path) -> list[Path]:
+    """The files of rows that are in a folder, in any form."""
+    named = [folder / f"{name}{ending}" for name in SPLITS for ending in (*_ENDINGS.values(), TABLE)]
+    return [path for path in named if path.exists()]
+
+
 class RowFiles:
     """`train` and `test` in a folder. What is not put in place is not left behind."""
 
     def __init__(self, folder: Path, *, parquet: bool = False, packing: Packing | None = None) -> None:
-        self._folder, self._ending = folder, ".parquet" if parquet else _ENDINGS[packing]
+        self._folder, self._ending = folder, TABLE if parquet else _ENDINGS[packing]
         self._stack = ExitStack()
         self._new = {name: folder / f".{name}{self._ending}.new" for name in SPLITS}
         self._parquet = {name: _ParquetRows(path) for name, path in self._new.items()} if parquet else {}
@@ -54,9 +60,9 @@ class RowFiles:
             rows_of_split.close()
         for opened in self._open.values():
             opened.close()
+        for path in written_in(self._folder):
+            path.unlink()
         for name in SPLITS:
-            for ending in (*_ENDINGS.values(), ".parquet"):
-                (self._folder / f"{name}{ending}").unlink(missing_ok=True)
             if rows[name]:
                 places[name] = self._folder / f"{name}{self._ending}"
                 self._new[name].replace(places[name])
@@ -71,7 +77,7 @@ class _ParquetRows:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise UsageError("--format parquet needs an extra: pip install -e '.[training]'") from error
+            raise extra_missing("--format parquet", "training") from error
         self._arrow, self._path = pyarrow, path
         self._writer: Any = None
         self._rows: list[Any] = []

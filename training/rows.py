@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 from backends.errors import UsageError
 from batch.packed import UNREADABLE, lines_in
 from batch.parts import files_from
-from quality.gates import Trajectory, estimated_tokens, parse_trajectory
+from quality.gates import Thresholds, Trajectory, estimated_tokens, failed_gate_names, is_error, parse_trajectory
 from serializers.bounds import storable
+from training.atif import UnknownShape
 from training.shapes import as_record
 
 
@@ -28,8 +29,13 @@ class Row:
     """Of the line."""
     count: Callable[[str], int] | None = None
     """Counts the tokens of a text; where there is none, they are estimated."""
-    shape_known: bool = True
-    """False where a line is an object of a shape that is not known: no record, and no trajectory without an answer."""
+    unknown: str = ""
+    """Why a line is an object of a shape that is not known: no record, and no trajectory without an answer."""
+
+    @property
+    def why_unknown(self) -> str:
+        """Where it stands, and why its shape is not known; empty where it is."""
+        return f"{self.path.name}, line {self.line}: {self.unknown}" if self.unknown else ""
 
     @property
     def sample_id(self) -> str:
@@ -45,7 +51,7 @@ class Row:
     def own_prompt(self) -> str | None:
         """The system prompt, where the row brings it along."""
         found = self.record.get("system_prompt")
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) and found else None
 
     @property
     def trajectory(self) -> Mapping[str, Any]:
@@ -99,6 +105,11 @@ class Row:
         """Tokens of the text: counted, else estimated."""
         return estimated_tokens(self.text) if self.parsed.tokens is None else self.parsed.tokens
 
+    def faults(self, thresholds: Thresholds) -> tuple[int, int, int]:
+        """By what the better of two is told: gates failed, failed calls, length; less is better."""
+        errors = sum(map(is_error, self.parsed.of("tool_output")))
+        return len(failed_gate_names(self.parsed, thresholds)), errors, len(self.text)
+
     @cached_property
     def parsed(self) -> Trajectory:
         """The trajectory, parsed."""
@@ -112,8 +123,8 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
         for _, where, file in files_from(path):
             for number, line in enumerate(_lines(where.name, file), start=1):
                 if line.strip():
-                    record, shape_known = _record(line)
-                    yield Row(where, number, record, hash(line.strip()), count, shape_known=shape_known)
+                    record, unknown = _record(line)
+                    yield Row(where, number, record, hash(line.strip()), count, unknown)
     except UNREADABLE as error:
         raise UsageError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -130,15 +141,17 @@ def _lines(name: str, file: BinaryIO) -> Iterator[bytes]:
     return lines_in(name, file)
 
 
-def _record(line: bytes) -> tuple[Mapping[str, Any], bool]:
-    """The record in a line, and whether its shape is known; one that is no JSON object is unreadable."""
+def _record(line: bytes) -> tuple[Mapping[str, Any], str]:
+    """The record in a line, or why its shape is not known; one that is no JSON object is unreadable."""
     try:
         record: Any = json.loads(line)
         if b"\\ud" in line.lower():  # lone surrogates, which nothing can write
             record = storable(record, 200)
     except (ValueError, RecursionError):
-        return {}, True
+        return {}, ""
     if not isinstance(record, dict):
-        return {}, True
-    found = as_record(record)
-    return found or {}, found is not None
+        return {}, ""
+    try:
+        return as_record(record), ""
+    except UnknownShape as error:
+        return {}, str(error)

@@ -9,6 +9,7 @@ from serializers.escaping import escape_tags
 from serializers.tags import Call, write_call
 from training.atif import (
     OURS,
+    UnknownShape,
     as_answer,
     from_atif,
     in_order,
@@ -34,37 +35,48 @@ _Said = tuple[str, str, Mapping[str, Any]]
 """A message's role, its text, and itself."""
 
 
-def as_record(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A row as a record; itself where it is one, None where its shape is not known."""
+def as_record(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row as a record; itself where it is one. Raises UnknownShape."""
     if isinstance(row.get("trajectory"), Mapping):
-        return None if _is_of_others(row["trajectory"].get("interleaved_text")) else row
+        return _with_text(row, row["trajectory"].get("interleaved_text"))
     if isinstance(row.get("interleaved_text"), str):
         beside = ("interleaved_text", "tool_calls", "final_answer", "question")
         inside = {name: row[name] for name in beside if name in row}
         others = {name: value for name, value in row.items() if name != "interleaved_text"}
         if isinstance(row.get("metadata"), str):  # `--format records`
             others["metadata"] = mapping(parsed(row["metadata"]))
-        return None if _is_of_others(row["interleaved_text"]) else {**others, "trajectory": inside}
+        return _with_text({**others, "trajectory": inside}, row["interleaved_text"])
     if isinstance(row.get("text"), str) and OURS.search(row["text"]):  # our own `--format text`
         trajectory = {"question": row.get("question"), "interleaved_text": row["text"]}
         return {**{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
     if is_atif(row):
         return from_atif(row)
+    if "chosen" in row and "rejected" in row:
+        raise UnknownShape("it is a preference pair, and no whole trajectory")
     chat = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
-    return _of_chat(row, chat) if chat is not None else None
+    if chat is None:
+        raise UnknownShape("it has no interleaved_text, trajectory, messages, conversations or ATIF's steps")
+    return _of_chat(row, chat)
 
 
-def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | None:
-    """From messages; None where calls and results stand in words of another protocol."""
-    said = _paired([(_role_of(one), _content_of(one), one) for one in chat if isinstance(one, Mapping)])
-    if said is None or len(said) != len(chat) or not any(role == "assistant" for role, _, _ in said):
-        return None
+def _with_text(record: Mapping[str, Any], text: Any) -> Mapping[str, Any]:
+    """A record, if its text is none of another protocol's."""
+    if isinstance(text, str) and "<call_tool" not in text and (found := _OF_OTHERS.search(text)):
+        raise UnknownShape(f"its calls and results stand in the text in another way: {found[0]}")
+    return record
+
+
+def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
+    """From messages."""
+    said = _paired([(_role_of(one), _content_of(one), one) for one in map(mapping, chat)])
+    if not any(role == "assistant" for role, _, _ in said):
+        raise UnknownShape("no reply is among its messages")
     question = next((content for role, content, _ in said if role == "user"), "")
     first = next(at for at, (role, _, _) in enumerate(said) if role == "user") if question else -1
     parts, calls = list[str](), 0
     for at, (role, content, message) in enumerate(said):
         if role == "user" and at != first and not content.startswith("<tool_output"):
-            return None
+            raise UnknownShape(f"its message {at + 1} is a second one from the user: a trajectory has one question")
         if role == "assistant":
             each = list(_reply(content, message, is_last=at == len(said) - 1))
             parts += each
@@ -73,7 +85,7 @@ def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | Non
         elif role == "tool" or (role == "user" and at != first):
             parts.append(_as_output(content))
         elif role not in ("system", "developer", "user"):
-            return None
+            raise UnknownShape(f"its message {at + 1} has a role that I do not know: {role or 'none'}")
     text = "\n".join(part for part in parts if part)
     calls = text.count("<call_tool")
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
@@ -87,8 +99,8 @@ def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any] | Non
     }  # fmt: skip
 
 
-def _paired(said: list[_Said]) -> list[_Said] | None:
-    """Messages, with the results of each reply in the order of its calls; None where a result is of no call."""
+def _paired(said: list[_Said]) -> list[_Said]:
+    """Messages, with the results of each reply in the order of its calls."""
     paired = list[_Said]()
     for role, group in groupby(said, key=lambda one: one[0]):
         if role != "tool":
@@ -96,10 +108,7 @@ def _paired(said: list[_Said]) -> list[_Said] | None:
             continue
         before = paired[-1][2] if paired and paired[-1][0] == "assistant" else {}
         calls = [str(call.get("id") or "") for call in listed(before.get("tool_calls"))]
-        results = in_order(calls, [(str(one[2].get("tool_call_id") or ""), one) for one in group])
-        if results is None:
-            return None
-        paired += results
+        paired += in_order(calls, [(str(one[2].get("tool_call_id") or ""), one) for one in group])
     return paired
 
 
@@ -141,8 +150,3 @@ def _as_output(content: str) -> str:
     ours = _OUTPUT.match(content)
     alone = ours and content.count("<tool_output") == content.count("</tool_output") == 1
     return ours[0] if ours and alone else f"<tool_output>\n{within_output(content)}\n</tool_output>"
-
-
-def _is_of_others(text: Any) -> bool:
-    """Whether calls and results stand in a text in the words of another protocol."""
-    return isinstance(text, str) and "<call_tool" not in text and _OF_OTHERS.search(text) is not None

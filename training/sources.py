@@ -16,6 +16,7 @@ from batch.parts import files_of, parts_of, whole
 from batch.records import sample_ids
 from batch.run_files import RunFiles, read_run, runs_in
 from graph.limits import ToolRole
+from training.row_files import written_in
 from training.rows import Row, read_rows
 
 _NO_TRAJECTORIES = re.compile(r"_(rejected|failed|superseded)(_part\d+)?\.jsonl(\.zst)?$")
@@ -152,11 +153,13 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
     ]
     wanted = [(files.trajectories, *((files.rejected,) if rejected else ())) for files, _ in runs]
     found = [*(kind for kinds in wanted for kind in kinds if files_of(kind)), *loose]
+    if not found and not runs:
+        found = written_in(path)
     if not found and (only := [files.rejected for files, _ in runs if files_of(files.rejected)]):
         where = ", ".join(map(str, only))
         raise UsageError(f"{path}: no trajectory was accepted; the rejected are in {where}")
     if not found:
-        raise UsageError(f"{path}: {'this run has written' if runs else 'no run is here, and'} no trajectory")
+        raise UsageError(f"{path}: {'this run has written' if runs else 'no run or export is here, and'} no trajectory")
     return found, runs
 
 

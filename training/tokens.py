@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from backends.errors import UsageError
+from backends.errors import UsageError, extra_missing
 from quality.gates import estimated_tokens
 from training.chat_template import ChatTemplate
 from training.messages import Message
@@ -25,7 +25,7 @@ class Tokenizer:
         try:
             from tokenizers import Tokenizer as Loaded
         except ImportError as error:
-            raise UsageError(f"{_FLAG} needs an extra: pip install -e '.[training]'") from error
+            raise extra_missing(_FLAG, "training") from error
         folder = path if path.is_dir() else path.parent
         file = path / "tokenizer.json" if path.is_dir() else path
         try:

@@ -24,7 +24,7 @@ class Verifier:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     counts: Counter[str] = field(default_factory=Counter)
-    """rows, tokens, tokens trained on, rows whose white space is changed."""
+    """rows, tokens, tokens trained on, rows whose white space is changed, rows with a control token from outside."""
 
     def __post_init__(self) -> None:
         self.trainer = TRAINERS[self.name]
@@ -40,6 +40,10 @@ class Verifier:
         if not written:
             return Problem(f"{self.name} finds nothing to train on", _GATES)
         self.counts.update(rows=1, tokens=len(trained.places), trained=sum(trained.counts))
+        outside = "\n".join(str(said["content"]) for said in chat)
+        for part in written:
+            outside = outside.replace(part, "", 1)
+        self.counts["control"] += any(token in outside for token in self.tokenizer.special)
         seen, want = _bare("".join(parts)), _bare("".join(written))
         if seen != want:
             return self._difference(seen, want)
@@ -72,11 +76,12 @@ class Verifier:
     def said(self) -> str:
         """What was found of all rows."""
         counts = self.counts
-        changed = counts["white_space"]
+        changed, control = counts["white_space"], counts["control"]
         spaced = f"; in {changed:,} the template has other white space than the model" if changed else ""
+        read = f"; in {control:,} the model was given one of its control tokens as text" if control else ""
         return (
             f"{self.name} trains on what the model wrote, and on nothing else, in all {counts['rows']:,} rows "
-            f"({counts['trained']:,} of {counts['tokens']:,} tokens){spaced}"
+            f"({counts['trained']:,} of {counts['tokens']:,} tokens){spaced}{read}"
         )
 
     def _difference(self, seen: str, want: str) -> Problem:

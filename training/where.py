@@ -1,5 +1,6 @@
 """`--where`: which rows an export takes, by what they hold."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -55,6 +56,8 @@ def conditions(
     }
     for text in stated:
         match = _CONDITION.fullmatch(text)
+        if match and match[1] in GATES and match[1] not in fields:
+            raise UsageError(f"--where {text}: a gate is failed or not: gate={match[1]} or gate!={match[1]}")
         if not match or match[1] not in fields:
             raise UsageError(f"--where {text}: write FIELD=VALUE (also != > < >= <=) with one of {', '.join(fields)}")
         if match[1] == "gate" and match[3] not in GATES:
@@ -73,8 +76,10 @@ def _holds(value: Any, operator: str, wanted: str) -> bool:
     if isinstance(value, int | float):
         try:
             number = float(wanted)
-        except ValueError as error:
-            raise UsageError(f"--where: {wanted!r} is no number") from error
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            raise UsageError(f"--where: {wanted!r} is no number")
         holds: dict[str, bool] = {
             "=": value == number, "!=": value != number, ">": value > number, "<": value < number,
             ">=": value >= number, "<=": value <= number,

@@ -11,4 +11,4 @@ TEMPLATE = Path(__file__).parents[1] / "golden" / "qwen3_history.jinja"
 def export(run: Path, folder: Path, format_name: str, *more: str) -> list[dict[str, Any]]:
     done = trajgraph("export", run, "--format", format_name, "--output", folder, *more)
     assert done.returncode == 0, done.stderr
-    return read_jsonl(folder / "train.jsonl")
+    return [] if format_name == "parquet" else read_jsonl(folder / "train.jsonl")

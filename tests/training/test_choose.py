@@ -61,6 +61,13 @@ def test_near_duplicates_are_told_and_stay_together(tmp_path: Path) -> None:
         for name in ("train", "test")
     ]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert f"kept for testing: {len(sides[1])} of 30 questions ({len(sides[1]) / 30:.1%})\n" in done.stdout
+
+
+def test_a_split_that_keeps_no_question_is_told(tmp_path: Path) -> None:
+    rows = written(tmp_path, of("Does it help?", 1, sound(1)))
+    done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--test-share", "0.001")
+    assert "kept for testing: 0 of 1 questions (0.0%); its own words put a question on its side" in done.stdout
 
 
 def test_what_a_test_asks_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -71,7 +78,7 @@ def test_what_a_test_asks_is_left_out_and_counted(tmp_path: Path) -> None:
     assert "| whose question is among those of --without | 1 |" in (tmp_path / "set" / "README.md").read_text()
     tests.write_text(tests.read_text() + '{"prompt": "And a third one?"}\n')
     unread = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "x", "--without", tests)
-    assert unread.returncode == 2 and "line 3" in unread.stderr, unread
+    assert unread.returncode == 2 and 'line 3: no "question" in it (--without)' in unread.stderr, unread
     missing = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "x", "--without", tmp_path / "none")
     assert missing.returncode == 2 and "none" in missing.stderr
 
@@ -104,3 +111,28 @@ def test_a_condition_may_be_about_any_count_or_share(tmp_path: Path, condition: 
     rows = written(tmp_path, *(record(n, pieces) for n, pieces in enumerate(kinds)))
     done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--where", condition)
     assert (f"train.jsonl: {kept} rows" in done.stdout) if kept else done.returncode == 2, done
+
+
+def test_the_best_of_pairs_are_the_pairs_of_the_best(tmp_path: Path) -> None:
+    unanswered = [*sound(1)[:3], think("I give up.")]
+    kinds = {"doubled": DOUBLED, "errs": ERRS, "long": LONG, "short": sound(1)}
+    rows = [of("Does it help?", n, pieces) for n, pieces in enumerate(kinds.values())]
+    rows += [of("Does it help?", 10 + n, [*unanswered, think(f"{n}")]) for n in range(4)]
+    path = written(tmp_path, *rows)
+    assert len(export(path, tmp_path / "all", "dpo")) == 4
+    for best in (1, 2, 3):
+        made = export(path, tmp_path / f"{best}", "dpo", "--best", str(best))
+        assert {row["sample_id"] for row in made} == {f"qwen3_traj_{n:05d}" for n in range(4 - best, 4)}
+    card = (tmp_path / "all" / "README.md").read_text()
+    assert "(TRL's default)" in card and "LLaMA-Factory" not in card and "open-instruct" not in card
+
+
+@pytest.mark.parametrize(
+    ("condition", "fix"),
+    [("no_citation=0", "gate=no_citation or gate!=no_citation"), ("grounded_share=NaN", "'NaN' is no number"),
+     ("turns=many", "'many' is no number"), ("colour=red", "write FIELD=VALUE")],
+)  # fmt: skip
+def test_a_condition_that_is_none_is_refused_with_the_fix(tmp_path: Path, condition: str, fix: str) -> None:
+    rows = written(tmp_path, record(1, sound(1)))
+    done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--where", condition)
+    assert done.returncode == 2 and fix in done.stderr, done

@@ -228,13 +228,14 @@ def test_a_pair_says_what_is_trained_on_in_each_side_and_counts_the_longer(tmp_p
 def test_an_export_takes_no_folder_of_anothers_and_leaves_no_file_of_an_earlier_format(
     rows: Path, tmp_path: Path
 ) -> None:
-    taken = tmp_path / "taken"
-    taken.mkdir()
-    (taken / "README.md").write_text("# My project\n")
-    done = trajgraph("export", rows, "--format", "text", "--output", taken)
-    assert done.returncode == 2
-    assert "give --output a folder of its own" in done.stderr
-    assert (taken / "README.md").read_text() == "# My project\n"
+    for name in ("README.md", "train.jsonl", "test.jsonl.gz", "train.parquet", "dataset_info.json"):
+        taken = tmp_path / f"with {name}"
+        taken.mkdir()
+        (taken / name).write_text("mine\n")
+        done = trajgraph("export", rows, "--format", "text", "--output", taken)
+        assert done.returncode == 2
+        assert f"{taken / name} is not an export's: give --output a folder of its own" in done.stderr
+        assert [(path.name, path.read_text()) for path in taken.iterdir()] == [(name, "mine\n")]
     export(rows, tmp_path / "set", "text")
     assert trajgraph("export", rows, "--format", "parquet", "--output", tmp_path / "set").returncode == 0
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["README.md", "train.parquet"]
@@ -250,6 +251,10 @@ def test_a_card_has_the_schema_the_gates_and_a_row_that_is_json(rows: Path, tmp_
     for column in first:
         assert f"| `{column}` |" in card
     assert "| of these, fail empty_think | 1 |" in card
+    for format_name in ("sharegpt", "drtulu", "text", "atif", "records", "parquet"):
+        export(rows, tmp_path / format_name, format_name)
+        of_other = (tmp_path / format_name / "README.md").read_text(encoding="utf-8")
+        assert of_other.count("| whether they fit |") == (format_name != "atif")
     sample = json.loads(card.split("```json")[1].split("```")[0])
     assert sample.keys() == read_jsonl(tmp_path / "set" / "train.jsonl")[0].keys()
 
