@@ -133,8 +133,17 @@ def _table(values: Mapping[str, Any]) -> str:
 
 def _together(values: Sequence[Any]) -> Any:
     """What is the same in all runs, once; else each of them."""
-    each = list(dict.fromkeys("not set" if value is None else str(value) for value in values))
+    each = list(dict.fromkeys(map(_said, values)))
     return each[0] if len(each) == 1 else ", ".join(each)
+
+
+def _said(value: Any) -> str:
+    """A setting, as one reads it."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items()) or "none"
+    return "not set" if value is None else str(value)
 
 
 def _shortened(value: Any) -> Any:
@@ -146,7 +155,7 @@ def _shortened(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    said = "not set" if value is None else str(value)
+    said = _said(value)
     return said.replace("|", "\\|").replace("\n", " ")
 
 

@@ -1,7 +1,7 @@
 """Rows of others, read as records: the sibling scripts' flat ones, ATIF, OpenAI's messages, ShareGPT, DR Tulu's."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +28,8 @@ _OF_OTHERS = re.compile(
     r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool)>|^Observation:", re.MULTILINE
 )
 _OUTPUT = re.compile(r"<tool_output>.*?</tool_output>", re.DOTALL)
+NUDGE = "nudge-"
+"""Begins the id of a message, in our own exports, by which the model was asked again: no tool gave it."""
 _QUERIES = ("query", "q", "url", "text")
 
 
@@ -46,9 +48,10 @@ def as_record(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(row.get("metadata"), str):  # `--format records`
             others["metadata"] = mapping(parsed(row["metadata"]))
         return _with_text({**others, "trajectory": inside}, row["interleaved_text"])
-    if isinstance(row.get("text"), str) and OURS.search(row["text"]):  # our own `--format text`
+    if isinstance(row.get("text"), str) and OURS.search(row["text"]):  # our own `--format text`, or Parquet
         trajectory = {"question": row.get("question"), "interleaved_text": row["text"]}
-        return {**{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
+        system = {"system_prompt": _prompt_in(_said_in(listed(row.get("messages"))))}  # of `--format parquet`
+        return {**system, **{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
     if is_atif(row):
         return from_atif(row)
     if "chosen" in row and "rejected" in row:
@@ -68,35 +71,42 @@ def _with_text(record: Mapping[str, Any], text: Any) -> Mapping[str, Any]:
 
 def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
     """From messages."""
-    said = _paired([(_role_of(one), _content_of(one), one) for one in map(mapping, chat)])
+    said = _paired(_said_in(map(mapping, chat)))
     if not any(role == "assistant" for role, _, _ in said):
         raise UnknownShape("no reply is among its messages")
     question = next((content for role, content, _ in said if role == "user"), "")
     first = next(at for at, (role, _, _) in enumerate(said) if role == "user") if question else -1
-    parts, calls = list[str](), 0
+    parts, nudges = list[str](), list[dict[str, Any]]()
     for at, (role, content, message) in enumerate(said):
         if role == "user" and at != first and not content.startswith("<tool_output"):
             raise UnknownShape(f"its message {at + 1} is a second one from the user: a trajectory has one question")
         if role == "assistant":
-            each = list(_reply(content, message, is_last=at == len(said) - 1))
-            parts += each
+            parts += filter(None, _reply(content, message, is_last=at == len(said) - 1))
         elif role == "call":
             parts.append(_call(content))
+        elif role == "tool" and str(message.get("tool_call_id")).startswith(NUDGE):
+            nudges.append({"at": len("\n".join(parts)), "text": content})
         elif role == "tool" or (role == "user" and at != first):
             parts.append(_as_output(content))
         elif role not in ("system", "developer", "user"):
             raise UnknownShape(f"its message {at + 1} has a role that I do not know: {role or 'none'}")
-    text = "\n".join(part for part in parts if part)
-    calls = text.count("<call_tool")
+    text = "\n".join(parts)
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
-    system = next((content for role, content, _ in said if role in ("system", "developer")), "") or said_in(
-        row.get("system")
-    )
+    system = _prompt_in(said) or said_in(row.get("system"))
     return {
         **({"system_prompt": system} if system else {}), **known,
         "sample_id": row.get("sample_id") or row.get("id"), "question": question,
-        "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{}] * calls},
+        "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{}] * text.count("<call_tool")},
+        "metadata": {**mapping(row.get("metadata")), **({"nudges": nudges} if nudges else {})},
     }  # fmt: skip
+
+
+def _said_in(chat: Iterable[Mapping[str, Any]]) -> list[_Said]:
+    return [(_role_of(one), _content_of(one), one) for one in chat]
+
+
+def _prompt_in(said: list[_Said]) -> str:
+    return next((content for role, content, _ in said if role in ("system", "developer")), "")
 
 
 def _paired(said: list[_Said]) -> list[_Said]:

@@ -194,15 +194,24 @@ def test_what_a_tool_or_a_thought_of_others_says_never_becomes_an_answer(tmp_pat
     assert len(parsed.of("call_tool")) == len(parsed.of("tool_output")) == 1
 
 
+@pytest.mark.parametrize("format_name", ["messages", "sharegpt", "drtulu", "parquet", "atif", "records"])
+def test_an_export_is_exported_again_as_the_same_conversation(tmp_path: Path, format_name: str) -> None:
+    path = written(tmp_path, {**record(1, sound(1)), "system_prompt": "You search."})
+    export(path, tmp_path / "set", format_name)
+    (first,), (again,) = export(path, tmp_path / "a", "messages"), export(tmp_path / "set", tmp_path / "b", "messages")
+    assert again["messages"] == first["messages"] and again["messages"][0]["content"] == "You search."
+    assert again["train_spans"] == first["train_spans"]
+
+
 def test_what_is_read_back_keeps_its_prompt_and_its_nudges(tmp_path: Path) -> None:
     nudged = {"nudges": [{"at": len(sound(1)[0]), "text": "Call."}], "prompt_sha256": "a" * 64}
     rows = [{**record(1, sound(1)), "metadata": nudged, "system_prompt": "You search."}]
     written(tmp_path, *rows)
-    for format_name in ("atif", "records"):
+    for format_name in ("atif", "records", "messages"):
         export(tmp_path / "rows.jsonl", tmp_path / format_name, format_name)
-        (again,) = export(tmp_path / format_name / "train.jsonl", tmp_path / f"{format_name} again", "messages")
+        (again,) = export(tmp_path / format_name, tmp_path / f"{format_name} again", "messages")
         assert again["messages"][0] == {"role": "system", "content": "You search."}
-    for format_name in ("atif", "records"):
+    for format_name in ("atif", "records", "messages"):
         path = tmp_path / format_name / "train.jsonl"
         (row,) = [json.loads(line) for line in path.read_text().splitlines()]
         assert Row(path, 1, as_record(row)).nudges == [(len(sound(1)[0]), "Call.")]
