@@ -25,7 +25,7 @@ demo: $(ENV)/runtime  ## bundled questions, demo model and tools, on this machin
 test: $(ENV)/dev  ## all but the long ones; PYTHON=python3.13 for another Python
 	$(BIN)/python -m pytest -m "not long"
 
-long: $(ENV)/dev  ## processes that are killed, workers, clusters, databases and stores (minutes)
+long: $(ENV)/dev  ## runs of some seconds, processes that are killed, workers, clusters, databases and stores (minutes)
 	$(BIN)/python -m pytest -m long
 
 real: $(ENV)/dev $(REAL)/mcp/made $(REAL)/trainers/made  ## against parts that others wrote: llama.cpp, fastmcp, trainers

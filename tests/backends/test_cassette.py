@@ -27,6 +27,7 @@ def trajectories(folder: Path) -> dict[str, Any]:
     return {record["sample_id"]: record["trajectory"] for record in records}
 
 
+@pytest.mark.long
 def test_a_recorded_run_is_played_back_with_the_tool_server_gone_and_is_the_same(tmp_path: Path) -> None:
     write_questions(tmp_path / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(50)])
     with demo_model() as model:

@@ -77,6 +77,7 @@ async def test_many_calls_at_once_share_one_session() -> None:
     assert len(initialised) == 1
 
 
+@pytest.mark.long
 async def test_the_client_goes_on_when_the_server_restarts_between_calls() -> None:
     port = free_port()
     for stateless in (True, False):

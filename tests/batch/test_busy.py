@@ -76,6 +76,7 @@ class Model:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_server_that_says_it_has_too_much_to_do_fails_no_question(
     tmp_path: Path, tools_url: str, workers: str
@@ -93,6 +94,7 @@ def test_a_server_that_says_it_has_too_much_to_do_fails_no_question(
     assert {row["metadata"]["attempts"] for row in rows} == {1}
 
 
+@pytest.mark.long
 def test_a_server_at_work_that_says_503_is_waited_for_as_one_that_says_429(tmp_path: Path, tools_url: str) -> None:
     model = Model(slots=2, seconds=0.3, queue=2, status=503)
     write_questions(tmp_path / "questions.jsonl", [f"Does it help, {n}?" for n in range(16)])
@@ -104,6 +106,7 @@ def test_a_server_at_work_that_says_503_is_waited_for_as_one_that_says_429(tmp_p
     assert model.refused > 0
 
 
+@pytest.mark.long
 async def test_a_question_that_brings_the_server_down_fails_and_the_others_do_not(folder: Path, tools_url: str) -> None:
     """A proxy in front of the model, whose model is down for a while after each request of one question."""
     model, down_until, crashes = Model(slots=4), 0.0, 0
@@ -129,6 +132,7 @@ async def test_a_question_that_brings_the_server_down_fails_and_the_others_do_no
     assert crashes <= 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_lets_nobody_in_who_waits_in_line(tmp_path: Path, tools_url: str, workers: str) -> None:
     model = Model(slots=1, seconds=0.7, queue=1)

@@ -63,6 +63,7 @@ def check(folder: Path, wanted: list[str]) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("edit", "workers"), [("reversed", "2"), ("prepended", "1"), ("shortened", "1"), ("edited", "1")]
 )
@@ -96,6 +97,7 @@ def test_a_trajectory_is_of_the_question_that_it_answers_however_the_file_was_ed
     assert len(kept) >= min(3, len(after))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["unwritable", "unreadable"])
 def test_a_change_that_was_interrupted_is_made_whole_by_the_next_start(
     tmp_path: Path, tools_url: str, fault: str
@@ -126,6 +128,7 @@ def test_a_change_that_was_interrupted_is_made_whole_by_the_next_start(
     assert "other_questions" not in read_run(run)[1]
 
 
+@pytest.mark.long
 def test_a_run_with_something_left_is_not_left_for_another_in_silence(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
     killed(tmp_path, tools_url, 13, "--concurrency", "3")
@@ -138,6 +141,7 @@ def test_a_run_with_something_left_is_not_left_for_another_in_silence(tmp_path: 
     assert len(list((tmp_path / "out").glob("*_run.json"))) == 1
 
 
+@pytest.mark.long
 def test_another_prompt_begins_again_what_was_under_way_and_each_row_says_which(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
     (tmp_path / "prompt.txt").write_text("You are agent A.")
@@ -170,6 +174,7 @@ def test_another_prompt_begins_again_what_was_under_way_and_each_row_says_which(
         assert row["messages"][0] == {"role": "system", "content": f"You are agent {letter}."}
 
 
+@pytest.mark.long
 def test_a_prompt_from_a_pipe_is_read_once_and_is_what_the_model_gets(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS[:1]))
     said = "You are it. " + "PROMPT-MARK " * 60
@@ -188,6 +193,7 @@ def test_a_prompt_from_a_pipe_is_read_once_and_is_what_the_model_gets(tmp_path: 
     assert read_jsonl(tmp_path / "set" / "train.jsonl")[0]["messages"][0]["content"] == f"{said}\n"
 
 
+@pytest.mark.long
 def test_what_resumes_uses_the_stored_prompt(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", questions_of(DRUGS))
     (tmp_path / "prompt.txt").write_text("You are agent A.")
@@ -259,6 +265,7 @@ def test_the_hash_that_names_threads_is_that_of_earlier_versions() -> None:
     assert made_under({**settings, "sampling": {"top_p": 0.9}}) != expected
 
 
+@pytest.mark.long
 def test_a_run_that_was_started_before_its_threads_were_named_by_their_settings_keeps_its_steps(
     tmp_path: Path, tools_url: str
 ) -> None:

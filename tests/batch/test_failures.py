@@ -49,6 +49,7 @@ from tests.support.runs import (
 from tests.support.servers import Reply, ScriptedModel, completion, demo_model, free_port, served
 
 
+@pytest.mark.long
 def test_a_model_server_that_goes_away_pauses_the_run_and_no_question_pays_for_it(folder: Path, tools_url: str) -> None:
     port = free_port()
     app = DemoModel("Qwen3-8B", latency=0.1).app()
@@ -71,6 +72,7 @@ def test_a_model_server_that_goes_away_pauses_the_run_and_no_question_pays_for_i
     assert output.startswith("6 questions: 6 accepted, 0 rejected, 0 failed, 0 pending")
 
 
+@pytest.mark.long
 def test_a_server_that_stays_away_ends_the_run_cleanly_when_asked_to(folder: Path, tools_url: str) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(demo_model(latency=0.1))
@@ -86,6 +88,7 @@ def test_a_server_that_stays_away_ends_the_run_cleanly_when_asked_to(folder: Pat
     assert " 0 failed, 6 pending" in output
 
 
+@pytest.mark.long
 async def test_a_fifth_of_all_requests_broken_on_both_servers_leaves_no_false_record(folder: Path) -> None:
     write_questions(folder / "questions.jsonl", [f"Does semaglutide {n} help in obesity?" for n in range(40)])
     model = Faults(DemoModel("Qwen3-8B").app(), rate=0.2, seed=3)
@@ -206,6 +209,7 @@ def limited() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
 
+@pytest.mark.long
 def test_a_disk_that_refuses_ends_the_run_with_one_line_and_the_same_command_continues(
     folder: Path, model_url: str, tools_url: str
 ) -> None:
@@ -260,6 +264,7 @@ async def test_a_reply_cut_off_by_length_is_continued_where_the_server_can(folde
     assert len({json.dumps(texts, sort_keys=True) for texts in whole.values()}) == 1
 
 
+@pytest.mark.long
 async def test_a_key_that_the_server_repeats_everywhere_is_nowhere_in_the_run(
     folder: Path, tools_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

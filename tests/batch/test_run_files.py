@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ def append_rows(path: Path, name: str) -> None:
         append_lines(path, [encoded({"sample_id": f"{name}{number}", "text": "x" * 5000})])
 
 
+@pytest.mark.long
 def test_processes_append_whole_lines_to_one_file_and_cut_off_what_a_killed_one_left(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"sample_id": "a"}\n{"sample_id": "b", "tra')

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +71,7 @@ def test_a_run_writes_its_log_and_verbose_each_call(tmp_path: Path, tools_url: s
     assert "is already complete" in trajgraph(*generate_command(tmp_path, url, tools_url)).stderr, "without any server"
 
 
+@pytest.mark.long
 def test_worker_processes_write_their_calls_and_their_samples_ends_to_the_runs_log(
     tmp_path: Path, tools_url: str
 ) -> None:
@@ -82,6 +84,7 @@ def test_worker_processes_write_their_calls_and_their_samples_ends_to_the_runs_l
     assert text.count("reply of Qwen3-8B: ") >= 8
 
 
+@pytest.mark.long
 def test_with_json_each_line_is_an_event_and_the_last_one_has_the_statistics(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help?", "Does olaparib help?"])
     with demo_model() as url:
@@ -94,6 +97,7 @@ def test_with_json_each_line_is_an_event_and_the_last_one_has_the_statistics(tmp
     assert done.stderr == ""
 
 
+@pytest.mark.long
 def test_json_lines_stay_on_stdout_where_the_errors_go_to_a_terminal(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help?", "Does olaparib help?"])
     ours, theirs = pty.openpty()
@@ -105,6 +109,7 @@ def test_json_lines_stay_on_stdout_where_the_errors_go_to_a_terminal(tmp_path: P
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()].count("sample") == 2
 
 
+@pytest.mark.long
 def test_a_terminal_that_goes_away_costs_the_run_nothing(tmp_path: Path, tools_url: str) -> None:
     write_questions(tmp_path / "questions.jsonl", [f"Does drug {n} help?" for n in range(8)])
     ours, theirs = pty.openpty()

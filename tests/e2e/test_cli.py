@@ -123,6 +123,7 @@ def test_the_key_is_sent_but_never_written(folder: Path, tools_url: str) -> None
     assert key not in result.stdout + result.stderr
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_what_is_in_flight_and_prints_the_command_that_continues(folder: Path, tools_url: str) -> None:
     with demo_model(latency=0.15) as url:
         command = [sys.executable, "-m", "cli", "generate", "--questions-file", str(folder / "questions.jsonl")]
@@ -169,6 +170,7 @@ def test_a_failed_question_makes_the_exit_code_1(folder: Path, tools_url: str) -
     assert "run the same command again to retry the 2 failed" in result.stdout
 
 
+@pytest.mark.long
 def test_the_earlier_launcher_takes_its_four_arguments_and_the_newest_questions(tmp_path: Path, tools_url: str) -> None:
     output = tmp_path / "pubmed_training_data"
     output.mkdir()
@@ -185,6 +187,7 @@ def test_the_earlier_launcher_takes_its_four_arguments_and_the_newest_questions(
     assert json.loads(next(output.glob("*_run.json")).read_text())["options"]["concurrency"] == 3
 
 
+@pytest.mark.long
 def test_the_commands_of_the_earlier_document_work_from_their_own_folder(tmp_path: Path, tools_url: str) -> None:
     """`cd scripts/pubmed_data_generator`, then the script, the launcher, each with what they took, and a look at health."""
     below, output = tmp_path / "scripts" / "pubmed_data_generator", tmp_path / "pubmed_training_data"

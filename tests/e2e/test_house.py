@@ -43,6 +43,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
+@pytest.mark.long
 def test_every_trajgraph_command_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     write_questions(tmp_path / "questions.jsonl", ["Does semaglutide help in obesity?"])
     (tmp_path / "papers.jsonl").write_bytes(BUNDLED.read_bytes())

@@ -177,6 +177,7 @@ async def test_a_year_and_a_journal_that_nobody_knows_are_shown_as_not_known(tmp
     assert "| Year: N/A | Journal: N/A" in render("pubmed_search", json.loads(said.content[0].text)).text
 
 
+@pytest.mark.long
 def test_a_build_killed_in_the_middle_goes_on_and_the_index_is_as_if_it_had_not_been(tmp_path: Path) -> None:
     files = [
         official(tmp_path, number, [article(number * 100_000 + n, f"Paper {n % 7}") for n in range(3 * BATCH)])

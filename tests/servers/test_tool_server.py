@@ -104,6 +104,7 @@ async def running(*flags: str, **environment: str) -> AsyncIterator[tuple[str, "
         await asyncio.to_thread(process.communicate)
 
 
+@pytest.mark.long
 async def test_beyond_this_machine_a_token_is_needed_and_generate_brings_it(folder: Any) -> None:
     refused = trajgraph("serve-tools", "--offline", "--host", "0.0.0.0", "--port", "0")
     assert refused.returncode == 2
@@ -166,6 +167,7 @@ async def test_many_calls_at_once_are_all_answered(tools_url: str) -> None:
     assert len(answers) == 100
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("environment", [{}, {"SERPER_API_KEY": "k3y"}])
 async def test_health_is_200_only_when_pubmed_can_be_asked_and_names_a_missing_key(environment: dict[str, str]) -> None:
     port = free_port()

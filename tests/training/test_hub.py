@@ -85,6 +85,7 @@ def test_the_card_of_a_run_at_work_counts_what_is_there_now(run: Path, tmp_path:
     assert "| accepted | 16 |" in card and "| pending | 0 |" in card
 
 
+@pytest.mark.long
 def test_an_export_is_pushed_whole_and_a_refusal_is_one_line(tmp_path: Path) -> None:
     rows, hub = mixed(tmp_path), TakingHub()
     command = ["export", rows, "--format", "sharegpt", "--output", tmp_path / "set", "--push-to-hub", "me/set"]
