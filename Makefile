@@ -16,6 +16,7 @@ INSTALL_IN = pip() { "$$1" -m pip install -q --disable-pip-version-check "$${@:2
 endif
 INSTALL = $(INSTALL_IN) $(BIN)/python
 SHELL := bash
+unexport PYTHONDONTWRITEBYTECODE  # the tests start the product some hundreds of times: it is compiled once
 
 .PHONY: demo test long real loop wheel crash check format studio lock clean
 
