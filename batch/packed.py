@@ -57,7 +57,7 @@ def _rows(name: str, file: BinaryIO) -> Iterator[bytes]:
         for batch in parquet.ParquetFile(file).iter_batches(_BATCH):
             for row in batch.to_pylist():
                 yield json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, ValueError, LookupError, OverflowError) as error:  # texts, zones and dates of it
         raise UsageError(f"{name}: no Parquet that can be read ({' '.join(str(error).split())[:200]})") from error
 
 

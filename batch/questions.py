@@ -117,13 +117,14 @@ def check_questions(
     limit: int | None = None,
     share: Share | None = None,
     dedupe: bool = False,
-    hint: str = " (leave such rows out with --skip-bad-rows)",
+    flag: str = "--questions-file",
 ) -> QuestionsFile:
     """Read the whole file once; with `dedupe`, a question that has stood before is no row that is asked. Raises
     UsageError when it is missing, empty, or has a bad row (within `limit`, if there is one) that is not to be skipped;
-    `hint` says what can be done then.
+    `flag` names the file.
     """
     digest = hashlib.sha256()
+    fix = flag if flag != "--questions-file" else "leave such rows out with --skip-bad-rows"
     rows, stamps = 0, list[Stamp]()
     bad: list[BadRow] = []
     places: dict[int, int] = {}
@@ -142,7 +143,7 @@ def check_questions(
                     row = _read_row(line)
                     if isinstance(row, str):
                         if not skip_bad_rows and (limit is None or rows <= limit):
-                            raise UsageError(f"{part}, line {number}: {row}{hint}")
+                            raise UsageError(f"{part}, line {number}: {row} ({fix})")
                         bad.append(BadRow(number, rows, row if str(part) == str(path) else f"{part.name}: {row}"))
                         continue
                     if rows > _MOST_COMPARED:
@@ -153,9 +154,9 @@ def check_questions(
                         if dedupe:
                             bad.append(BadRow(number, rows, f"the same question as row {before}"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+        raise UsageError(f"{path}: {error.strerror or error} ({flag})") from error
     if rows == len(bad):
-        raise UsageError(f'{path}: no question in it (one JSON object a line is wanted, with a "question")')
+        raise UsageError(f"{path}: no question in it ({flag} wants one JSON object a line)")
     return QuestionsFile(
         path, rows, digest.hexdigest(), tuple(bad), tuple(stamps), limit, share or Share(), repeated, first
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from serializers.segments import Segment
 from serializers.tags import read_attributes
-from training.atif import TEXT, UnknownShape, from_atif, output_of, reply_of
+from training.atif import AGENT, TEXT, UnknownShape, from_atif, output_of, reply_of
 from training.messages import replies_and_outputs
 from training.rows import Row
 
@@ -40,7 +40,7 @@ def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) 
         "schema_version": VERSION,
         "session_id": _text(about.get("run_id")),
         "trajectory_id": row.sample_id,
-        "agent": {"name": "trajgraph", "version": version("trajgraph"), "model_name": _text(about.get("model"))},
+        "agent": {"name": AGENT, "version": version("trajgraph"), "model_name": _text(about.get("model"))},
         "steps": [{"step_id": at, **step} for at, step in enumerate(steps, 1)],
         "final_metrics": {
             "total_prompt_tokens": usage.get("input_tokens"), "total_completion_tokens": usage.get("output_tokens"),
@@ -70,9 +70,10 @@ def _step_of(row: Row, segments: Sequence[Segment], types: dict[str, type]) -> d
     calls = [piece for piece in segments if piece.kind == "call_tool"]
     if calls:
         step["tool_calls"] = [_call_of(piece, types) for piece in calls]
-    if reply_of(step, is_last=not calls) != text:
-        step["extra"] = {TEXT: text}
-    return step
+    with suppress(UnknownShape):
+        if reply_of(step, is_last=not calls) == text:
+            return step
+    return {**step, "extra": {TEXT: text}}
 
 
 def _call_of(piece: Segment, types: dict[str, type]) -> dict[str, Any]:

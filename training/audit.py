@@ -109,12 +109,15 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
         line("a shape I do not know", [audit.unknown_shapes for audit in audits])
     line("fail a hard gate (!)", [audit.unfit - audit.unreadable - audit.unknown_shapes for audit in audits])
     line("pass every gate", [audit.clean for audit in audits])
-    lines += [audit.first_unknown for audit in audits if audit.name != "total" and audit.first_unknown]
+    of_files = audits[:-1] if len(audits) > 1 else audits  # the last is the total
+    lines += [audit.first_unknown for audit in of_files if audit.first_unknown]
     return "\n".join(lines)
 
 
 def explained(row: Row, thresholds: Thresholds) -> str:
     """What is wrong with one trajectory, gate by gate, and where each of its citations leads."""
+    if row.unknown:
+        return f"{row.sample_id}: a shape I do not know: {row.why_unknown}"
     failed = failed_gates(row.parsed, thresholds)
     lines = [f"{row.sample_id} ({row.path.name}, line {row.line}): {row.question}"]
     for name, segments in failed.items():

@@ -31,7 +31,7 @@ _MEANINGS = {
     "tool_calls": "each call with its result; `parameters` and `result` are JSON in a text",
     "pmids_cited": "the papers that the answer cites", "model": "its name at the server",
     "stop_reason": "why it ended", "gates": "those that it fails", "reject_reasons": "the hard ones among them",
-    "metadata": "all else that the run says, as JSON in a text",
+    "metadata": "JSON in a text: how it was made, with replies that were asked again",
     "final_metrics": "tokens in all", "extra": "what ATIF has no place for",
     "tokens": "of the whole conversation",
 }  # fmt: skip
@@ -41,11 +41,13 @@ _LONGEST = 400
 def check_folder(folder: Path) -> None:
     """Raises UsageError when a file lies in the folder that no export wrote, and that this one would write over."""
     card = folder / "README.md"
-    if card.is_file() and _MARK in card.read_text(encoding="utf-8", errors="replace"):
+    if card.is_file() and f"\n{_MARK}\n" in card.read_text(encoding="utf-8", errors="replace"):
         return
     beside = [path for path in (card, folder / "dataset_info.json") if path.exists()]
     if foreign := [*beside, *written_in(folder)]:
-        raise UsageError(f"{foreign[0]} is not an export's: give --output a folder of its own")
+        raise UsageError(
+            f"{foreign[0]} is not an export's (or its README.md is gone): give --output a folder of its own"
+        )
 
 
 def card(
@@ -71,6 +73,7 @@ def card(
     kept_by = kept_at(format_name, done.tokens).items()
     kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_by})
     rows = sum(done.rows[name] for name in ("train", "test"))
+    kind = "pairs of replies" if format_name == "dpo" else "trajectories"
     fit = sum(tokens <= token_limit for tokens in done.tokens)
     sample = json.dumps(_shortened(done.sample), ensure_ascii=False, indent=1)
     return f"""---
@@ -87,7 +90,7 @@ configs:
 {_MARK}
 # Deep-research trajectories
 
-{rows:,} trajectories in the format `{format_name}`: a model thinks, calls tools, reads what comes back, and answers
+{rows:,} {kind} in the format `{format_name}`: a model thinks, calls tools, reads what comes back, and answers
 with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs are not to be trained on.
 
 | column | |
@@ -102,13 +105,13 @@ with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs ar
 | --- | --- |
 {counts}
 
-Tokens are counted {how_counted}.
+Tokens are {how_counted}.
 
 | tokens | rows |
 | --- | --- |
 {histogram}
 
-| cut at | rows that keep their end, the answer |
+| cut at | rows that keep their end |
 | --- | --- |
 {kept}
 {to_paste}
@@ -155,8 +158,7 @@ def _shortened(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    said = _said(value)
-    return said.replace("|", "\\|").replace("\n", " ")
+    return _said(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _size(rows: int) -> str:

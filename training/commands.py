@@ -53,7 +53,7 @@ class PackedAs(StrEnum):
     zstd = "zstd"
 
 
-Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_run.json, JSONL of trajectories.")]
+Runs = Annotated[list[Path], typer.Argument(help="Folders (all their runs), …_run.json, files of trajectories.")]
 Hard = Annotated[str | None, option("Gates that reject a row; else those of README.", "Gates")]
 TokenLimit = Annotated[int, option("Tokens that a training run takes in.", "Gates", low=1)]
 ErrorShare = Annotated[float, option("Share of tool outputs that may be errors.", "Gates", low=0, high=1)]
@@ -77,6 +77,7 @@ def audit(
 ) -> None:
     """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
     from batch.jsonl import encoded
+    from batch.packed import PACKED, TABLE
     from batch.parts import parts_of
     from quality.gates import Thresholds
     from training.audit import audit as counted
@@ -93,6 +94,8 @@ def audit(
     given = sources(files, together=write_clean is not None)
     if write_clean and parts_of(write_clean):
         raise UsageError(f"--write-clean {write_clean}: it is a run's, in parts: give another file")
+    if write_clean and write_clean.name.endswith((*PACKED, TABLE)):
+        raise UsageError(f"--write-clean {write_clean}: it is written as JSONL: give a .jsonl")
     if write_clean:
         with _written("--write-clean", write_clean) as clean:  # it may be the file that is read
             by_file, total = counted(
@@ -161,12 +164,12 @@ def export(
         format_name.value, prompts, thresholds, hard, test_share, tokens, best, max_length, verifier, counted_as
     )
     keep = conditions(where or [], thresholds, spec.tokens_of)
-    test_questions = check_questions(place(without), hint=" (--without)").stream() if without else ()
+    test_questions = check_questions(place(without), flag="--without").stream() if without else ()
     known = KnownQuestions(row["question"] for _, row in test_questions)
     choice = Choice(keep, thresholds, () if is_pairs else hard, prompts, known, None if is_pairs else best)
     by = tokenizer.resolve().name if tokenizer else "a server"  # no address: this is published
     said = counted_as.how() if counted_as else spec.tokens.said
-    how_counted = f"by {by}, {said}" if count else "estimated from the letters"
+    how_counted = f"counted by {by}, {said}" if count else "estimated from the letters"
     seen = choice.seen
     try:
         rows = shown(choice.rows(given, count))

@@ -23,7 +23,7 @@ class ExportSpec:
     test_share: float = 0.0
     tokens: Tokens = field(default_factory=Tokens)
     best: int | None = None
-    """Pairs of a question, at most: of so many of its best trajectories."""
+    """Pairs of a question, at most: those whose better trajectories are the best."""
     max_length: int | None = None
     """Longer rows are left out."""
     verifier: Verifier | None = None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backends.errors import UsageError
+from backends.errors import UsageError, extra_missing
 from backends.printable import one_line
 
 
@@ -13,7 +13,7 @@ def push(folder: Path, files: list[Path], name: str) -> str:
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
     except ImportError as error:
-        raise UsageError("--push-to-hub needs an extra: pip install 'trajgraph[stores]'") from error
+        raise extra_missing("--push-to-hub", "stores") from error
     added = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
     try:
         api = HfApi()

@@ -19,6 +19,7 @@ from training.messages import (
     trained_on,
     unmarked,
 )
+from training.own import beside
 from training.records import as_columns
 from training.rows import Row
 from training.template import Problem, template_problems, wrongly_masked
@@ -52,11 +53,18 @@ class Made:
         if spec.format_name == "atif":  # which has no room for more beside it
             extra = {**self.content["extra"], "tokens": tokens, f"fits_{limit}": tokens <= limit}
             return {**self.content, "extra": extra}
+        kept = {} if self.is_pair or spec.format_name == "records" else {"metadata": self._beside(spec)}
         return {
-            **self.content, "sample_id": self.row.sample_id, "topic": str(self.row.record.get("topic", "")),
+            **self.content, **kept, "sample_id": self.row.sample_id, "topic": str(self.row.record.get("topic", "")),
             "question_type": str(self.row.record.get("question_type", "")), "tokens": tokens,
             f"fits_{limit}": tokens <= limit,
         }  # fmt: skip
+
+    def _beside(self, spec: ExportSpec) -> str:
+        """What the format has no place for."""
+        prompt = {"system_prompt": spec.prompts.system(self.row) or ""} if spec.format_name == "text" else {}
+        role = {"tool_role": spec.prompts.tool_role(self.row)}
+        return beside(self.row.question, {**self.row.metadata, **role}, **prompt)
 
     def trained_otherwise(self, verifier: Verifier, trained: Sequence[Trained | None]) -> list[Problem]:
         """In what a trainer trains on something else than the spans say."""

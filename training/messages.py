@@ -7,7 +7,6 @@ from graph.limits import ToolRole
 from serializers.escaping import balanced, escape_tags
 from serializers.segments import Segment
 from training.rows import Row
-from training.shapes import NUDGE
 
 Message = dict[str, Any]
 SENDERS = {"user": "human", "assistant": "gpt", "tool": "observation"}
@@ -37,7 +36,7 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
             at, nudge = nudges.pop(0)
             said = row.text[start:at].strip("\n") if at > start else ""
             chat.append({"role": "assistant", "content": said, NUDGED: True})
-            from_outside(f"{NUDGE}{at}", nudge)
+            from_outside(f"nudge-{at}", nudge)
             start = max(start, at)
         return start
 

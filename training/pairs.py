@@ -21,36 +21,50 @@ def pairs(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> It
     for row in rows:
         fit = not row.reject_reasons and not set(failed_gate_names(row.parsed, spec.thresholds)) & set(spec.hard)
         by_question.setdefault((row.question, spec.prompts.system(row)), ([], []))[0 if fit else 1].append(row)
+    taken = Counter[str]()
     for good, bad in by_question.values():
-        if spec.best is not None:
-            good = sorted(good, key=lambda row: row.faults(spec.thresholds))[: spec.best]
-        for better, worse in _matched(
-            [(row, spec.messages(row)) for row in good], [(row, spec.messages(row)) for row in bad]
-        ):
+        found, why = _matched([(row, spec.messages(row)) for row in good], [(row, spec.messages(row)) for row in bad])
+        left_out.update(why)
+        for better, worse in sorted(found, key=lambda pair: pair[0][0].faults(spec.thresholds)):
+            if taken[better[0].question] == spec.best:
+                left_out["beside better ones (--best)"] += 1
+                continue
+            taken[better[0].question] += 1
             at = _shared(better[1], worse[1])
             chat = [side[1][: at + 1] for side in (better, worse)]
-            replies = [side[at] if at < len(side) else None for side in chat]
-            chosen, rejected = replies
-            if not (chosen and rejected and chosen["role"] == rejected["role"] == "assistant"):
-                left_out["of two that do not differ in a reply"] += 1
-            elif NUDGED in chosen:
-                left_out["whose better reply had to be asked again"] += 1
-            else:
-                content = {
-                    "prompt": unmarked(chat[0][:at]), "chosen": unmarked([chosen]), "rejected": unmarked([rejected]),
-                    "rejected_id": worse[0].sample_id,
-                }  # fmt: skip
-                said = [[str(reply["content"])] for reply in (chosen, rejected)]
-                yield Made([better[0], worse[0]], content, list(map(unmarked, chat)), said, is_pair=True)
+            chosen, rejected = chat[0][at], chat[1][at]
+            content = {
+                "prompt": unmarked(chat[0][:at]), "chosen": unmarked([chosen]), "rejected": unmarked([rejected]),
+                "rejected_id": worse[0].sample_id,
+            }  # fmt: skip
+            said = [[str(reply["content"])] for reply in (chosen, rejected)]
+            yield Made([better[0], worse[0]], content, list(map(unmarked, chat)), said, is_pair=True)
 
 
-def _matched(good: list[_Chat], bad: list[_Chat]) -> Iterator[tuple[_Chat, _Chat]]:
-    """Each rejected one beside an accepted one of its own: the one with which it has the most in common."""
-    left = list(good)
-    for worse in bad[: len(good)]:
-        better = max(left, key=lambda one: _shared(one[1], worse[1]))
-        left.remove(better)
-        yield better, worse
+def _matched(good: list[_Chat], bad: list[_Chat]) -> tuple[list[tuple[_Chat, _Chat]], list[str]]:
+    """Each rejected one beside an accepted one of its own: of those with which it makes a pair, the one with which it
+    has the most in common. And why others make none.
+    """
+    left, found, why = list(good), list[tuple[_Chat, _Chat]](), list[str]()
+    for worse in bad:
+        against = [_against(better[1], worse[1]) for better in left]
+        fit = [better for better, reason in zip(left, against, strict=True) if reason is None]
+        if fit:
+            better = max(fit, key=lambda one: _shared(one[1], worse[1]))
+            left.remove(better)
+            found.append((better, worse))
+        elif left:
+            why.append(str(against[0]))
+    return found, why
+
+
+def _against(better: Sequence[Message], worse: Sequence[Message]) -> str | None:
+    """Why two conversations make no pair; None where they do."""
+    at = _shared(better, worse)
+    chosen, rejected = (side[at] if at < len(side) else None for side in (better, worse))
+    if not (chosen and rejected and chosen["role"] == rejected["role"] == "assistant"):
+        return "of two that do not differ in a reply"
+    return "whose better reply had to be asked again" if NUDGED in chosen else None
 
 
 def _shared(one: Sequence[Message], other: Sequence[Message]) -> int:

@@ -88,7 +88,7 @@ def unpacked(name: str) -> str:
 
 def kept_at(format_name: str, tokens: Sequence[int]) -> dict[str, int]:
     """How many rows keep their end at the lengths at which the trainers of a format cut, and at the advised one."""
-    readers = [name for name, _, _ in _RECIPES.get(format_name, ()) if name in _DEFAULTS] or list(_DEFAULTS)
+    readers = [name for name, _, _ in _RECIPES.get(format_name, ()) if name in _DEFAULTS]
     lengths = {f"{_DEFAULTS[name]:,} ({name}'s default)": _DEFAULTS[name] for name in readers}
     advised = advised_length(tokens)
     lengths[f"{advised:,} (advised)"] = advised

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from batch.logs import log
 from quality.citations import Citation
 from quality.gates import DEFAULT_HARD_GATES, GATES, Thresholds, failed_gates, is_error
 from serializers.cites import cites
@@ -50,6 +51,9 @@ def write_report(target: IO[str], given: Sequence[Source], thresholds: Threshold
         numbers = _Numbers(source.funnel)
         for path in source.files:
             for row in source.rows(path):
+                if row.unknown:
+                    log.warning("left out, a shape I do not know: %s", row.why_unknown)
+                    continue
                 failed = failed_gates(row.parsed, thresholds) if row.record else {}
                 numbers.add(row, list(failed))
                 index["rows"].append(

@@ -20,7 +20,7 @@ _GROUP = 500
 def written_in(folder: Path) -> list[Path]:
     """The files of rows that are in a folder, in any form."""
     named = [folder / f"{name}{ending}" for name in SPLITS for ending in (*_ENDINGS.values(), TABLE)]
-    return [path for path in named if path.exists()]
+    return [path for path in named if path.is_file()]
 
 
 class RowFiles:
@@ -60,12 +60,13 @@ class RowFiles:
             rows_of_split.close()
         for opened in self._open.values():
             opened.close()
-        for path in written_in(self._folder):
-            path.unlink()
         for name in SPLITS:
             if rows[name]:
                 places[name] = self._folder / f"{name}{self._ending}"
                 self._new[name].replace(places[name])
+        for path in written_in(self._folder):
+            if path not in places.values():
+                path.unlink()
         return places
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backends.errors import UsageError
+from backends.printable import one_line
 from batch.packed import UNREADABLE, lines_in
 from batch.parts import files_from
 from quality.gates import Thresholds, Trajectory, estimated_tokens, failed_gate_names, is_error, parse_trajectory
 from serializers.bounds import storable
 from training.atif import UnknownShape
 from training.shapes import as_record
+
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Row:
     @property
     def why_unknown(self) -> str:
         """Where it stands, and why its shape is not known; empty where it is."""
-        return f"{self.path.name}, line {self.line}: {self.unknown}" if self.unknown else ""
+        return f"{self.path}, line {self.line}: {one_line(self.unknown)[:_LONGEST]}" if self.unknown else ""
 
     @property
     def sample_id(self) -> str:
@@ -121,7 +124,7 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
     where = path
     try:
         for _, where, file in files_from(path):
-            for number, line in enumerate(_lines(where.name, file), start=1):
+            for number, line in enumerate(_lines(str(where), file), start=1):
                 if line.strip():
                     record, unknown = _record(line)
                     yield Row(where, number, record, hash(line.strip()), count, unknown)

@@ -1,12 +1,10 @@
 """Rows of others, read as records: the sibling scripts' flat ones, ATIF, OpenAI's messages, ShareGPT, DR Tulu's."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from serializers.escaping import escape_tags
-from serializers.tags import Call, write_call
 from training.atif import (
     OURS,
     UnknownShape,
@@ -20,17 +18,18 @@ from training.atif import (
     said_in,
     within_output,
     within_thought,
+    written_call,
 )
+from training.own import is_ours, of_ours
 
 _ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_call": "call", "function": "tool",
           "ipython": "tool"}  # fmt: skip
 _OF_OTHERS = re.compile(
-    r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool)>|^Observation:", re.MULTILINE
+    r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool)>|<function=|<\|tool_call|^Observation:",
+    re.MULTILINE,
 )
 _OUTPUT = re.compile(r"<tool_output>.*?</tool_output>", re.DOTALL)
-NUDGE = "nudge-"
-"""Begins the id of a message, in our own exports, by which the model was asked again: no tool gave it."""
-_QUERIES = ("query", "q", "url", "text")
+_KNOWN_ROLES = ("system", "developer", "user", "assistant", "call", "tool")
 
 
 _Said = tuple[str, str, Mapping[str, Any]]
@@ -41,24 +40,30 @@ def as_record(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """A row as a record; itself where it is one. Raises UnknownShape."""
     if isinstance(row.get("trajectory"), Mapping):
         return _with_text(row, row["trajectory"].get("interleaved_text"))
+    if is_ours(row):
+        return of_ours(row)
     if isinstance(row.get("interleaved_text"), str):
         beside = ("interleaved_text", "tool_calls", "final_answer", "question")
         inside = {name: row[name] for name in beside if name in row}
         others = {name: value for name, value in row.items() if name != "interleaved_text"}
         if isinstance(row.get("metadata"), str):  # `--format records`
             others["metadata"] = mapping(parsed(row["metadata"]))
+            inside["tool_calls"] = [
+                {**call, **{name: parsed(call.get(name)) for name in ("parameters", "result")}}
+                for call in listed(row.get("tool_calls"))
+            ]
         return _with_text({**others, "trajectory": inside}, row["interleaved_text"])
-    if isinstance(row.get("text"), str) and OURS.search(row["text"]):  # our own `--format text`, or Parquet
+    if isinstance(row.get("text"), str) and OURS.search(row["text"]):
         trajectory = {"question": row.get("question"), "interleaved_text": row["text"]}
-        system = {"system_prompt": _prompt_in(_said_in(listed(row.get("messages"))))}  # of `--format parquet`
-        return {**system, **{name: value for name, value in row.items() if name != "text"}, "trajectory": trajectory}
+        others = {name: value for name, value in row.items() if name != "text"}
+        return _with_text({**others, "trajectory": trajectory}, row["text"])
     if is_atif(row):
         return from_atif(row)
-    if "chosen" in row and "rejected" in row:
-        raise UnknownShape("it is a preference pair, and no whole trajectory")
     chat = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
+    if chat is None and "chosen" in row and "rejected" in row:
+        raise UnknownShape("it is a preference pair, and no whole trajectory")
     if chat is None:
-        raise UnknownShape("it has no interleaved_text, trajectory, messages, conversations or ATIF's steps")
+        raise UnknownShape("it has no interleaved_text, trajectory, list of messages or conversations, or ATIF's steps")
     return _of_chat(row, chat)
 
 
@@ -71,55 +76,63 @@ def _with_text(record: Mapping[str, Any], text: Any) -> Mapping[str, Any]:
 
 def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
     """From messages."""
-    said = _paired(_said_in(map(mapping, chat)))
+    said: list[_Said] = [(_role_of(one), _content_of(one), one) for one in map(mapping, chat)]
+    for at, (role, _, _) in enumerate(said, 1):
+        if role not in _KNOWN_ROLES:
+            raise UnknownShape(f"its message {at} has a role that I do not know: {role or 'none'}")
     if not any(role == "assistant" for role, _, _ in said):
         raise UnknownShape("no reply is among its messages")
-    question = next((content for role, content, _ in said if role == "user"), "")
-    first = next(at for at, (role, _, _) in enumerate(said) if role == "user") if question else -1
-    parts, nudges = list[str](), list[dict[str, Any]]()
-    for at, (role, content, message) in enumerate(said):
+    first = next((at for at, (role, _, _) in enumerate(said) if role == "user"), -1)
+    replies = [content for role, content, _ in said if role == "assistant"]
+    is_tagged = any(map(OURS.search, replies))
+    if not is_tagged and (found := next(filter(None, map(_OF_OTHERS.search, replies)), None)):
+        raise UnknownShape(f"its calls stand in the text in another way: {found[0]}")
+    parts = list[str]()
+    for at, (role, content, message) in enumerate(_paired(said)):
         if role == "user" and at != first and not content.startswith("<tool_output"):
             raise UnknownShape(f"its message {at + 1} is a second one from the user: a trajectory has one question")
         if role == "assistant":
-            parts += filter(None, _reply(content, message, is_last=at == len(said) - 1))
+            parts += filter(None, _reply(content, message, is_last=at == len(said) - 1 and not is_tagged))
         elif role == "call":
-            parts.append(_call(content))
-        elif role == "tool" and str(message.get("tool_call_id")).startswith(NUDGE):
-            nudges.append({"at": len("\n".join(parts)), "text": content})
+            calls = parsed(content)
+            parts += [_call(call) for call in (calls if isinstance(calls, list) else [calls])]
         elif role == "tool" or (role == "user" and at != first):
             parts.append(_as_output(content))
-        elif role not in ("system", "developer", "user"):
-            raise UnknownShape(f"its message {at + 1} has a role that I do not know: {role or 'none'}")
-    text = "\n".join(parts)
+    text, question = "\n".join(parts), said[first][1] if first >= 0 else ""
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
-    system = _prompt_in(said) or said_in(row.get("system"))
+    prompts = (content for role, content, _ in said if role in ("system", "developer"))
+    system = next(prompts, "") or said_in(row.get("system"))
     return {
-        **({"system_prompt": system} if system else {}), **known,
+        **known, **({"system_prompt": system} if system else {}),
         "sample_id": row.get("sample_id") or row.get("id"), "question": question,
         "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{}] * text.count("<call_tool")},
-        "metadata": {**mapping(row.get("metadata")), **({"nudges": nudges} if nudges else {})},
+        "metadata": mapping(parsed(row.get("metadata"))),
     }  # fmt: skip
-
-
-def _said_in(chat: Iterable[Mapping[str, Any]]) -> list[_Said]:
-    return [(_role_of(one), _content_of(one), one) for one in chat]
-
-
-def _prompt_in(said: list[_Said]) -> str:
-    return next((content for role, content, _ in said if role in ("system", "developer")), "")
 
 
 def _paired(said: list[_Said]) -> list[_Said]:
     """Messages, with the results of each reply in the order of its calls."""
-    paired = list[_Said]()
+    paired, earlier = list[_Said](), set[str]()
     for role, group in groupby(said, key=lambda one: one[0]):
+        results, before = list(group), paired[-1] if paired else ("", "", {})
         if role != "tool":
-            paired += group
+            paired += results
+            earlier |= {_identity(call.get("id")) for _, _, message in results for call in _calls_of(message)} - {""}
             continue
-        before = paired[-1][2] if paired and paired[-1][0] == "assistant" else {}
-        calls = [str(call.get("id") or "") for call in listed(before.get("tool_calls"))]
-        paired += in_order(calls, [(str(one[2].get("tool_call_id") or ""), one) for one in group])
+        calls = _calls_of(before[2]) if before[0] == "assistant" else []
+        ids = [_identity(call.get("id")) for call in calls]
+        named = [(_identity(one[2].get("tool_call_id")), one) for one in results]
+        tools = [one[2].get("name") for one in results]
+        if before[0] not in ("assistant", "call") or earlier & {name for name, _ in named} - set(ids):
+            raise UnknownShape("a result of it does not follow its call")
+        if not any(ids) and all(tools) and calls and tools != [_function_of(call).get("name") for call in calls]:
+            raise UnknownShape("its results are not in the order of the calls, by the tools that they name")
+        paired += in_order(ids, named)
     return paired
+
+
+def _identity(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _role_of(message: Mapping[str, Any]) -> str:
@@ -132,27 +145,31 @@ def _content_of(message: Mapping[str, Any]) -> str:
 
 
 def _reply(content: str, message: Mapping[str, Any], *, is_last: bool) -> Iterator[str]:
-    thought, calls = message.get("reasoning_content") or message.get("reasoning"), message.get("tool_calls") or ()
+    thought, calls = message.get("reasoning_content") or message.get("reasoning"), _calls_of(message)
     if thought:
         yield f"<think>{within_thought(str(thought))}</think>"
     yield as_answer(content) if is_last and not calls and not message.get("function_call") else content
     if isinstance(message.get("function_call"), Mapping):  # OpenAI's first way
         yield _call(message["function_call"])
-    for call in listed(calls):
-        yield _call(call.get("function"))
+    for call in calls:
+        yield _call(_function_of(call))
+
+
+def _calls_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    given = message.get("tool_calls") or []
+    if not isinstance(given, list) or len(listed(given)) < len(given):
+        raise UnknownShape("its tool_calls are no list of calls")
+    return listed(given)
+
+
+def _function_of(call: Mapping[str, Any]) -> dict[str, Any]:
+    return mapping(call.get("function", call))
 
 
 def _call(function: Any) -> str:
     """A call, be it an object or JSON."""
-    function = _parsed(function)
-    arguments = _parsed(function.get("arguments"))
-    name = next((one for one in _QUERIES if isinstance(arguments.get(one), str)), None)
-    query = escape_tags(str(arguments.pop(name))) if name else ""
-    return write_call(Call(str(function.get("name", "")), query, {key: str(value) for key, value in arguments.items()}))
-
-
-def _parsed(value: Any) -> dict[str, Any]:
-    return mapping(parsed(value))
+    about = mapping(parsed(function))
+    return written_call(about.get("name"), about.get("arguments", about.get("args")))
 
 
 def _as_output(content: str) -> str:

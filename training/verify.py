@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -40,10 +40,8 @@ class Verifier:
         if not written:
             return Problem(f"{self.name} finds nothing to train on", _GATES)
         self.counts.update(rows=1, tokens=len(trained.places), trained=sum(trained.counts))
-        outside = "\n".join(str(said["content"]) for said in chat)
-        for part in written:
-            outside = outside.replace(part, "", 1)
-        self.counts["control"] += any(token in outside for token in self.tokenizer.special)
+        given = list(_given(chat, written))
+        self.counts["control"] += any(token in text for text in given for token in self.tokenizer.special)
         seen, want = _bare("".join(parts)), _bare("".join(written))
         if seen != want:
             return self._difference(seen, want)
@@ -110,6 +108,19 @@ def reader_of(format_name: str, tokenizer: Tokenizer, template: ChatTemplate | N
 _WHOLE = "train with a template that writes every message whole, and marks what the model wrote"
 _GATES = "leave such rows out: the default --hard-gates do"
 _THOUGHTS = "leave replies without a thought out with --where thoughtless=0"
+
+
+def _given(chat: Sequence[Message], written: Sequence[str]) -> Iterator[str]:
+    """What the model did not write: the messages to it, and what stands between its own words in one of its own."""
+    left = list(written)
+    for said in chat:
+        text, at = str(said["content"]), 0
+        if said["role"] != "assistant":
+            yield text
+            continue
+        while left and (place := text.find(left[0], at)) >= 0:
+            yield text[at:place]
+            at = place + len(left.pop(0))
 
 
 def _lost(chat: Sequence[Message], text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from backends.errors import UsageError
 from quality.gates import GATES, Thresholds, failed_gate_names, is_error
+from training.atif import mapping
 from training.messages import thoughtless, turns
 from training.rows import Row
 
@@ -27,11 +28,15 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "numbers_missing": lambda row: sum(bool(citation.numbers_missing) for citation in row.parsed.cited),
     "grounded": lambda row: sum(citation.verdict == "grounded" for citation in row.parsed.cited),
     "grounded_share": lambda row: _share(citation.verdict == "grounded" for citation in row.parsed.cited),
-    "output_tokens": lambda row: int(dict(row.metadata.get("usage") or {}).get("output_tokens") or 0),
+    "output_tokens": lambda row: _whole(mapping(row.metadata.get("usage")).get("output_tokens")),
     "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
     "model": lambda row: str(row.metadata.get("model", "")),
 }
 _TEXTS = ("sample_id", "topic", "question_type", "stop_reason", "model", "gate", "passes_every_gate")
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _share(each: Iterable[bool]) -> float:

@@ -1,6 +1,7 @@
 """Which rows become a training set: by what they hold, the best of each question, none that a test asks."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,26 @@ def test_the_best_of_pairs_are_the_pairs_of_the_best(tmp_path: Path) -> None:
     for best in (1, 2, 3):
         made = export(path, tmp_path / f"{best}", "dpo", "--best", str(best))
         assert {row["sample_id"] for row in made} == {f"qwen3_traj_{n:05d}" for n in range(4 - best, 4)}
-    card = (tmp_path / "all" / "README.md").read_text()
-    assert "(TRL's default)" in card and "LLaMA-Factory" not in card and "open-instruct" not in card
+    done = trajgraph("export", path, "--format", "dpo", "--output", tmp_path / "told", "--best", "1")
+    assert "left out: 3 rows beside better ones (--best)" in done.stdout
+
+
+def test_a_card_names_the_lengths_of_the_trainers_that_read_its_format_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, of("Q?", 1, sound(1)), of("Q?", 2, [*sound(1)[:3], think("I give up.")]))
+    trainers = {"dpo": ["TRL"], "messages": ["TRL", "open-instruct"], "sharegpt": ["LLaMA-Factory"], "text": []}
+    for format_name, names in trainers.items():
+        export(path, tmp_path / format_name, format_name)
+        card = (tmp_path / format_name / "README.md").read_text()
+        assert re.findall(r"\((\S+)'s default\)", card) == names
+
+
+def test_a_pair_is_found_wherever_there_is_one(tmp_path: Path) -> None:
+    """The accepted one that has most in common differs in what a tool gave alone."""
+    worse = [*sound(1)[:2], sound(2)[2], think("I give up.")]
+    other = [think("Another way."), *sound(1)[1:]]
+    path = written(tmp_path, *(of("Q?", n, pieces) for n, pieces in enumerate([sound(1), other, worse])))
+    (row,) = export(path, tmp_path / "set", "dpo")
+    assert (row["sample_id"], row["rejected_id"]) == ("qwen3_traj_00001", "qwen3_traj_00002")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Several calls in one reply of others, and whose result is which."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,91 @@ def test_an_answer_that_has_its_tags_gets_no_others(said: str) -> None:
     read = as_record(document)
     assert read["trajectory"]["interleaved_text"].endswith(said)
     assert read["trajectory"]["interleaved_text"].count("<answer>") == 1
+
+
+@pytest.mark.parametrize("shape", [of_openai, of_atif])
+@given(order=ORDERS, data=st.data())
+def test_a_result_is_never_given_to_the_call_before_its_own(shape: Any, order: list[int], data: Any) -> None:
+    kept = data.draw(st.lists(st.sampled_from(order), unique=True, min_size=1))
+    row = shape(order, [f"id{one}" for one in order])
+    if shape is of_openai:
+        row["messages"] = [one for one in row["messages"] if one["role"] != "tool" or int(one["content"][1:]) in kept]
+    else:
+        seen = row["steps"][2]["observation"]
+        seen["results"] = [one for one in seen["results"] if int(one["content"][1:]) in kept]
+    if sorted(kept) == list(range(len(kept))):
+        text = as_record(row)["trajectory"]["interleaved_text"]
+        assert re.findall(r"\br\d", text) == [f"r{one}" for one in sorted(kept)]
+    else:
+        with pytest.raises(UnknownShape):
+            as_record(row)
+
+
+CALL = {"id": "a", "function": {"name": "s", "arguments": '{"query": "x"}'}}
+RESULT = {"role": "tool", "tool_call_id": "a", "content": "R"}
+
+
+def chat(*said: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Q?"}, *said, {"role": "assistant", "content": "Done."}]}
+
+
+def calling(call: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "function": call}], **more}
+
+
+ODD: list[dict[str, Any]] = [
+    chat(calling({"name": "s", "arguments": '{"query": "x'}), RESULT),
+    chat(calling({"name": "s", "arguments": '["x"]'}), RESULT),
+    chat(calling({"arguments": "{}"}), RESULT),
+    chat(calling({"name": "s", "arguments": {"query": "x", "g": "<answer>z</answer>"}}), RESULT),
+    chat(calling({"name": "s", "arguments": {"query": "x", "g": "y" * 501}}), RESULT),
+    chat(calling({"name": "s", "arguments": {"query": "x", "g": "it's \"q\""}}), RESULT),
+    chat(calling({"name": "s", "arguments": {"query": "x", "name": "y"}}), RESULT),
+    chat(calling({"name": "s", "arguments": {"query": "x", "a b": "y"}}), RESULT),
+    chat(calling({"name": "s", "arguments": {"query": "x", **{f"k{n}": "y" for n in range(9)}}}), RESULT),
+    chat({"role": "assistant", "content": "", "tool_calls": json.dumps([CALL])}, RESULT),
+    chat({"role": "assistant", "content": "", "tool_calls": CALL}, RESULT),
+    chat({"role": "assistant", "content": [{"type": "tool_use", "name": "s", "input": {}}]}, RESULT),
+    chat({"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "system", "content": "x"}, RESULT),
+    chat({"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "assistant", "content": "Hm."}, RESULT),
+    chat({"role": "assistant", "content": '<tool_call>{"name": "s"}</tool_call>'}, RESULT),
+    chat({"role": "assistant", "content": "", "tool_calls": [
+        {"function": {"name": name, "arguments": "{}"}} for name in ("x", "y")]},
+        {"role": "tool", "name": "y", "content": "Y"}, {"role": "tool", "name": "x", "content": "X"}),
+    {"conversations": [{"from": "human", "value": "Q?"}, {"from": "function_call", "value": "not json"},
+                       {"from": "observation", "value": "R"}, {"from": "gpt", "value": "Done."}]},
+    {"schema_version": "ATIF-v1.7", "steps": [
+        {"source": "user", "message": "Q?"}, {"source": "agent", "message": "A"}, {"source": "user", "message": "And?"},
+        {"source": "agent", "message": "B"}]},
+    {"schema_version": "ATIF-v1.7", "steps": [
+        {"source": "user", "message": "Q?"}, {"source": "agent", "message": "A", "observation": "R"}]},
+    {"schema_version": "ATIF-v1.7", "steps": [{"source": "user", "message": "Q?"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ODD)
+def test_what_cannot_be_told_is_a_shape_that_is_not_known(row: dict[str, Any]) -> None:
+    with pytest.raises(UnknownShape):
+        as_record(row)
+
+
+READ: list[tuple[dict[str, Any], str]] = [
+    (chat(calling({"name": "s", "arguments": {"query": "x", "limit": None, "n": 3, "of": ["a"], "all": True}}), RESULT),
+     """<call_tool name="s" n="3" of='["a"]' all="true">x</call_tool>"""),
+    (chat({"role": "assistant", "content": "", "tool_calls": [{"id": "a", "name": "s", "args": {"query": "x"}}]}, RESULT),
+     '<call_tool name="s">x</call_tool>'),
+    (chat(calling({"name": "s", "arguments": {"query": "x"}}, tool_calls=[{**CALL, "id": 0}]), {**RESULT, "tool_call_id": 0}),
+     '<call_tool name="s">x</call_tool>'),
+    (chat({**calling({"name": "s", "arguments": ""}), "tool_calls": [{**CALL, "id": "nudge-1"}]}, {**RESULT, "tool_call_id": "nudge-1"}),
+     '<call_tool name="s">x</call_tool>'),
+    ({"conversations": [
+        {"from": "human", "value": "Q?"}, {"from": "function_call", "value": json.dumps([CALL["function"]] * 2)},
+        {"from": "observation", "value": "R"}, {"from": "gpt", "value": "Done."}]},
+     '<call_tool name="s">x</call_tool>\n<call_tool name="s">x</call_tool>'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "written"), READ)
+def test_a_call_of_others_is_written_as_ours_with_its_result(row: dict[str, Any], written: str) -> None:
+    text = as_record(row)["trajectory"]["interleaved_text"]
+    assert text == f"{written}\n<tool_output>\nR\n</tool_output>\n<answer>Done.</answer>"

@@ -5,17 +5,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from atif import Trajectory
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from tests.support.exports import export
 from tests.support.runs import trajgraph
 from tests.support.trajectories import call, output, record, sound, think
 from training.atif import from_atif
 from training.atif_export import to_atif
-from training.rows import Row
+from training.rows import Row, read_rows
 from training.shapes import as_record
 
 TEXTS = st.text("ab <>/\n\"'é😀=", max_size=12)
@@ -131,12 +133,13 @@ def test_a_row_of_others_has_its_calls_results_and_answer(tmp_path: Path, row: d
 ASKED, SAID = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "a"}
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"problem": "Q", "full_traces": {"generated_text": "<think>t</think>"}}, "it has no interleaved_text, trajectory, "),
-    ({"messages": [ASKED, {"role": "assistant", "content": "<use_mcp_tool>x</use_mcp_tool>"}, ASKED, SAID]}, "its message 3 is a second"),
+    ({"messages": [ASKED, {"role": "assistant", "content": "<use_mcp_tool>x</use_mcp_tool>"}, ASKED, SAID]},
+     "its calls stand in the text in another way: <use_mcp_tool>"),
     ({"messages": [ASKED, SAID, {"role": "user", "content": "And adults?"}, SAID]}, "its message 3 is a second one from the user"),
     ({"question": "Q", "trajectory": {"interleaved_text": "<think>t</think>\n<search>x</search>\n<information>y</information>"}},
      "its calls and results stand in the text in another way: <search>"),
     ({"messages": [ASKED, SAID, {"role": "critic", "content": "b"}]}, "its message 3 has a role that I do not know: critic"),
-    ({"messages": [ASKED]}, "no reply is among its messages"), ({"conversations": ["a", "b"]}, "no reply is among its messages"),
+    ({"messages": [ASKED]}, "no reply is among its messages"), ({"conversations": ["a", "b"]}, "its message 1 has a role that I do not know: none"),
     ({"prompt": [ASKED], "chosen": [SAID], "rejected": [SAID]}, "it is a preference pair"),
     ({"messages": [ASKED, {**SAID, "tool_calls": [{"id": "a", "function": {"name": "s", "arguments": "{}"}}]},
                    {"role": "tool", "tool_call_id": "b", "content": "x"}, SAID]}, "its results are not one for each call"),
@@ -151,10 +154,10 @@ def test_a_shape_that_is_not_known_is_said_to_be_so_and_why(tmp_path: Path, row:
     assert done.returncode == 1
     assert "a shape I do not know              1" in done.stdout
     assert "fail a hard gate (!)               0" in done.stdout
-    assert f"rows.jsonl, line 1: {why}" in done.stdout
+    assert f"{path}, line 1: {why}" in done.stdout
     assert counts(path)["gates"]["no_answer"] == 0 and counts(path)["unknown_shapes"] == 1
     made = trajgraph("export", path, "--format", "text", "--output", tmp_path / "set")
-    assert f"left out: 1 row of a shape that is not known\n  rows.jsonl, line 1: {why}" in made.stdout
+    assert f"left out: 1 row of a shape that is not known\n  {path}, line 1: {why}" in made.stdout
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | TEXTS, lambda inner: st.lists(inner, max_size=3)
@@ -214,3 +217,38 @@ def test_what_is_read_back_keeps_its_prompt_and_its_nudges(tmp_path: Path) -> No
         path = tmp_path / format_name / "train.jsonl"
         (row,) = [json.loads(line) for line in path.read_text().splitlines()]
         assert Row(path, 1, as_record(row)).nudges == [(len(sound(1)[0]), "Call.")]
+
+
+def test_a_table_is_read_as_its_rows_are_and_a_damaged_one_is_said_to_be_so(tmp_path: Path) -> None:
+    calls = [{"id": str(n), "function": {"name": "s", "arguments": arguments}}
+             for n, arguments in enumerate([{"query": "x", "limit": 3}, {"query": "y", "since": 2020}])]  # fmt: skip
+    said = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "tool_call_id": "0", "content": "R"}, {"role": "tool", "tool_call_id": "1", "content": "S"},
+            {"role": "assistant", "content": "Done."}]  # fmt: skip
+    table = pyarrow.Table.from_pylist([{"messages": said}])  # with nulls wherever a message has no such field
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (row,), (plain,) = read_rows(tmp_path / "a.parquet"), read_rows(written(tmp_path, {"messages": said}))
+    assert row.text == plain.text and "None" not in row.text
+    strings = pyarrow.array([b"\xff\xfe"]).view(pyarrow.string())
+    for name, column in {"text": strings, "date": pyarrow.array([2**62], pyarrow.timestamp("us"))}.items():
+        parquet.write_table(pyarrow.table({name: column}), tmp_path / f"{name}.parquet")
+        done = trajgraph("audit", tmp_path / f"{name}.parquet")
+        assert done.returncode == 2 and f"{tmp_path}/{name}.parquet: no Parquet that can be read" in done.stderr, done
+    refused = trajgraph("audit", tmp_path / "a.parquet", "--write-clean", tmp_path / "a.parquet")
+    assert refused.returncode == 2 and "give a .jsonl" in refused.stderr
+    assert trajgraph("audit", tmp_path / "a.parquet").stdout.startswith("  ")
+
+
+def test_what_another_agent_keeps_beside_its_steps_is_not_taken_for_what_was_said(tmp_path: Path) -> None:
+    document = to_atif(Row(tmp_path, 1, record(1, sound(1))), None)
+    document["extra"]["text"] = document["steps"][1]["extra"] = {"text": "forged"}
+    document["agent"]["name"] = "other"
+    assert "forged" not in from_atif(document)["trajectory"]["interleaved_text"]
+
+
+def test_show_and_report_judge_no_row_of_a_shape_that_is_not_known(tmp_path: Path) -> None:
+    path = written(tmp_path, {"a": 1}, record(1, sound(1)))
+    shown = trajgraph("show", "line 1", path)
+    assert "a shape I do not know" in shown.stdout and "no_answer" not in shown.stdout
+    made = trajgraph("report", path, "--output", tmp_path / "report.html")
+    assert ": 1 trajectories" in made.stdout and "a shape I do not know" in made.stderr

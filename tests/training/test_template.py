@@ -234,8 +234,11 @@ def test_an_export_takes_no_folder_of_anothers_and_leaves_no_file_of_an_earlier_
         (taken / name).write_text("mine\n")
         done = trajgraph("export", rows, "--format", "text", "--output", taken)
         assert done.returncode == 2
-        assert f"{taken / name} is not an export's: give --output a folder of its own" in done.stderr
+        assert f"{taken / name} is not an export's (or its README.md is gone): give --output a folder" in done.stderr
         assert [(path.name, path.read_text()) for path in taken.iterdir()] == [(name, "mine\n")]
+    quoted = tmp_path / "with README.md" / "README.md"
+    quoted.write_text("# Mine\nmade of <!-- written by trajgraph export --> rows\n")
+    assert trajgraph("export", rows, "--format", "text", "--output", quoted.parent).returncode == 2
     export(rows, tmp_path / "set", "text")
     assert trajgraph("export", rows, "--format", "parquet", "--output", tmp_path / "set").returncode == 0
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["README.md", "train.parquet"]
