@@ -15,6 +15,7 @@ from serializers.segments import split_segments
 from serializers.tags import Call, read_attributes, write_call
 
 OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
+_THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 _Result = TypeVar("_Result")
 _OUTPUT_ENDS = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
 _THOUGHT_ENDS = re.compile(r"<(?=\s*/?\s*(?:think|tool_output|call_tool|answer)\b)", re.IGNORECASE)
@@ -94,8 +95,14 @@ def in_order(calls: list[str], results: list[tuple[str, _Result]]) -> list[_Resu
 
 
 def as_answer(said: str) -> str:
-    """What ends a trajectory, within the tags of an answer: as it is where it has tags of ours."""
-    return said if not said.strip() or OURS.search(said) else f"<answer>{said}</answer>"
+    """What ends a trajectory, within the tags of an answer, a thought before it without: as it is where it has any."""
+    thought = _THOUGHT.match(said)
+    answer = said[thought.end() :] if thought else said
+    return (
+        said
+        if not answer.strip() or OURS.search(answer)
+        else f"{said[: len(said) - len(answer)]}<answer>{answer}</answer>"
+    )
 
 
 def _texts_of(step: Mapping[str, Any], *, is_last: bool, is_ours: bool) -> Iterator[str]:

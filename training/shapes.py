@@ -28,6 +28,7 @@ _OF_OTHERS = re.compile(
     r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool)>|<function=|<\|tool_call|^Observation:",
     re.MULTILINE,
 )
+_OURS_BUT_THOUGHTS = re.compile(r"<(?:call_tool|tool_output|answer)\b")
 _OUTPUT = re.compile(r"<tool_output>.*?</tool_output>", re.DOTALL)
 _KNOWN_ROLES = ("system", "developer", "user", "assistant", "call", "tool")
 
@@ -84,7 +85,7 @@ def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
         raise UnknownShape("no reply is among its messages")
     first = next((at for at, (role, _, _) in enumerate(said) if role == "user"), -1)
     replies = [content for role, content, _ in said if role == "assistant"]
-    is_tagged = any(map(OURS.search, replies))
+    is_tagged = any(map(_OURS_BUT_THOUGHTS.search, replies))
     if not is_tagged and (found := next(filter(None, map(_OF_OTHERS.search, replies)), None)):
         raise UnknownShape(f"its calls stand in the text in another way: {found[0]}")
     parts = list[str]()

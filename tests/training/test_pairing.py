@@ -157,6 +157,15 @@ READ: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("begun", ["Hm.", "<think>I look.</think>"])
+def test_a_thought_in_the_text_of_a_reply_stands_before_its_answer(begun: str) -> None:
+    row = chat({**calling({"name": "s", "arguments": '{"query": "x"}'}), "content": begun}, RESULT)
+    row["messages"][-1]["content"] = "<think>\nSo.\n</think>\n\nYes."
+    text = as_record(row)["trajectory"]["interleaved_text"]
+    assert text.startswith(f"{begun}\n<call_tool")
+    assert text.endswith("</tool_output>\n<think>\nSo.\n</think>\n\n<answer>Yes.</answer>")
+
+
 @pytest.mark.parametrize(("row", "written"), READ)
 def test_a_call_of_others_is_written_as_ours_with_its_result(row: dict[str, Any], written: str) -> None:
     text = as_record(row)["trajectory"]["interleaved_text"]
