@@ -24,8 +24,8 @@ from batch.stop import StopSignal
 from serializers.record import QuestionRow
 
 log = logging.getLogger("trajgraph")
-_START, _OTHERS = 60.0, 5.0
-"""Seconds for a first actor to start, and for the others behind it."""
+_START, _SILENT, _OTHERS = 300.0, 30.0, 5.0
+"""Seconds for a first actor to start (a cluster may add a node first), of them in silence, and for the others."""
 _LOOK, _FORGOTTEN = 1.0, 16
 
 
@@ -66,7 +66,10 @@ class Cluster:
         """Wait for a first actor. Raises UsageError for a node that has other code than this one."""
         ours = own_version()
         asked = [asyncio.ensure_future(slot.actor.version.remote()) for slot in self.slots]
-        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=_START)
+        begun, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=_SILENT)
+        if not begun:
+            log.info("no actor has started yet: is a CPU free in the cluster? Waiting for up to %g s", _START)
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=_START - _SILENT)
         if not any(one.done() for one in asked):
             said = f"no actor started in {_START:g} s: is a CPU free in the cluster?"
             raise UsageError(f"--ray {self._config.ray}: {said}")
