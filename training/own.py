@@ -10,9 +10,9 @@ _ASSISTANT, _SYSTEM = ("assistant", "gpt"), "system"
 
 
 def beside(question: str, metadata: Mapping[str, Any], **more: Any) -> str:
-    """The column: the question as it was asked, nudges, reminders, the role of tool outputs."""
-    kept = {name: metadata[name] for name in ("nudges", "reminders", "tool_role") if metadata.get(name)}
-    return json.dumps({"question": question, **kept, **more}, ensure_ascii=False)
+    """The column: the record's metadata (but for the server's address), the question as it was asked, and more."""
+    kept = {name: value for name, value in metadata.items() if name != "endpoint"}
+    return json.dumps({**kept, **more, "question": question}, ensure_ascii=False)
 
 
 def is_ours(row: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quality.gates import Thresholds, failed_gate_names
 from tests.support.trajectories import call, output, record, think
 from training.export_spec import ExportSpec
 from training.made import singles
@@ -44,6 +45,11 @@ def records(draw: Any) -> dict[str, Any]:
     told = st.dictionaries(st.integers(1, max(outputs, 1)).map(str), st.just("One call is left."), max_size=outputs)
     about = {"nudges": nudges, "reminders": draw(told), "tool_role": draw(st.sampled_from(["tool", "user"]))}
     ends = draw(st.sampled_from([[think("So."), "<answer>Yes.</answer>"], ["I think it helps."]]))
+    about |= {
+        "model": "Qwen3-8B",
+        "max_tool_calls": draw(st.integers(0, 3)),
+        "finish_reasons": [draw(st.sampled_from(["stop", "length"]))],
+    }
     whole = record(1, [*parts, *ends], **{name: value for name, value in about.items() if value})
     return {**whole, "question": draw(WORDS), "system_prompt": draw(st.sampled_from(["You search.", "Use <think>."]))}
 
@@ -57,6 +63,8 @@ def test_an_export_read_again_is_the_same_trajectory_and_trains_the_same(
     for made in singles([row], spec, Counter()):
         again = Row(Path("x"), 1, as_record(json.loads(json.dumps(made.whole(spec, 1)))))
         assert (again.text, again.question) == (row.text, row.question)
+        assert failed_gate_names(again.parsed, Thresholds()) == failed_gate_names(row.parsed, Thresholds())
+        assert again.metadata["model"] == "Qwen3-8B"
         assert text_spans(again) == text_spans(row)
         if format_name != "drtulu":  # whose prompt has no tag without its other half
             role = spec.prompts.tool_role(again)
