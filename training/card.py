@@ -69,7 +69,8 @@ def card(
         f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
     )
     lines = recipes(format_name, done.tokens, next(iter(done.files.values())).name)
-    to_paste = f"\nTo train on it, with no row cut:\n\n{lines}\n" if lines else ""
+    promise = "by an estimate: give --tokenizer to know" if "estimated" in how_counted else "no row cut"
+    to_paste = f"\nTo train on it ({promise}):\n\n{lines}\n" if lines else ""
     kept_by = kept_at(format_name, done.tokens).items()
     kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_by})
     rows = sum(done.rows[name] for name in ("train", "test"))
