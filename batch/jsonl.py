@@ -110,6 +110,7 @@ def replaced(path: Path, *, binary: bool = False) -> Iterator[Any]:
     """A file to write in the place of another, which stays until all of the new one is on disk."""
     new = path.with_name(f".{path.name}.new")
     try:
+        new.unlink(missing_ok=True)  # what a crash left, or a link to elsewhere
         with new.open("wb") if binary else new.open("w", encoding="utf-8", errors="replace") as target:
             yield target
             target.flush()

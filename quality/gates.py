@@ -106,6 +106,16 @@ def is_error(output: Segment) -> bool:
     return output_failed(output.body)
 
 
+def useless(trajectory: Trajectory) -> list[Segment]:
+    """The tool outputs that are errors, or say nothing."""
+    return [output for output in trajectory.of("tool_output") if is_error(output) or says_nothing(output.body)]
+
+
+def share_of_useless(trajectory: Trajectory) -> float:
+    """Their share of all tool outputs; 0 where there are none."""
+    return len(useless(trajectory)) / max(1, len(trajectory.of("tool_output")))
+
+
 def unclosed_answer(trajectory: Trajectory, _: Thresholds) -> Fault:
     """The answer was begun and not closed."""
     return [answer for answer in trajectory.of("answer")[-1:] if not answer.closed]
@@ -173,16 +183,12 @@ def no_tool_use(trajectory: Trajectory, _: Thresholds) -> Fault:
 
 def tool_error_share(trajectory: Trajectory, limits: Thresholds) -> Fault:
     """Too many of the tool outputs are errors, or say nothing."""
-    outputs = trajectory.of("tool_output")
-    errors = [output for output in outputs if is_error(output) or says_nothing(output.body)]
-    return errors if errors and len(errors) / len(outputs) > limits.tool_error_share else False
+    return useless(trajectory) if share_of_useless(trajectory) > limits.tool_error_share else False
 
 
 def nothing_found(trajectory: Trajectory, _: Thresholds) -> Fault:
     """It answers, and no tool output says anything."""
-    outputs = trajectory.of("tool_output")
-    answered = bool(outputs) and bool(trajectory.of("answer"))
-    return answered and all(is_error(output) or says_nothing(output.body) for output in outputs)
+    return bool(trajectory.of("answer")) and share_of_useless(trajectory) == 1
 
 
 def empty_query(trajectory: Trajectory, _: Thresholds) -> Fault:

@@ -21,6 +21,7 @@ _OUTPUT_ENDS = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
 _THOUGHT_ENDS = re.compile(r"<(?=\s*/?\s*(?:think|tool_output|call_tool|answer)\b)", re.IGNORECASE)
 AGENT, TEXT = "trajgraph", "text"
 """In `extra`: the very letters, where the fields do not give them back."""
+NO_QUESTION = "no message of it is from the user: it has no question"
 
 
 class UnknownShape(ValueError):
@@ -41,9 +42,13 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     whole = extra[TEXT] if is_ours and isinstance(extra.get(TEXT), str) else None
     text = "\n".join(filter(None, _read(steps, is_ours=is_ours))) if whole is None else whole
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
+    if not question and not is_ours:
+        raise UnknownShape(NO_QUESTION)
     calls = [call for step in steps for call in listed(step.get("tool_calls"))]
-    metadata = mapping(parsed(extra.get("metadata"))) or {"model": mapping(document.get("agent")).get("model_name")}
-    system = next((said_in(step.get("message")) for step in steps if step.get("source") == "system"), "")
+    about = {"model": mapping(document.get("agent")).get("model_name"), "usage": _usage(document, steps)}
+    metadata = mapping(parsed(extra.get("metadata"))) or about
+    told = [said_in(step.get("message")) for step in steps if step.get("source") == "system"]
+    system = only_system(told)
     return {
         **({"system_prompt": system} if system else {}),
         "sample_id": extra.get("sample_id") or document.get("trajectory_id") or document.get("session_id"),
@@ -51,6 +56,25 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
         "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{} for _ in calls]},
         "metadata": metadata,
     }  # fmt: skip
+
+
+def _usage(document: Mapping[str, Any], steps: list[Mapping[str, Any]]) -> dict[str, int]:
+    """Tokens in all: as the document says, else those of its steps."""
+    total, found = mapping(document.get("final_metrics")), dict[str, int]()
+    for name, theirs in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")):
+        each = [total.get(f"total_{theirs}")]
+        if type(each[0]) is not int:
+            each = [mapping(step.get("metrics")).get(theirs) for step in steps]
+        if numbers := [one for one in each if type(one) is int]:
+            found[name] = sum(numbers)
+    return found
+
+
+def only_system(told: list[str]) -> str:
+    """What the model was told before the question; raises UnknownShape where it was told more than once."""
+    if len(told) > 1:
+        raise UnknownShape("it has more than one system message")
+    return next(iter(told), "")
 
 
 def _read(steps: list[Mapping[str, Any]], *, is_ours: bool) -> Iterator[str]:
@@ -70,6 +94,8 @@ def _results(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What tools gave, in the order of the step's calls."""
     observation, calls = step.get("observation") or {}, listed(step.get("tool_calls"))
     given = mapping(observation).get("results") or []
+    if any("content" not in one and one.get("subagent_trajectory_ref") for one in listed(given)):
+        raise UnknownShape("a result of it stands in a trajectory of its own")
     if not isinstance(observation, Mapping) or not isinstance(given, list) or len(listed(given)) < len(given):
         raise UnknownShape("an observation of it is no list of results")
     named = [("" if one.get("source_call_id") is None else str(one["source_call_id"]), one) for one in listed(given)]

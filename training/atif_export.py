@@ -17,6 +17,8 @@ from training.messages import replies_and_outputs
 from training.rows import Row
 
 VERSION = "ATIF-v1.7"
+_ASKED_BY = {"browse_webpage": "url"}
+"""The argument that a call's body is, where it is not `query`."""
 
 
 def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) 
     steps: list[dict[str, Any]] = [{"source": "system", "message": system}] if system else []
     steps.append({"source": "user", "message": row.question})
     made, about = str(row.record.get("metadata", {}).get("generation_time") or ""), row.metadata
-    for segments in replies_and_outputs(row):
+    for segments in replies_and_outputs(row.parsed.segments):
         if segments[0].kind == "tool_output":
             _observe(steps, segments[0], row)
         else:
@@ -81,7 +83,8 @@ def _call_of(piece: Segment, types: dict[str, type]) -> dict[str, Any]:
     name = str(attributes.pop("name", ""))
     own = {key: value for key, value in attributes.items() if types.setdefault(key, type(value)) is type(value)}
     others = {key: str(value) for key, value in attributes.items() if key not in own}
-    found = {"tool_call_id": f"call-{piece.call}", "function_name": name, "arguments": {"query": piece.body, **own}}
+    asked = {_ASKED_BY.get(name, "query"): piece.body} if piece.body else {}
+    found = {"tool_call_id": f"call-{piece.call}", "function_name": name, "arguments": {**asked, **own}}
     return {**found, "extra": {"arguments": json.dumps(others)}} if others else found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quality.gates import GATES, Thresholds, failed_gate_names, failed_gates, is_error
-from training.rows import Row
+from training.rows import Row, Unknown
 from training.sources import Source
 
 _LONGEST_HEAD = 28
@@ -21,8 +21,7 @@ class Audit:
     rows: int = 0
     unreadable: int = 0
     unknown_shapes: int = 0
-    first_unknown: str = ""
-    """Where the first row of such a shape stands, and why it is not known."""
+    unknown: Unknown = field(default_factory=Unknown)
     clean: int = 0
     """Rows that pass every gate."""
     unfit: int = 0
@@ -38,7 +37,7 @@ class Audit:
         self.rows += 1
         self.unreadable += not row.record and not row.unknown
         self.unknown_shapes += bool(row.unknown)
-        self.first_unknown = self.first_unknown or row.why_unknown
+        self.unknown.add(row)
         self.clean += not failed and bool(row.record)
         self.unfit += bool(set(failed) & set(hard)) or not row.record
         outputs = row.parsed.of("tool_output")
@@ -53,9 +52,9 @@ class Audit:
         """As JSON."""
         return {
             "file": self.name, "rows": self.rows, "unreadable": self.unreadable, "unknown_shapes": self.unknown_shapes,
-            "clean": self.clean,
-            "unfit": self.unfit, "whole_answers": self.whole_answers, "tool_outputs": self.outputs,
-            "tool_errors": self.errors, "gates": {name: self.gates[name] for name in GATES},
+            "unknown_reasons": self.unknown.counts(), "clean": self.clean, "unfit": self.unfit,
+            "whole_answers": self.whole_answers, "tool_outputs": self.outputs, "tool_errors": self.errors,
+            "gates": {name: self.gates[name] for name in GATES},
             "citations": {name: self.citations[name] for name in _VERDICTS},
         }  # fmt: skip
 
@@ -110,7 +109,7 @@ def table(audits: Sequence[Audit], hard: Sequence[str]) -> str:
     line("fail a hard gate (!)", [audit.unfit - audit.unreadable - audit.unknown_shapes for audit in audits])
     line("pass every gate", [audit.clean for audit in audits])
     of_files = audits[:-1] if len(audits) > 1 else audits  # the last is the total
-    lines += [audit.first_unknown for audit in of_files if audit.first_unknown]
+    lines += [line for audit in of_files for line in audit.unknown.lines()]
     return "\n".join(lines)
 
 

@@ -1,6 +1,8 @@
 """The card of an exported data set: what is in it, how it was made, what was left out."""
 
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,10 @@ from training.export import ExportResult
 from training.recipes import kept_at, recipes
 from training.row_files import written_in
 
-_MARK = "<!-- written by trajgraph export -->"
+_MARK = "\n<!-- written by trajgraph export: "
+"""At a card's end: what it and the files beside it held when they were written."""
+_DIGEST = re.compile(r"(\S+) ([0-9a-f]{16}) ")
+_AS_SIGNED = re.compile(rf"(?:{_DIGEST.pattern})+-->\n")
 _MEANINGS = {
     "messages": "the conversation: `role`, `content`, and `tool_call_id` of what a tool gave",
     "conversations": "the conversation, under the names of its format",
@@ -35,19 +40,49 @@ _MEANINGS = {
     "final_metrics": "tokens in all", "extra": "what ATIF has no place for",
     "tokens": "of the whole conversation",
 }  # fmt: skip
-_LONGEST = 400
+_LONGEST, _TOOLS = 400, 20
+_PUBMED = (
+    "titles and abstracts are PubMed's (National Library of Medicine; abstracts may be under copyright of their\n"
+    "publishers), "
+)
+_NO_LENGTHS = (
+    "Exported with the model's folder as `--tokenizer`, this card says at which length a trainer cuts no row, and has\n"
+    "the lines to paste."
+)
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UsageError when a file lies in the folder that no export wrote, and that this one would write over."""
+    """Raises UsageError when a file lies in the folder that this export would write over, and that none wrote, or that
+    was changed since.
+    """
     card = folder / "README.md"
-    if card.is_file() and f"\n{_MARK}\n" in card.read_text(encoding="utf-8", errors="replace"):
-        return
-    beside = [path for path in (card, folder / "dataset_info.json") if path.exists()]
-    if foreign := [*beside, *written_in(folder)]:
-        raise UsageError(
-            f"{foreign[0]} is not an export's (or its README.md is gone): give --output a folder of its own"
-        )
+    text, _, mark = _text_of(card).rpartition(_MARK) if card.is_file() else ("", "", "")
+    known = dict(_DIGEST.findall(mark)) if _AS_SIGNED.fullmatch(mark) else {}
+    for path in (card, folder / "dataset_info.json", *written_in(folder)):
+        if path.exists() and known.get(path.name) != (_digest(text.encode()) if path == card else digest_of(path)):
+            raise UsageError(
+                f"{path} is not an export's, or it or its README.md was changed: give --output a folder of its own"
+            )
+
+
+def signed(text: str, files: Sequence[Path]) -> str:
+    """A card that knows itself and the files beside it again."""
+    digests = {"README.md": _digest(text.encode()), **{path.name: digest_of(path) for path in files}}
+    return f"{text}{_MARK}{' '.join(f'{name} {digest}' for name, digest in digests.items())} -->\n"
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def digest_of(path: Path) -> str:
+    """Of what is in a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def card(
@@ -57,22 +92,23 @@ def card(
     format_name: str,
     token_limit: int,
     how_counted: str,
+    *,
+    is_of_rows: bool,
 ) -> str:
-    """The text of `README.md`."""
+    """The text of `README.md`. A length is advised where tokens are counted of whole rows, as they are trained on."""
     configs = "\n".join(f"  - split: {name}\n    path: {path.name}" for name, path in done.files.items())
     names = dict.fromkeys(name for run in runs for name in run)
     settings = _table({name: _together([run.get(name) for run in runs]) for name in names})
     counts = _table({**funnel, **{f"of these, fail {name}": count for name, count in done.gates.items()}})
+    tools = _table(dict(done.tools.most_common(_TOOLS)))
+    of_pubmed = "pubmed_search" in done.tools
+    nudged = f"\n\n{done.nudges_said()}." if done.nudged else ""
     columns = _table({f"`{name}`": _meaning(name) for name in done.sample})
     sizes = Counter(min(tokens // 2048, 15) for tokens in done.tokens)
     histogram = "\n".join(
         f"| {at * 2048:,}{'+' if at == 15 else f' to {(at + 1) * 2048:,}'} | {sizes[at]} |" for at in sorted(sizes)
     )
-    lines = recipes(format_name, done.tokens, next(iter(done.files.values())).name)
-    promise = "by an estimate: give --tokenizer to know" if "estimated" in how_counted else "no row cut"
-    to_paste = f"\nTo train on it ({promise}):\n\n{lines}\n" if lines else ""
-    kept_by = kept_at(format_name, done.tokens).items()
-    kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_by})
+    lengths = _lengths(done, format_name) if is_of_rows else _NO_LENGTHS
     rows = sum(done.rows[name] for name in ("train", "test"))
     kind = "pairs of replies" if format_name == "dpo" else "trajectories"
     fit = sum(tokens <= token_limit for tokens in done.tokens)
@@ -81,18 +117,17 @@ def card(
 language: en
 license: other
 task_categories: [question-answering, text-generation]
-tags: [deep-research, tool-use, biomedical, trajectories]
+tags: [deep-research, tool-use, {"biomedical, " if of_pubmed else ""}trajectories]
 size_categories: [{_size(rows)}]
 configs:
 - config_name: default
   data_files:
 {configs}
 ---
-{_MARK}
 # Deep-research trajectories
 
 {rows:,} {kind} in the format `{format_name}`: a model thinks, calls tools, reads what comes back, and answers
-with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs are not to be trained on.
+with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs are not to be trained on.{nudged}
 
 | column | |
 | --- | --- |
@@ -106,18 +141,20 @@ with citations. {fit:,} of them fit into {token_limit:,} tokens. Tool outputs ar
 | --- | --- |
 {counts}
 
+| tool | calls |
+| --- | --- |
+{tools}
+
 Tokens are {how_counted}.
 
 | tokens | rows |
 | --- | --- |
 {histogram}
 
-| cut at | rows that keep their end |
-| --- | --- |
-{kept}
-{to_paste}
-Sources: titles and abstracts are PubMed's (National Library of Medicine; abstracts may be under copyright of their
-publishers), pages and search results are their owners'. Check their terms before you pass this on.
+{lengths}
+
+Sources: {_PUBMED if of_pubmed else ""}pages and search results are their owners'. Check their terms
+before you pass this on.
 
 One row, its texts shortened:
 
@@ -125,6 +162,15 @@ One row, its texts shortened:
 {sample}
 ```
 """
+
+
+def _lengths(done: ExportResult, format_name: str) -> str:
+    """How many rows keep their end at which length, and what to paste so that all do."""
+    kept_by = kept_at(format_name, done.tokens).items()
+    kept = _table({name: f"{count:,} of {len(done.tokens):,}" for name, count in kept_by})
+    lines = recipes(format_name, done.tokens, next(iter(done.files.values())).name)
+    to_paste = f"\n\nTo train on it, no row cut:\n\n{lines}" if lines else ""
+    return f"| cut at | rows that keep their end |\n| --- | --- |\n{kept}{to_paste}"
 
 
 def _meaning(column: str) -> str:

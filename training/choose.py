@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quality.gates import Thresholds, failed_gate_names
 from training.questions import KnownQuestions
-from training.rows import Row
+from training.rows import Row, Unknown
 from training.sources import Prompts, Source
 
 _WHERE, _HARD, LOST = "left out by --where", "fail a hard gate", "made under a prompt that is not kept"
@@ -32,8 +32,7 @@ class Choice:
     prompts: Prompts
     without: KnownQuestions = field(default_factory=lambda: KnownQuestions(()))
     best: int | None = None
-    first_unknown: str = ""
-    """Where the first row of a shape that is not known stands, and why."""
+    unknown: Unknown = field(default_factory=Unknown)
     seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("trajectories read", *LEFT_OUT, UNNAMED), 0))
     """How many rows there were, and why so many of them are left out."""
 
@@ -44,7 +43,7 @@ class Choice:
             self.seen["trajectories read"] += 1
             if reason := self._against(row):
                 self.seen[reason] += 1
-                self.first_unknown = self.first_unknown or row.why_unknown
+                self.unknown.add(row)
             elif best is not None and (row.path, row.line) not in best:
                 self.seen[_WORSE] += 1
             else:

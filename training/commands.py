@@ -132,7 +132,7 @@ def export(
     from batch.remote import place
     from batch.shown import shown
     from quality.gates import Thresholds
-    from training.card import card, check_folder
+    from training.card import card, check_folder, signed
     from training.chat_template import ChatTemplate
     from training.choose import LEFT_OUT, LOST, UNNAMED, Choice
     from training.export import exported
@@ -155,6 +155,8 @@ def export(
     verifier = Verifier(verify.value, loaded, rendered_by) if verify and loaded else None
     if verifier and verifier.trainer.format_name != format_name.value:
         raise UsageError(f"--verify {verifier.name} checks --format {verifier.trainer.format_name}")
+    if format_name is Format.parquet and compress:
+        raise UsageError(f"--compress {compress.value}: --format parquet is packed as it is: leave it out")
     is_pairs = format_name is Format.dpo
     (given,) = sources(runs, rejected=is_pairs, together=True)
     prompts, hard = prompts_of([given]), _hard(hard_gates)
@@ -170,6 +172,9 @@ def export(
     by = tokenizer.resolve().name if tokenizer else "a server"  # no address: this is published
     said = counted_as.how() if counted_as else spec.tokens.said
     how_counted = f"counted by {by}, {said}" if count else "estimated from the letters"
+    is_of_rows = bool(counted_as or (count and rendered_by))
+    if max_length and not is_of_rows:
+        raise UsageError(f"--max-length: tokens are {how_counted}: give the model's folder as --tokenizer")
     seen = choice.seen
     try:
         rows = shown(choice.rows(given, count))
@@ -178,32 +183,30 @@ def export(
     except UsageError as error:
         counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
         kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[LOST] else ""
-        shape = f". {choice.first_unknown}" if choice.first_unknown else ""
+        shape = "".join(f". {line}" for line in choice.unknown.lines()[:1])
         raise UsageError(f"{error}{f' (left out: {counted}{kept}{shape})' if counted else ''}") from error
     funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
     for reason, number in [*((name, seen[name]) for name in LEFT_OUT), *done.left_out.items()]:
         if number:
             typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
-    if choice.first_unknown:
-        typer.echo(f"  {choice.first_unknown}")
-    if test_share:
-        typer.echo(done.split_said())
-    if done.near_duplicates:
-        typer.echo(
-            f"{done.near_duplicates:,} questions ask what another one asks in almost the same words"
-            f"{'; they are on one side of the split' if test_share else ''}"
-        )
+    for line in choice.unknown.lines():
+        typer.echo(f"  {line}")
+    for line in done.said(split=bool(test_share)):
+        typer.echo(line)
     if seen[UNNAMED]:
         typer.echo(f"{seen[UNNAMED]:,} rows {UNNAMED}: no run beside them says what they were made under")
     settings = [
         one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
     ] or [{"source": given.name}]
-    text = card(done, settings, funnel, format_name.value, token_limit, how_counted)
-    (output / "dataset_info.json").unlink(missing_ok=True)  # of an export in another format
-    for name, content in (("README.md", text), ("dataset_info.json", dataset_info(format_name.value, done.files))):
-        if content is not None:
-            with _written("--output", output / name) as written:
-                written.write(content)
+    text = card(done, settings, funnel, format_name.value, token_limit, how_counted, is_of_rows=is_of_rows)
+    about = output / "dataset_info.json"
+    about.unlink(missing_ok=True)  # of an export in another format
+    if columns := dataset_info(format_name.value, done.files):
+        with _written("--output", about) as written:
+            written.write(columns)
+    beside = [about] if columns else []
+    with _written("--output", output / "README.md") as written:
+        written.write(signed(text, [*done.files.values(), *beside]))
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} rows")
     if verifier:
@@ -212,8 +215,8 @@ def export(
         typer.echo(f"every row round-trips through {verify_template}")
     typer.echo(f"{output / 'README.md'}: the dataset card")
     if push_to_hub:
-        beside = [output / name for name in ("README.md", "dataset_info.json") if (output / name).exists()]
-        typer.echo(f"{push(output, [*done.files.values(), *beside], push_to_hub)}: pushed")
+        files = [*done.files.values(), output / "README.md", *beside]
+        typer.echo(f"{push(output, files, push_to_hub)}: pushed")
 
 
 @app.command()
@@ -264,7 +267,7 @@ def _sample(sample_id: str, given: "Sequence[Source]", count: Callable[[str], in
     from training.rows import read_rows
 
     paths = [path for source in given for path in source.files]
-    found = [row for row in chain.from_iterable(read_rows(path, count) for path in paths) if row.sample_id == sample_id]
+    found = [row for row in chain.from_iterable(read_rows(path, count) for path in paths) if sample_id in row.names]
     if len(found) > 1:
         places = "; ".join(f"{row.path}, line {row.line}" for row in found)
         raise UsageError(f"{sample_id} stands more than once: {places}. Give the one that you mean")

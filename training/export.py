@@ -1,7 +1,7 @@
 """Exports: rows for the trainers of the field, each with what is to be trained on, split by question, and a card."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,12 @@ from training.questions import content_words, split_of
 from training.row_files import Packing, RowFiles
 from training.rows import Row
 
+_NO_PAIR = (
+    ". A pair is an accepted and a rejected trajectory of one question (generate with --samples-per-question), and "
+    "--where is asked of both"
+)
+_READ_BY_MESSAGE = ("messages", "sharegpt", "parquet")
+
 
 @dataclass
 class ExportResult:
@@ -29,18 +35,32 @@ class ExportResult:
     """The rows that fail each of the gates."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Rows that the format cannot hold as they are, by the reason."""
+    tools: Counter[str] = field(default_factory=Counter)
+    """Calls by the tool's name."""
+    nudged: int = 0
+    """Rows with a reply that was asked again, in a format whose trainers go by messages."""
     sample: dict[str, Any] = field(default_factory=dict)
     questions: set[int] = field(default_factory=set)
     """By their hashes …"""
     asked: dict[int, str] = field(default_factory=dict)
     """… and by those of what they are about, with their split: fewer, where some ask the same in other words."""
 
-    @property
-    def near_duplicates(self) -> int:
-        """Questions that ask the same as another one in other words."""
-        return len(self.questions) - len(self.asked)
+    def nudges_said(self) -> str:
+        """What a trainer that goes by messages does with replies that were asked again."""
+        what = "a reply that was asked again: `train_spans` leaves it out, a trainer that reads no spans trains on it"
+        return f"{self.nudged:,} rows have {what} (without them: --where nudges=0)"
 
-    def split_said(self) -> str:
+    def said(self, *, split: bool) -> Iterator[str]:
+        """What one should know of it, beside what was left out."""
+        if self.nudged:
+            yield self.nudges_said()
+        if split:
+            yield self._split_said()
+        if alike := len(self.questions) - len(self.asked):
+            together = "; they are on one side of the split" if split else ""
+            yield f"{alike:,} questions ask what another one asks in almost the same words{together}"
+
+    def _split_said(self) -> str:
         """How many questions are kept for testing."""
         kept = sum(split == "test" for split in self.asked.values())
         why = "" if kept else "; its own words put a question on its side, in every export: take a larger --test-share"
@@ -71,7 +91,7 @@ def exported(
             trained = [spec.trained(chat) for chat in one.conversations]
             tokens = max(map(spec.measured, one.conversations, trained))
             if spec.max_length is not None and tokens > spec.max_length:
-                done.left_out[f"longer than {spec.max_length:,} tokens"] += 1
+                done.left_out[f"longer than {spec.max_length:,} tokens"] += len(one.rows)
                 continue
             found = one.template_problems(template) if template else []
             found += one.trained_otherwise(spec.verifier, trained) if spec.verifier else []
@@ -86,14 +106,15 @@ def exported(
             done.tokens.append(tokens)
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
             done.sample = done.sample or whole
+            done.tools.update(tool for row in one.rows for tool in row.tools)
+            done.nudged += bool(one.row.nudges) and spec.format_name in _READ_BY_MESSAGE
             files.write(split, whole)
         if lost:
             chat = f"{'; '.join(lost[:3])}{'; …' if len(lost) > 3 else ''} ({rows_lost:,} of {len(done.tokens):,} rows)"
             lead = "" if spec.verifier else "the chat template would lose "
             raise UsageError(f"{lead}{chat}. Fix: {'; '.join(fixes)}. Nothing was exported")
         if not done.tokens:
-            none = "no question has an accepted and a rejected trajectory here: generate with --samples-per-question"
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
-            raise UsageError(f"nothing to export: {none if spec.format_name == 'dpo' and not done.left_out else why}")
+            raise UsageError(f"nothing to export: {why}{_NO_PAIR if spec.format_name == 'dpo' else ''}")
         done.files = files.place(done.rows)
     return done

@@ -41,7 +41,7 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
         return start
 
     nudges = sorted(row.nudges, key=lambda nudge: nudge[0])
-    for segments in _turns(row.parsed.segments):
+    for segments in replies_and_outputs(row.parsed.segments):
         start, end = segments[0].start, segments[-1].end
         asked_again(start, start)
         if segments[0].kind == "tool_output":
@@ -64,13 +64,8 @@ def thoughtless(row: Row) -> int:
     return sum(all(piece.kind != "think" for piece in segments) for segments in _replies(row))
 
 
-def replies_and_outputs(row: Row) -> list[list[Segment]]:
-    """The pieces by turn."""
-    return _turns(row.parsed.segments)
-
-
 def _replies(row: Row) -> list[list[Segment]]:
-    return [segments for segments in _turns(row.parsed.segments) if segments[0].kind != "tool_output"]
+    return [segments for segments in replies_and_outputs(row.parsed.segments) if segments[0].kind != "tool_output"]
 
 
 def text_spans(row: Row) -> list[list[int]]:
@@ -179,7 +174,7 @@ def masked_by_tags(rendered: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _turns(segments: list[Segment]) -> list[list[Segment]]:
+def replies_and_outputs(segments: list[Segment]) -> list[list[Segment]]:
     """Pieces by turn: a reply ends with its answer or its last call, and a tool output stands alone."""
     turns: list[list[Segment]] = []
     for piece in segments:

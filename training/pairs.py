@@ -9,6 +9,7 @@ from training.made import Made
 from training.messages import NUDGED, Message, unmarked
 from training.rows import Row
 
+_ALONE = "without an other one of their question to make a pair with"
 _Chat = tuple[Row, list[Message]]
 """A row and its conversation."""
 
@@ -24,10 +25,10 @@ def pairs(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> It
     taken = Counter[str]()
     for good, bad in by_question.values():
         found, why = _matched([(row, spec.messages(row)) for row in good], [(row, spec.messages(row)) for row in bad])
-        left_out.update(why)
+        left_out.update(why)  # and so the counts of rows add up
         for better, worse in sorted(found, key=lambda pair: pair[0][0].faults(spec.thresholds)):
             if taken[better[0].question] == spec.best:
-                left_out["beside better ones (--best)"] += 1
+                left_out["beside better ones (--best)"] += 2
                 continue
             taken[better[0].question] += 1
             at = _shared(better[1], worse[1])
@@ -53,9 +54,9 @@ def _matched(good: list[_Chat], bad: list[_Chat]) -> tuple[list[tuple[_Chat, _Ch
             better = max(fit, key=lambda one: _shared(one[1], worse[1]))
             left.remove(better)
             found.append((better, worse))
-        elif left:
-            why.append(str(against[0]))
-    return found, why
+        else:
+            why.append(str(against[0]) if left else _ALONE)
+    return found, why + [_ALONE] * len(left)
 
 
 def _against(better: Sequence[Message], worse: Sequence[Message]) -> str | None:

@@ -9,8 +9,10 @@ import Stemmer
 
 _WORD = re.compile(r"[^\W_]+")
 _SMALL = frozenset(
-    "a an and are as at be been by can could did do does for from had has have how in is it its of on or should "
-    "than that the their there these this those to was were what when where which who why will with would".split()
+    "a about among an and any are as at be been being by can could describe did do does explain for from give had has "
+    "have how i in into is it its know known may me might must my of on or our please regarding shall should show some "
+    "such tell than that the their them there these they this those to upon us was we were what when where which who "
+    "whose why will with within would you your".split()
 )
 _ALIKE = 0.8
 """Share of the words of both that two questions have in common to be called the same."""

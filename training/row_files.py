@@ -36,6 +36,7 @@ class RowFiles:
 
     def __enter__(self) -> "RowFiles":
         for path in self._new.values():
+            path.unlink(missing_ok=True)  # what a crash left, or a link to elsewhere
             self._stack.callback(path.unlink, missing_ok=True)
         if not self._parquet:
             for name, path in self._new.items():

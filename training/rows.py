@@ -1,9 +1,10 @@
 """Trajectories from any file: a run's, the earlier scripts', repaired or broken ones; read one by one."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,10 +15,40 @@ from batch.packed import UNREADABLE, lines_in
 from batch.parts import files_from
 from quality.gates import Thresholds, Trajectory, estimated_tokens, failed_gate_names, is_error, parse_trajectory
 from serializers.bounds import storable
+from serializers.tags import read_attributes
 from training.atif import UnknownShape
 from training.shapes import as_record
 
-_LONGEST = 200
+_LONGEST, _REASONS, _TOLD = 200, 100, 5
+"""Letters of a reason, reasons that are told apart, and those that are shown."""
+
+
+@dataclass
+class Unknown:
+    """Rows of shapes that are not known: how many for which reason, and where the first of them stands."""
+
+    found: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, row: "Row") -> None:
+        """Count a row, if its shape is not known."""
+        if row.unknown:
+            why = one_line(row.unknown)[:_LONGEST]
+            why = why if why in self.found or len(self.found) < _REASONS else "for other reasons"
+            many, first = self.found.get(why, (0, row.place))
+            self.found[why] = (many + 1, first)
+
+    def counts(self) -> dict[str, int]:
+        """How many for each reason, the most first."""
+        return dict(sorted(((why, many) for why, (many, _) in self.found.items()), key=lambda one: -one[1]))
+
+    def lines(self) -> list[str]:
+        """The reasons that are most."""
+        told = [self.found[why][1] + _and_more(many - 1) + f": {why}" for why, many in self.counts().items()]
+        return [*told[:_TOLD], *([f"and {len(told) - _TOLD} more reasons"] if len(told) > _TOLD else [])]
+
+
+def _and_more(many: int) -> str:
+    return f" (and {many:,} more)" if many else ""
 
 
 @dataclass(frozen=True)
@@ -29,7 +60,7 @@ class Row:
     record: Mapping[str, Any]
     """As ours are, whatever shape it was written in; empty where it is not known."""
     digest: int = 0
-    """Of the line."""
+    """Of the line; the same in every process."""
     count: Callable[[str], int] | None = None
     """Counts the tokens of a text; where there is none, they are estimated."""
     unknown: str = ""
@@ -38,12 +69,22 @@ class Row:
     @property
     def why_unknown(self) -> str:
         """Where it stands, and why its shape is not known; empty where it is."""
-        return f"{self.path}, line {self.line}: {one_line(self.unknown)[:_LONGEST]}" if self.unknown else ""
+        return f"{self.place}: {one_line(self.unknown)[:_LONGEST]}" if self.unknown else ""
+
+    @property
+    def place(self) -> str:
+        """Its file and line."""
+        return f"{self.path}, line {self.line}"
 
     @property
     def sample_id(self) -> str:
-        """Its id, else its line."""
-        return str(self.record.get("sample_id") or f"line {self.line}")
+        """Its id, else its line and a part of the line's digest: rows without an id of several files are told apart."""
+        return str(self.record.get("sample_id") or f"line-{self.line}-{self.digest % 2**32:08x}")
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What it may be called by: its id, or its line."""
+        return self.sample_id, f"line {self.line}"
 
     @property
     def question(self) -> str:
@@ -92,6 +133,11 @@ class Row:
         return {str(at): str(text) for at, text in found.items()} if isinstance(found, Mapping) else {}
 
     @property
+    def tools(self) -> list[str]:
+        """The name in each call."""
+        return [str(read_attributes(piece.attributes).get("name", "")) for piece in self.parsed.of("call_tool")]
+
+    @property
     def reject_reasons(self) -> list[str] | None:
         """Why the run rejected it; None where it does not say."""
         found = self.metadata.get("reject_reasons")
@@ -127,9 +173,13 @@ def read_rows(path: Path, count: Callable[[str], int] | None = None) -> Iterator
             for number, line in enumerate(_lines(str(where), file), start=1):
                 if line.strip():
                     record, unknown = _record(line)
-                    yield Row(where, number, record, hash(line.strip()), count, unknown)
+                    yield Row(where, number, record, _digest(line.strip()), count, unknown)
     except UNREADABLE as error:
         raise UsageError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _digest(line: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(line).digest()[:8])
 
 
 def _lines(name: str, file: BinaryIO) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from training.atif import (
+    NO_QUESTION,
     OURS,
     UnknownShape,
     as_answer,
@@ -14,6 +15,7 @@ from training.atif import (
     is_atif,
     listed,
     mapping,
+    only_system,
     parsed,
     said_in,
     within_output,
@@ -99,10 +101,12 @@ def _of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
             parts += [_call(call) for call in (calls if isinstance(calls, list) else [calls])]
         elif role == "tool" or (role == "user" and at != first):
             parts.append(_as_output(content))
-    text, question = "\n".join(parts), said[first][1] if first >= 0 else ""
+    text, question = "\n".join(parts), said[first][1] if first >= 0 else str(row.get("question") or "")
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
-    prompts = (content for role, content, _ in said if role in ("system", "developer"))
-    system = next(prompts, "") or said_in(row.get("system"))
+    told = [content for role, content, _ in said if role in ("system", "developer")]
+    system = only_system([*told, *filter(None, [said_in(row.get("system"))])])
+    if not question:
+        raise UnknownShape(NO_QUESTION)
     return {
         **known, **({"system_prompt": system} if system else {}),
         "sample_id": row.get("sample_id") or row.get("id"), "question": question,

@@ -42,7 +42,7 @@ class Source:
         has been read before.
         """
         for row in read_rows(path, count):  # its parts, too
-            if row.record.get("sample_id"):
+            if row.record:
                 before = self._places.setdefault(row.sample_id, (row.path, row.line, row.digest))
                 if before[0] != row.path and before[2] == row.digest:
                     continue

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from backends.errors import UsageError
-from quality.gates import GATES, Thresholds, failed_gate_names, is_error
+from quality.gates import GATES, Thresholds, failed_gate_names, is_error, share_of_useless
 from training.atif import mapping
 from training.messages import thoughtless, turns
 from training.rows import Row
@@ -24,7 +24,7 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "nudges": lambda row: len(row.nudges),
     "repairs": lambda row: len(row.listed("repairs")),
     "tool_errors": lambda row: sum(map(is_error, row.parsed.of("tool_output"))),
-    "tool_error_share": lambda row: _share(map(is_error, row.parsed.of("tool_output"))),
+    "tool_error_share": lambda row: share_of_useless(row.parsed),
     "numbers_missing": lambda row: sum(bool(citation.numbers_missing) for citation in row.parsed.cited),
     "grounded": lambda row: sum(citation.verdict == "grounded" for citation in row.parsed.cited),
     "grounded_share": lambda row: _share(citation.verdict == "grounded" for citation in row.parsed.cited),

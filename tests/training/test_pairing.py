@@ -132,6 +132,16 @@ ODD: list[dict[str, Any]] = [
     {"schema_version": "ATIF-v1.7", "steps": [
         {"source": "user", "message": "Q?"}, {"source": "agent", "message": "A", "observation": "R"}]},
     {"schema_version": "ATIF-v1.7", "steps": [{"source": "user", "message": "Q?"}]},
+    {"schema_version": "ATIF-v1.7", "steps": [{"source": "agent", "message": "A"}]},
+    {"schema_version": "ATIF-v1.7", "steps": [
+        {"source": "system", "message": "Be brief."}, {"source": "user", "message": "Q?"}, {"source": "system", "message": "No."},
+        {"source": "agent", "message": "A"}]},
+    {"schema_version": "ATIF-v1.7", "steps": [
+        {"source": "user", "message": "Q?"}, {"source": "agent", "message": "A", "observation": {"results": [
+            {"subagent_trajectory_ref": [{"trajectory_id": "t"}]}]}}]},
+    {"messages": [{"role": "system", "content": "Be brief."}, {"role": "developer", "content": "No."}, *chat()["messages"]]},
+    {"system": "Be brief.", "messages": [{"role": "system", "content": "No."}, *chat()["messages"]]},
+    {"messages": [{"role": "system", "content": "Q?"}, {"role": "assistant", "content": "A"}]},
 ]  # fmt: skip
 
 

@@ -225,25 +225,6 @@ def test_a_pair_says_what_is_trained_on_in_each_side_and_counts_the_longer(tmp_p
     assert pair["tokens"] > alone["tokens"]
 
 
-def test_an_export_takes_no_folder_of_anothers_and_leaves_no_file_of_an_earlier_format(
-    rows: Path, tmp_path: Path
-) -> None:
-    for name in ("README.md", "train.jsonl", "test.jsonl.gz", "train.parquet", "dataset_info.json"):
-        taken = tmp_path / f"with {name}"
-        taken.mkdir()
-        (taken / name).write_text("mine\n")
-        done = trajgraph("export", rows, "--format", "text", "--output", taken)
-        assert done.returncode == 2
-        assert f"{taken / name} is not an export's (or its README.md is gone): give --output a folder" in done.stderr
-        assert [(path.name, path.read_text()) for path in taken.iterdir()] == [(name, "mine\n")]
-    quoted = tmp_path / "with README.md" / "README.md"
-    quoted.write_text("# Mine\nmade of <!-- written by trajgraph export --> rows\n")
-    assert trajgraph("export", rows, "--format", "text", "--output", quoted.parent).returncode == 2
-    export(rows, tmp_path / "set", "text")
-    assert trajgraph("export", rows, "--format", "parquet", "--output", tmp_path / "set").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["README.md", "train.parquet"]
-
-
 def test_a_card_has_the_schema_the_gates_and_a_row_that_is_json(rows: Path, tmp_path: Path) -> None:
     with rows.open("a") as more:
         more.write(

@@ -158,7 +158,8 @@ def test_lengths_are_those_of_the_rendered_row_and_longer_rows_are_left_out_wher
 
 @pytest.mark.parametrize("kind", ["sharegpt", "drtulu"])
 def test_what_llamafactory_reads_names_its_columns_beside_it(tmp_path: Path, kind: str) -> None:
-    (row,) = export(written(tmp_path, record(1, sound(1))), tmp_path / "set", kind)
+    model = str(byte_tokenizer(tmp_path / "model"))
+    (row,) = export(written(tmp_path, record(1, sound(1))), tmp_path / "set", kind, "--tokenizer", model)
     entry = json.loads((tmp_path / "set" / "dataset_info.json").read_text())["trajectories"]
     assert (tmp_path / "set" / entry["file_name"]).exists() and entry["formatting"] == "sharegpt"
     assert all(column in row for column in entry["columns"].values())
