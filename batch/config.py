@@ -154,17 +154,7 @@ class RunConfig:
 
     def prompt(self) -> str | None:
         """The system prompt of `--system-prompt-file`, read; None where the built-in one is meant."""
-        path = self.system_prompt_file
-        if path is None:
-            return None
-        try:
-            with path.open("rb") as source:
-                text = source.read(_LONGEST_PROMPT + 1).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--system-prompt-file {path}: {error}") from error
-        if not text.strip() or len(text) > _LONGEST_PROMPT:
-            raise UsageError(f"--system-prompt-file {path}: {'it is empty' if not text.strip() else 'it is too long'}")
-        return text
+        return read_prompt(self.system_prompt_file) if self.system_prompt_file else None
 
     def settings(self, questions_sha256: str, prompt: str, tools_sha256: str) -> Settings:
         """What decides the content of this run."""
@@ -198,3 +188,15 @@ def differences(theirs: Settings, ours: Settings) -> list[str]:
 def text_sha256(text: str) -> str:
     """The hash of a text."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def read_prompt(path: Path) -> str:
+    """A system prompt in a file. Raises UsageError for one that cannot be read, is empty, or too long."""
+    try:
+        with path.open("rb") as source:
+            text = source.read(_LONGEST_PROMPT + 1).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--system-prompt-file {path}: {error}") from error
+    if not text.strip() or len(text) > _LONGEST_PROMPT:
+        raise UsageError(f"--system-prompt-file {path}: {'it is empty' if not text.strip() else 'it is too long'}")
+    return text

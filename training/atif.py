@@ -51,6 +51,7 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     system = only_system(told)
     return {
         **({"system_prompt": system} if system else {}),
+        "tools": mapping(document.get("agent")).get("tool_definitions"),
         "sample_id": extra.get("sample_id") or document.get("trajectory_id") or document.get("session_id"),
         "question": question, "topic": extra.get("topic", ""), "question_type": extra.get("question_type", ""),
         "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{} for _ in calls]},

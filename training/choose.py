@@ -15,7 +15,9 @@ from training.sources import Prompts, Source
 _WHERE, _HARD, LOST = "left out by --where", "fail a hard gate", "made under a prompt that is not kept"
 _KNOWN, _WORSE, _UNREADABLE = "whose question is among those of --without", "beside better ones (--best)", "unreadable"
 _SHAPE = "of a shape that is not known"
-UNNAMED = "that name no prompt, exported without one"
+_UNNAMED = "without the name of a prompt, exported without one: no run beside them says what they were made under"
+_TOOLS = "whose tools are defined beside the conversation, exported without the definitions"
+UNTOLD = (_UNNAMED, _TOOLS)
 LEFT_OUT = (_UNREADABLE, _SHAPE, _WHERE, _KNOWN, _HARD, LOST, _WORSE)
 _Place = tuple[Path, int]
 
@@ -33,7 +35,7 @@ class Choice:
     without: KnownQuestions = field(default_factory=lambda: KnownQuestions(()))
     best: int | None = None
     unknown: Unknown = field(default_factory=Unknown)
-    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("trajectories read", *LEFT_OUT, UNNAMED), 0))
+    seen: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("trajectories read", *LEFT_OUT, *UNTOLD), 0))
     """How many rows there were, and why so many of them are left out."""
 
     def rows(self, given: Source, count: Callable[[str], int] | None) -> Iterator[Row]:
@@ -47,7 +49,8 @@ class Choice:
             elif best is not None and (row.path, row.line) not in best:
                 self.seen[_WORSE] += 1
             else:
-                self.seen[UNNAMED] += self.prompts.system(row) is None
+                self.seen[_UNNAMED] += self.prompts.system(row) is None
+                self.seen[_TOOLS] += row.has_tools_beside
                 yield row
 
     def _against(self, row: Row) -> str | None:

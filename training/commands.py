@@ -116,6 +116,7 @@ def export(
     where: Annotated[list[str] | None, option("FIELD=VALUE (!=, >, <, >=, <=); all must hold.")] = None,
     best: Annotated[int | None, option("Only so many of each question: fewest faults, then shortest.", low=1)] = None,
     without: Annotated[str | None, option("Leave out what asks a question of this file.", metavar="PATH")] = None,
+    system_prompt_file: Annotated[Path | None, option("The prompt of rows without their run beside them.")] = None,
     test_share: Annotated[float, option("Share of questions kept for testing.", low=0, high=0.999)] = 0.0,
     token_limit: TokenLimit = 16_384,
     tokenizer: TokenizerPath = None,
@@ -128,13 +129,14 @@ def export(
     hard_gates: Hard = None,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
+    from batch.config import read_prompt
     from batch.questions import check_questions
     from batch.remote import place
     from batch.shown import shown
     from quality.gates import Thresholds
     from training.card import card, check_folder, signed
     from training.chat_template import ChatTemplate
-    from training.choose import LEFT_OUT, LOST, UNNAMED, Choice
+    from training.choose import LEFT_OUT, LOST, UNTOLD, Choice
     from training.export import exported
     from training.export_spec import ExportSpec
     from training.hub import push
@@ -159,7 +161,8 @@ def export(
         raise UsageError(f"--compress {compress.value}: --format parquet is packed as it is: leave it out")
     is_pairs = format_name is Format.dpo
     (given,) = sources(runs, rejected=is_pairs, together=True)
-    prompts, hard = prompts_of([given]), _hard(hard_gates)
+    told = read_prompt(system_prompt_file) if system_prompt_file else None
+    prompts, hard = prompts_of([given], told), _hard(hard_gates)
     tokens = Tokens(count, rendered_by) if count else Tokens()
     counted_as = verifier or (reader_of(format_name.value, loaded, rendered_by) if loaded else None)
     spec = ExportSpec(
@@ -182,7 +185,9 @@ def export(
         done = exported(rows, output, spec, template, packing)
     except UsageError as error:
         counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
-        kept = ". Put the file beside the …_run.json that keeps their prompts" if seen[LOST] else ""
+        kept = (
+            ". Put the file beside their …_run.json, or give the prompt as --system-prompt-file" if seen[LOST] else ""
+        )
         shape = "".join(f". {line}" for line in choice.unknown.lines()[:1])
         raise UsageError(f"{error}{f' (left out: {counted}{kept}{shape})' if counted else ''}") from error
     funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
@@ -193,8 +198,9 @@ def export(
         typer.echo(f"  {line}")
     for line in done.said(split=bool(test_share)):
         typer.echo(line)
-    if seen[UNNAMED]:
-        typer.echo(f"{seen[UNNAMED]:,} rows {UNNAMED}: no run beside them says what they were made under")
+    for name in UNTOLD:
+        if seen[name]:
+            typer.echo(f"{seen[name]:,} row{'s' * (seen[name] != 1)} {name}")
     settings = [
         one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
     ] or [{"source": given.name}]
@@ -208,7 +214,7 @@ def export(
     with _written("--output", output / "README.md") as written:
         written.write(signed(text, [*done.files.values(), *beside]))
     for name, path in done.files.items():
-        typer.echo(f"{path}: {done.rows[name]:,} rows")
+        typer.echo(f"{path}: {done.rows[name]:,} row{'s' * (done.rows[name] != 1)}")
     if verifier:
         typer.echo(verifier.said())
     elif verify_template:

@@ -47,8 +47,8 @@ class ExportResult:
 
     def nudges_said(self) -> str:
         """What a trainer that goes by messages does with replies that were asked again."""
-        what = "a reply that was asked again: `train_spans` leaves it out, a trainer that reads no spans trains on it"
-        return f"{self.nudged:,} rows have {what} (without them: --where nudges=0)"
+        what = "`train_spans` leaves it out, a trainer that reads no spans trains on it"
+        return f"rows with a reply that was asked again: {self.nudged:,}; {what} (without them: --where nudges=0)"
 
     def said(self, *, split: bool) -> Iterator[str]:
         """What one should know of it, beside what was left out."""

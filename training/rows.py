@@ -16,7 +16,7 @@ from batch.parts import files_from
 from quality.gates import Thresholds, Trajectory, estimated_tokens, failed_gate_names, is_error, parse_trajectory
 from serializers.bounds import storable
 from serializers.tags import read_attributes
-from training.atif import UnknownShape
+from training.atif import UnknownShape, listed, parsed
 from training.shapes import as_record
 
 _LONGEST, _REASONS, _TOLD = 200, 100, 5
@@ -96,6 +96,11 @@ class Row:
         """The system prompt, where the row brings it along."""
         found = self.record.get("system_prompt")
         return found if isinstance(found, str) and found else None
+
+    @property
+    def has_tools_beside(self) -> bool:
+        """Whether tools are defined beside the conversation, as a list or as JSON, and not in the system prompt."""
+        return bool(listed(parsed(self.record.get("tools"))))
 
     @property
     def trajectory(self) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from batch.parts import files_of, parts_of, whole
 from batch.records import sample_ids
 from batch.run_files import RunFiles, read_run, runs_in
 from graph.limits import ToolRole
+from serializers.escaping import balanced
 from training.row_files import written_in
 from training.rows import Row, read_rows
 
@@ -75,6 +76,8 @@ class Prompts:
     """By their hash."""
     of_file: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
     """The runs of files that are a run's own."""
+    given: str | None = None
+    """The one of `--system-prompt-file`: of rows that name it, or none at all."""
 
     def add(self, content: Mapping[str, Any]) -> None:
         """What a run keeps."""
@@ -96,7 +99,7 @@ class Prompts:
         if sha is not None:
             return self.texts.get(sha)
         found = self.of_file.get(whole(row.path), {}).get("prompt")
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) else self.given
 
     def tool_role(self, row: Row) -> ToolRole:
         """The role of tool outputs in the prompt that the model saw."""
@@ -163,9 +166,12 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
     return found, runs
 
 
-def prompts_of(given: Sequence[Source]) -> Prompts:
-    """The prompts that the runs of these arguments keep, and the runs in the folders of their files."""
-    kept = Prompts()
+def prompts_of(given: Sequence[Source], told: str | None = None) -> Prompts:
+    """The prompts that the runs of these arguments keep, and the runs in the folders of their files; and one that the
+    user gives.
+    """
+    own = balanced(told)[0] if told else None  # as a run takes it from its file
+    kept = Prompts({text_sha256(own): own} if own else {}, given=own)
     for folder in dict.fromkeys(path.parent for source in given for path in source.files):
         for files, content in runs_in(folder):
             kept.add(content)

@@ -37,6 +37,8 @@ class Tokenizer:
         added = self._loaded.get_added_tokens_decoder()
         self.special = frozenset(token.content for token in added.values() if token.special) - _OF_TEXTS
         """What no text means: `<|im_end|>`, say."""
+        self.added = frozenset(token.content for token in added.values()) - _OF_TEXTS
+        """These, and others that are read as one token wherever they stand: `</tool_response>`."""
         self.template = _template_of(folder)
         """None where none lies beside it."""
 

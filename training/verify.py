@@ -41,7 +41,7 @@ class Verifier:
             return Problem(f"{self.name} finds nothing to train on", _GATES)
         self.counts.update(rows=1, tokens=len(trained.places), trained=sum(trained.counts))
         given = list(_given(chat, written))
-        self.counts["control"] += any(token in text for text in given for token in self.tokenizer.special)
+        self.counts["control"] += any(token in text for text in given for token in self.tokenizer.added)
         seen, want = _bare("".join(parts)), _bare("".join(written))
         if seen != want:
             return self._difference(seen, want)

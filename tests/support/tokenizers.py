@@ -17,6 +17,7 @@ def byte_tokenizer(folder: Path, template: str | None = None) -> Path:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
+    made.add_tokens([AddedToken("</tool_response>", special=False)])
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
     about = {"eos_token": "<|im_end|>", **({"chat_template": template} if template is not None else {})}

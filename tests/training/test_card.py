@@ -122,7 +122,7 @@ def test_replies_that_were_asked_again_are_told_where_a_trainer_may_not_read_the
     path = written(tmp_path, NUDGED, record(1, sound(1)))
     done = trajgraph("export", path, "--format", format_name, "--output", tmp_path / "set")
     for said in (done.stdout, (tmp_path / "set" / "README.md").read_text()):
-        assert ("1 rows have a reply that was asked again" in said) == is_told
+        assert ("rows with a reply that was asked again: 1;" in said) == is_told
 
 
 def test_the_counts_of_pairs_are_those_of_all_trajectories(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quality.gates import Thresholds, failed_gate_names
 from tests.support.exports import export
 from tests.support.runs import trajgraph, write_questions
-from tests.support.trajectories import call, record, sound, think
+from tests.support.trajectories import call, output, record, sound, think
 from training.questions import KnownQuestions, content_words, split_of
+from training.rows import Row
+from training.where import conditions
 
 WORDS = st.lists(st.sampled_from("aspirin statin lowers risk stroke adults trial dose renal hepatic".split()), min_size=5,
                  max_size=9, unique=True)  # fmt: skip
@@ -110,7 +113,16 @@ def test_a_condition_may_be_about_any_count_or_share(tmp_path: Path, condition: 
     kinds = (DOUBLED, ERRS, LONG, sound(1))
     rows = written(tmp_path, *(record(n, pieces) for n, pieces in enumerate(kinds)))
     done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set", "--where", condition)
-    assert (f"train.jsonl: {kept} rows" in done.stdout) if kept else done.returncode == 2, done
+    assert (f"train.jsonl: {kept} row" in done.stdout) if kept else done.returncode == 2, done
+
+
+@given(st.lists(st.sampled_from([output(1), FAILING, "<tool_output>\nFound 0 results.\n</tool_output>"]), max_size=5),
+       st.sampled_from([0.0, 0.3, 0.5, 0.9]))  # fmt: skip
+def test_a_condition_on_a_share_and_the_gate_of_its_name_agree(outputs: list[str], limit: float) -> None:
+    pieces = [piece for one in outputs for piece in (call("a"), one)]
+    row = Row(Path("x"), 1, record(1, [*pieces, "<answer>It helps.</answer>"]))
+    fails = "tool_error_share" in failed_gate_names(row.parsed, Thresholds(tool_error_share=limit))
+    assert conditions([f"tool_error_share>{limit}"], Thresholds())(row) == fails
 
 
 def test_the_best_of_pairs_are_the_pairs_of_the_best(tmp_path: Path) -> None:

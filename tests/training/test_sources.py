@@ -69,7 +69,13 @@ def test_a_cat_of_several_runs_finds_its_prompts_in_the_runs_beside_it(night: Pa
         rows.write(json.dumps({**row, "sample_id": "pubmed_traj_00001", "metadata": {}}) + "\n")
     done = trajgraph("export", away, "--format", "messages", "--output", tmp_path / "lost")
     assert "left out: 20 rows made under a prompt that is not kept" in done.stdout
-    assert "1 rows that name no prompt, exported without one" in done.stdout
+    assert "1 row without the name of a prompt, exported without one" in done.stdout
+    given = exported(tmp_path / "given", away, "--system-prompt-file", night.with_name("prompt2.txt"))
+    check([row for row in given if row["sample_id"].startswith("gpu")], range(2, 3))
+    (other,) = [
+        row for row in given if not row["sample_id"].startswith("gpu")
+    ]  # names none: it is the one that is given
+    assert other["messages"][0] == {"role": "system", "content": given[0]["messages"][0]["content"]}
 
 
 def test_an_id_that_stands_twice_is_refused_with_both_places(night: Path, tmp_path: Path) -> None:
