@@ -15,13 +15,15 @@ from serializers.segments import split_segments
 from serializers.tags import Call, read_attributes, write_call
 
 OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
-_THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 _Result = TypeVar("_Result")
 _OUTPUT_ENDS = re.compile(r"<(?=\s*/\s*tool_output)", re.IGNORECASE)
 _THOUGHT_ENDS = re.compile(r"<(?=\s*/?\s*(?:think|tool_output|call_tool|answer)\b)", re.IGNORECASE)
 AGENT, TEXT = "trajgraph", "text"
 """In `extra`: the very letters, where the fields do not give them back."""
-NO_QUESTION = "no message of it is from the user: it has no question"
+READ_FROM = "read_from"
+"""In the metadata of rows of others: their shape."""
+_KINDS_OF_TEXT = {TEXT, "input_text", "output_text"}
 
 
 class UnknownShape(ValueError):
@@ -37,24 +39,26 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     """A document as a record: ours as it was, another's in our words. Raises UnknownShape where another's has a result
     of no call.
     """
-    steps, extra = listed(document.get("steps")), mapping(document.get("extra"))
-    is_ours = mapping(document.get("agent")).get("name") == AGENT
+    steps, extra, agent = listed(document["steps"]), mapping(document.get("extra")), mapping(document.get("agent"))
+    is_ours = agent.get("name") == AGENT or AGENT in extra
+    if not is_ours:
+        _check(document, steps)
     whole = extra[TEXT] if is_ours and isinstance(extra.get(TEXT), str) else None
     text = "\n".join(filter(None, _read(steps, is_ours=is_ours))) if whole is None else whole
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
-    if not question and not is_ours:
-        raise UnknownShape(NO_QUESTION)
-    calls = [call for step in steps for call in listed(step.get("tool_calls"))]
-    about = {"model": mapping(document.get("agent")).get("model_name"), "usage": _usage(document, steps)}
-    metadata = mapping(parsed(extra.get("metadata"))) or about
-    told = [said_in(step.get("message")) for step in steps if step.get("source") == "system"]
-    system = only_system(told)
+    calls = [called(call.get("function_name"), call.get("arguments"), is_ours=is_ours)
+             for step in steps for call in listed(step.get("tool_calls"))]  # fmt: skip
+    metadata = mapping(parsed(extra.get("metadata"))) if is_ours else of_others(
+        f"ATIF of {agent.get('name')} {agent.get('version')}", None, agent=agent, model=agent.get("model_name"),
+        run_id=document.get("session_id"), usage=_usage(document, steps),
+    )  # fmt: skip
+    system = next((said_in(step.get("message")) for step in steps if step.get("source") == "system"), "")
     return {
         **({"system_prompt": system} if system else {}),
-        "tools": mapping(document.get("agent")).get("tool_definitions"),
+        "tools": agent.get("tool_definitions"),
         "sample_id": extra.get("sample_id") or document.get("trajectory_id") or document.get("session_id"),
         "question": question, "topic": extra.get("topic", ""), "question_type": extra.get("question_type", ""),
-        "trajectory": {"question": question, "interleaved_text": text, "tool_calls": [{} for _ in calls]},
+        "trajectory": {"question": question, "interleaved_text": text, "tool_calls": calls},
         "metadata": metadata,
     }  # fmt: skip
 
@@ -71,37 +75,67 @@ def _usage(document: Mapping[str, Any], steps: list[Mapping[str, Any]]) -> dict[
     return found
 
 
-def only_system(told: list[str]) -> str:
-    """What the model was told before the question; raises UnknownShape where it was told more than once."""
-    if len(told) > 1:
-        raise UnknownShape("it has more than one system message")
-    return next(iter(told), "")
+def of_others(read_from: str, theirs: Any, **known: Any) -> dict[str, Any]:
+    """The metadata of a row of others: what is known, and theirs apart, as their words may mean something else."""
+    found = {name: value for name, value in known.items() if value not in (None, "", {})}
+    return {READ_FROM: read_from, **found, **({"theirs": theirs} if theirs else {})}
+
+
+def called(name: Any, arguments: Any, *, is_ours: bool = False) -> dict[str, Any]:
+    """A call as a record keeps it: of others, with the very arguments."""
+    return {} if is_ours else {"tool_name": name, "arguments": mapping(parsed(arguments))}
+
+
+def check_order(roles: list[str]) -> None:
+    """Raises UnknownShape unless there is at most one system message, the question behind it, and replies behind that,
+    each apart from the one before.
+    """
+    if "user" not in roles:
+        raise UnknownShape("no message of it is from the user: it has no question")
+    if "assistant" not in roles:
+        raise UnknownShape("no message of it is a reply")
+    if roles.count("user") > 1:
+        raise UnknownShape("a second message of it is from the user: a trajectory has one question")
+    if roles.count("system") > 1 or "system" in roles[roles.index("user") :]:
+        raise UnknownShape("it has more than one system message, or one behind the question")
+    if roles[: roles.index("user")] not in ([], ["system"]):
+        raise UnknownShape("a reply or a result of it stands before the question")
+    if any(roles[at : at + 2] == ["assistant"] * 2 for at in range(len(roles))):
+        raise UnknownShape("two replies of it follow each other: what stood between them is not known")
+
+
+def _check(document: Mapping[str, Any], steps: list[Mapping[str, Any]]) -> None:
+    """Of others."""
+    named = {"system": "system", "user": "user", "agent": "assistant"}
+    roles = list[str]()
+    for step in steps:
+        roles.append(named.get(str(step.get("source")), "unknown"))
+        if step.get("observation"):
+            if roles[-1] != "assistant":
+                raise UnknownShape("a step of it that is no reply has results")
+            roles.append("tool")
+    check_order(roles)
+    if document.get("continued_trajectory_ref"):
+        raise UnknownShape("it goes on in another document")
 
 
 def _read(steps: list[Mapping[str, Any]], *, is_ours: bool) -> Iterator[str]:
-    asked = [
-        step for step in steps if step.get("source") == "user" and "asked_again_at" not in mapping(step.get("extra"))
-    ]
     agents = [step for step in steps if step.get("source") == "agent"]
-    if len(asked) > 1:
-        raise UnknownShape("a second step of it is from the user: a trajectory has one question")
-    if not agents or any(step.get("observation") for step in steps if step.get("source") != "agent"):
-        raise UnknownShape("no reply is among its steps" if not agents else "a step of it that is no reply has results")
     for step in agents:
         yield from _texts_of(step, is_last=step is agents[-1], is_ours=is_ours)
 
 
-def _results(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _results(step: Mapping[str, Any], *, is_ours: bool) -> list[Mapping[str, Any]]:
     """What tools gave, in the order of the step's calls."""
     observation, calls = step.get("observation") or {}, listed(step.get("tool_calls"))
     given = mapping(observation).get("results") or []
-    if any("content" not in one and one.get("subagent_trajectory_ref") for one in listed(given)):
+    if any(one.get("content") is None and one.get("subagent_trajectory_ref") for one in listed(given)):
         raise UnknownShape("a result of it stands in a trajectory of its own")
     if not isinstance(observation, Mapping) or not isinstance(given, list) or len(listed(given)) < len(given):
         raise UnknownShape("an observation of it is no list of results")
     named = [("" if one.get("source_call_id") is None else str(one["source_call_id"]), one) for one in listed(given)]
-    if not calls and any(name for name, _ in named):
-        raise UnknownShape("a result of it does not follow its call")
+    if is_ours and not calls:
+        return [one for _, one in named]
     return in_order([str(call.get("tool_call_id", "")) for call in calls], named)
 
 
@@ -110,6 +144,8 @@ def in_order(calls: list[str], results: list[tuple[str, _Result]]) -> list[_Resu
     or results name none. Raises UnknownShape where they are not those of the first calls, one each: what stands in a
     text is of the first call that waits.
     """
+    if len(results) > len(calls):
+        raise UnknownShape("a result of it follows no call that I can read")
     named = [identity for identity, _ in results if identity]
     if not named or not any(calls):
         if results and len(results) < len(calls):
@@ -123,7 +159,7 @@ def in_order(calls: list[str], results: list[tuple[str, _Result]]) -> list[_Resu
 
 def as_answer(said: str) -> str:
     """What ends a trajectory, within the tags of an answer, a thought before it without: as it is where it has any."""
-    thought = _THOUGHT.match(said)
+    thought = THOUGHT.match(said)
     answer = said[thought.end() :] if thought else said
     return (
         said
@@ -135,17 +171,17 @@ def as_answer(said: str) -> str:
 def _texts_of(step: Mapping[str, Any], *, is_last: bool, is_ours: bool) -> Iterator[str]:
     own = mapping(step.get("extra")).get(TEXT)
     yield own if is_ours and isinstance(own, str) else reply_of(step, is_last=is_last)
-    for result in _results(step):
+    for result in _results(step, is_ours=is_ours):
         written = mapping(result.get("extra")).get(TEXT)
         yield written if is_ours and isinstance(written, str) else output_of(result)
 
 
 def reply_of(step: Mapping[str, Any], *, is_last: bool) -> str:
     """A reply as our models write it."""
-    thought, said = step.get("reasoning_content"), said_in(step.get("message"))
+    thought, said = said_in(step.get("reasoning_content")), said_in(step.get("message"))
     calls = [written_call(call.get("function_name"), call.get("arguments")) for call in listed(step.get("tool_calls"))]
     parts = [
-        f"<think>{within_thought(str(thought))}</think>" if thought else "",
+        f"<think>{within_thought(thought)}</think>" if thought else "",
         as_answer(said) if is_last and not calls else said,
         *calls,
     ]
@@ -153,8 +189,8 @@ def reply_of(step: Mapping[str, Any], *, is_last: bool) -> str:
 
 
 def written_call(name: Any, arguments: Any) -> str:
-    """A call as ours are written, its arguments an object or JSON. Raises UnknownShape for one that cannot be read, or
-    that would be read as another one.
+    """A call as ours are written, its arguments an object or JSON: where attributes cannot hold them, all of them as
+    JSON in its body, as models write them, too. Raises UnknownShape for one that cannot be read.
     """
     given = parsed(arguments) if arguments else {}
     if not isinstance(name, str) or not isinstance(given, Mapping):
@@ -162,15 +198,15 @@ def written_call(name: Any, arguments: Any) -> str:
     others = {str(key): _plain(value) for key, value in given.items() if value is not None}
     asked = next((one for one in QUERY_NAMES if isinstance(given.get(one), str)), None)
     query = escape_tags(str(others.pop(asked))) if asked else ""
-    text = write_call(Call(name, query, others))
-    pieces, _ = split_segments(text)
-    read = read_attributes(pieces[0].attributes) if len(pieces) == 1 and pieces[0].body == query else {}
-    if {key: str(value) for key, value in read.items()} != {
-        **{key: str(one) for key, one in others.items()},
-        "name": name,
-    }:
-        raise UnknownShape("a call of it cannot be written as ours: its arguments would be read as others")
-    return text
+    whole = json.dumps(dict(given), ensure_ascii=False).replace("<", "\\u003c")
+    for call in (Call(name, query, others), Call(name, whole, {})):
+        text = write_call(call)
+        pieces, _ = split_segments(text)
+        read = read_attributes(pieces[0].attributes) if len(pieces) == 1 and pieces[0].body == call.query else {}
+        wanted = {**{key: str(one) for key, one in call.parameters.items()}, "name": name}
+        if {key: str(value) for key, value in read.items()} == wanted and "name" not in call.parameters:
+            return text
+    raise UnknownShape(f"a call of it cannot be written as ours: {name}")
 
 
 def _plain(value: Any) -> str | int:
@@ -179,7 +215,7 @@ def _plain(value: Any) -> str | int:
 
 
 def output_of(result: Mapping[str, Any]) -> str:
-    return f"<tool_output>\n{within_output(said_in(result.get('content')))}\n</tool_output>"
+    return f"<tool_output>\n{within_output(given_in(result.get('content')))}\n</tool_output>"
 
 
 def within_output(text: str) -> str:
@@ -211,10 +247,21 @@ def listed(value: Any) -> list[Mapping[str, Any]]:
 
 
 def said_in(message: Any) -> str:
-    """The text of a message: of several parts, of those that are text."""
-    if isinstance(message, list):
-        kinds = {part.get("type", TEXT) for part in message if isinstance(part, Mapping)} - {TEXT}
-        if kinds:
-            raise UnknownShape(f"a message of it has a part that is no text: {', '.join(map(str, kinds))}")
-        return "\n".join(str(part.get("text")) for part in message if isinstance(part, Mapping) and part.get("text"))
-    return str(message) if message else ""
+    """The text of a message, or of the parts of one. Raises UnknownShape where it is none."""
+    if message is None or isinstance(message, str):
+        return message or ""
+    if not isinstance(message, list):
+        raise UnknownShape("a message of it is no text")
+    parts = [{"text": part} if isinstance(part, str) else mapping(part) for part in message]
+    kinds = {str(part.get("type", TEXT)) for part in parts} - _KINDS_OF_TEXT
+    if kinds or not all(isinstance(part.get("text", ""), str | None) and "text" in part for part in parts):
+        raise UnknownShape(f"a message of it has a part that is no text: {', '.join(kinds) or 'an object'}")
+    return "\n".join(part["text"] for part in parts if part["text"])
+
+
+def given_in(result: Any) -> str:
+    """The text of what a tool gave: of data that is none, as JSON."""
+    parts = result if isinstance(result, list) else [] if result is None or isinstance(result, str) else [result]
+    if any(not isinstance(part, str) and not {"type", TEXT} & {*mapping(part)} for part in parts):
+        return json.dumps(result, ensure_ascii=False)
+    return said_in(result)

@@ -12,7 +12,7 @@ from typing import Any
 
 from serializers.segments import Segment
 from serializers.tags import read_attributes
-from training.atif import AGENT, TEXT, UnknownShape, from_atif, output_of, reply_of
+from training.atif import AGENT, TEXT, UnknownShape, from_atif, mapping, output_of, reply_of
 from training.messages import replies_and_outputs
 from training.rows import Row
 
@@ -21,13 +21,13 @@ _ASKED_BY = {"browse_webpage": "url"}
 """The argument that a call's body is, where it is not `query`."""
 
 
-def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) -> dict[str, Any]:
+def to_atif(row: Row, system: str | None, types: dict[str, str] | None = None) -> dict[str, Any]:
     """A row as a document. An argument has one type in all rows that share `types`: one of another is not among the
     arguments, but in the call's `extra`.
     """
     steps: list[dict[str, Any]] = [{"source": "system", "message": system}] if system else []
     steps.append({"source": "user", "message": row.question})
-    made, about = str(row.record.get("metadata", {}).get("generation_time") or ""), row.metadata
+    made, about = str(row.metadata.get("generation_time") or ""), row.metadata
     for segments in replies_and_outputs(row.parsed.segments):
         if segments[0].kind == "tool_output":
             _observe(steps, segments[0], row)
@@ -36,21 +36,25 @@ def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) 
     steps += [
         {"source": "user", "message": text, "extra": {"asked_again_at": at}} for at, text in sorted(row.nudges)
     ]  # fmt: skip
-    usage = about.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}
+    usage, theirs = mapping(about.get("usage")), mapping(about.get("agent"))
     document = {
         "schema_version": VERSION,
         "session_id": _text(about.get("run_id")),
         "trajectory_id": row.sample_id,
-        "agent": {"name": AGENT, "version": version("trajgraph"), "model_name": _text(about.get("model"))},
+        "agent": {
+            "name": AGENT, "version": version("trajgraph"),
+            **{name: str(theirs[name]) for name in ("name", "version") if theirs.get(name)},
+            "model_name": _text(about.get("model")),
+        },
         "steps": [{"step_id": at, **step} for at, step in enumerate(steps, 1)],
         "final_metrics": {
-            "total_prompt_tokens": usage.get("input_tokens"), "total_completion_tokens": usage.get("output_tokens"),
+            "total_prompt_tokens": _whole(usage.get("input_tokens")),
+            "total_completion_tokens": _whole(usage.get("output_tokens")),
             "total_steps": len(steps),
         },
         "extra": {
-            "sample_id": row.sample_id, "topic": str(row.record.get("topic", "")), "generation_time": made,
-            "question_type": str(row.record.get("question_type", "")),
+            AGENT: version("trajgraph"), "sample_id": row.sample_id, "generation_time": made,
+            "topic": str(row.record.get("topic", "")), "question_type": str(row.record.get("question_type", "")),
             "metadata": json.dumps(dict(about), ensure_ascii=False),
         },
     }  # fmt: skip
@@ -61,7 +65,7 @@ def to_atif(row: Row, system: str | None, types: dict[str, type] | None = None) 
     return {**found, "extra": {**found["extra"], TEXT: row.text}}
 
 
-def _step_of(row: Row, segments: Sequence[Segment], types: dict[str, type]) -> dict[str, Any]:
+def _step_of(row: Row, segments: Sequence[Segment], types: dict[str, str]) -> dict[str, Any]:
     """A reply."""
     text = row.text[segments[0].start : segments[-1].end]
     thoughts = [piece.body.strip("\n") for piece in segments if piece.kind == "think"]
@@ -71,21 +75,31 @@ def _step_of(row: Row, segments: Sequence[Segment], types: dict[str, type]) -> d
         step["reasoning_content"] = "\n".join(thoughts)
     calls = [piece for piece in segments if piece.kind == "call_tool"]
     if calls:
-        step["tool_calls"] = [_call_of(piece, types) for piece in calls]
+        step["tool_calls"] = [_call_of(piece, row.arguments(piece), types) for piece in calls]
     with suppress(UnknownShape):
         if reply_of(step, is_last=not calls) == text:
             return step
     return {**step, "extra": {TEXT: text}}
 
 
-def _call_of(piece: Segment, types: dict[str, type]) -> dict[str, Any]:
-    attributes = read_attributes(piece.attributes)
+def _call_of(piece: Segment, theirs: Any, types: dict[str, str]) -> dict[str, Any]:
+    attributes: dict[str, Any] = dict(read_attributes(piece.attributes))
     name = str(attributes.pop("name", ""))
-    own = {key: value for key, value in attributes.items() if types.setdefault(key, type(value)) is type(value)}
-    others = {key: str(value) for key, value in attributes.items() if key not in own}
     asked = {_ASKED_BY.get(name, "query"): piece.body} if piece.body else {}
-    found = {"tool_call_id": f"call-{piece.call}", "function_name": name, "arguments": {**asked, **own}}
-    return {**found, "extra": {"arguments": json.dumps(others)}} if others else found
+    given = mapping(theirs) if isinstance(theirs, Mapping) else {**asked, **attributes}
+    own = {key: value for key, value in given.items() if types.setdefault(key, (kind := _kind(value))) == kind}
+    others = {key: value for key, value in given.items() if key not in own}
+    found = {"tool_call_id": f"call-{piece.call}", "function_name": name, "arguments": own}
+    return {**found, "extra": {"arguments": json.dumps(others, ensure_ascii=False)}} if others else found
+
+
+def _kind(value: Any) -> str:
+    """What a column that holds it has to be."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_kind(value[name])}' for name in sorted(value))}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(sorted({_kind(one) for one in value}))}]"
+    return type(value).__name__
 
 
 def _observe(steps: list[dict[str, Any]], piece: Segment, row: Row) -> None:
@@ -103,6 +117,10 @@ def _observe(steps: list[dict[str, Any]], piece: Segment, row: Row) -> None:
     if output_of(result) != written:
         result["extra"] = {**result.get("extra", {}), TEXT: written}
     step.setdefault("observation", {"results": []})["results"].append(result)
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _text(value: Any) -> str | None:

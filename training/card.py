@@ -1,22 +1,13 @@
 """The card of an exported data set: what is in it, how it was made, what was left out."""
 
-import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from backends.errors import UsageError
 from training.export import ExportResult
 from training.recipes import kept_at, recipes
-from training.row_files import written_in
 
-_MARK = "\n<!-- written by trajgraph export: "
-"""At a card's end: what it and the files beside it held when they were written."""
-_DIGEST = re.compile(r"(\S+) ([0-9a-f]{16}) ")
-_AS_SIGNED = re.compile(rf"(?:{_DIGEST.pattern})+-->\n")
 _MEANINGS = {
     "messages": "the conversation: `role`, `content`, and `tool_call_id` of what a tool gave",
     "conversations": "the conversation, under the names of its format",
@@ -49,40 +40,6 @@ _NO_LENGTHS = (
     "Exported with the model's folder as `--tokenizer`, this card says at which length a trainer cuts no row, and has\n"
     "the lines to paste."
 )
-
-
-def check_folder(folder: Path) -> None:
-    """Raises UsageError when a file lies in the folder that this export would write over, and that none wrote, or that
-    was changed since.
-    """
-    card = folder / "README.md"
-    text, _, mark = _text_of(card).rpartition(_MARK) if card.is_file() else ("", "", "")
-    known = dict(_DIGEST.findall(mark)) if _AS_SIGNED.fullmatch(mark) else {}
-    for path in (card, folder / "dataset_info.json", *written_in(folder)):
-        if path.exists() and known.get(path.name) != (_digest(text.encode()) if path == card else digest_of(path)):
-            raise UsageError(
-                f"{path} is not an export's, or it or its README.md was changed: give --output a folder of its own"
-            )
-
-
-def signed(text: str, files: Sequence[Path]) -> str:
-    """A card that knows itself and the files beside it again."""
-    digests = {"README.md": _digest(text.encode()), **{path.name: digest_of(path) for path in files}}
-    return f"{text}{_MARK}{' '.join(f'{name} {digest}' for name, digest in digests.items())} -->\n"
-
-
-def _text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def digest_of(path: Path) -> str:
-    """Of what is in a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def card(

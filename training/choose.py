@@ -12,13 +12,14 @@ from training.questions import KnownQuestions
 from training.rows import Row, Unknown
 from training.sources import Prompts, Source
 
-_WHERE, _HARD, LOST = "left out by --where", "fail a hard gate", "made under a prompt that is not kept"
+_WHERE, _HARD, _LOST = "left out by --where", "fail a hard gate", "made under a prompt that is not kept"
 _KNOWN, _WORSE, _UNREADABLE = "whose question is among those of --without", "beside better ones (--best)", "unreadable"
 _SHAPE = "of a shape that is not known"
 _UNNAMED = "without the name of a prompt, exported without one: no run beside them says what they were made under"
 _TOOLS = "whose tools are defined beside the conversation, exported without the definitions"
-UNTOLD = (_UNNAMED, _TOOLS)
-LEFT_OUT = (_UNREADABLE, _SHAPE, _WHERE, _KNOWN, _HARD, LOST, _WORSE)
+_GIVEN = "without the name of a prompt, exported under the one of --system-prompt-file"
+UNTOLD = (_UNNAMED, _GIVEN, _TOOLS)
+LEFT_OUT = (_UNREADABLE, _SHAPE, _WHERE, _KNOWN, _HARD, _LOST, _WORSE)
 _Place = tuple[Path, int]
 
 
@@ -50,8 +51,24 @@ class Choice:
                 self.seen[_WORSE] += 1
             else:
                 self.seen[_UNNAMED] += self.prompts.system(row) is None
+                self.seen[_GIVEN] += self.prompts.is_given(row)
                 self.seen[_TOOLS] += row.has_tools_beside
                 yield row
+
+    def said(self) -> str:
+        """What was left out, behind the words that nothing is left."""
+        if not (counted := "; ".join(f"{self.seen[name]:,} rows {name}" for name in LEFT_OUT if self.seen[name])):
+            return ""
+        kept = ""
+        if self.seen[_LOST]:
+            given = self.prompts.given is not None
+            kept = (
+                ". The prompt of --system-prompt-file is not theirs"
+                if given
+                else (". Put the file beside their …_run.json, or give the prompt as --system-prompt-file")
+            )
+        shape = "".join(f". {line}" for line in self.unknown.lines()[:1])
+        return f" (left out: {counted}{kept}{shape})"
 
     def _against(self, row: Row) -> str | None:
         """Why a row is not taken; None where it is."""
@@ -63,7 +80,7 @@ class Choice:
             return _KNOWN
         if set(failed_gate_names(row.parsed, self.thresholds)) & set(self.hard):
             return _HARD
-        return LOST if self.prompts.is_lost(row) else None
+        return _LOST if self.prompts.is_lost(row) else None
 
     def _best(self, given: Source, count: Callable[[str], int] | None) -> set[_Place]:
         """Where the best rows of each question stand."""

@@ -17,6 +17,7 @@ from backends.setting import option
 from batch.flags import listed_names
 
 if TYPE_CHECKING:
+    from training.export import ExportResult
     from training.rows import Row
     from training.sources import Source
     from training.tokens import Tokenizer
@@ -75,7 +76,7 @@ def audit(
     tokenizer: TokenizerPath = None,
     tokenize_url: TokenizeUrl = None,
 ) -> None:
-    """Count what is wrong with trajectories, gate by gate. Exit code 1 when a row fails a hard gate."""
+    """Count what is wrong with trajectories, gate by gate. Exit code 1: a row fails a hard gate, or cannot be read."""
     from batch.jsonl import encoded
     from batch.packed import PACKED, TABLE
     from batch.parts import parts_of
@@ -127,6 +128,7 @@ def export(
     verify: Annotated[TrainerName | None, option("Check that this trainer trains on what the model wrote.")] = None,
     verify_template: Annotated[Path | None, option("A Jinja chat template to check every row against.")] = None,
     hard_gates: Hard = None,
+    max_tool_calls: MaxCalls = 5,
 ) -> None:
     """Write a training set, split by question, with what the model wrote marked in each row, and a dataset card."""
     from batch.config import read_prompt
@@ -134,11 +136,12 @@ def export(
     from batch.remote import place
     from batch.shown import shown
     from quality.gates import Thresholds
-    from training.card import card, check_folder, signed
+    from training.card import card
     from training.chat_template import ChatTemplate
-    from training.choose import LEFT_OUT, LOST, UNTOLD, Choice
+    from training.choose import LEFT_OUT, UNTOLD, Choice
     from training.export import exported
     from training.export_spec import ExportSpec
+    from training.folder import CARD, check_folder, rows_in
     from training.hub import push
     from training.questions import KnownQuestions
     from training.recipes import dataset_info
@@ -151,7 +154,7 @@ def export(
     loaded = Tokenizer(tokenizer) if tokenizer else None
     template = ChatTemplate.read(verify_template) if verify_template else None
     rendered_by = template or (loaded.template if loaded else None)
-    thresholds, count = Thresholds(token_limit=token_limit), _counter(loaded, tokenize_url)
+    thresholds, count = Thresholds(max_tool_calls, token_limit=token_limit), _counter(loaded, tokenize_url)
     if verify and not loaded:
         raise UsageError(f"--verify {verify.value}: give the folder of the model that is trained as --tokenizer")
     verifier = Verifier(verify.value, loaded, rendered_by) if verify and loaded else None
@@ -161,6 +164,8 @@ def export(
         raise UsageError(f"--compress {compress.value}: --format parquet is packed as it is: leave it out")
     is_pairs = format_name is Format.dpo
     (given,) = sources(runs, rejected=is_pairs, together=True)
+    if any(path.resolve().parent == output.resolve() for path in given.files if path in rows_in(path.parent)):
+        raise UsageError(f"--output {output}: that is the export that is read: give another folder")
     told = read_prompt(system_prompt_file) if system_prompt_file else None
     prompts, hard = prompts_of([given], told), _hard(hard_gates)
     tokens = Tokens(count, rendered_by) if count else Tokens()
@@ -179,18 +184,18 @@ def export(
     if max_length and not is_of_rows:
         raise UsageError(f"--max-length: tokens are {how_counted}: give the model's folder as --tokenizer")
     seen = choice.seen
+
+    def described(done: "ExportResult") -> dict[str, str]:
+        why = {f"for: {reason}": count for reason, count in choice.unknown.counts().items()}
+        funnel = {**given.funnel, **seen, **why, **done.left_out, **done.rows}
+        text = card(done, given.settings, funnel, format_name.value, token_limit, how_counted, is_of_rows=is_of_rows)
+        return {CARD: text, **dataset_info(format_name.value, done.files)}
+
     try:
         rows = shown(choice.rows(given, count))
-        packing = compress.value if compress else None
-        done = exported(rows, output, spec, template, packing)
+        done = exported(rows, output, spec, template, compress.value if compress else None, described=described)
     except UsageError as error:
-        counted = "; ".join(f"{seen[name]:,} rows {name}" for name in LEFT_OUT if seen[name])
-        kept = (
-            ". Put the file beside their …_run.json, or give the prompt as --system-prompt-file" if seen[LOST] else ""
-        )
-        shape = "".join(f". {line}" for line in choice.unknown.lines()[:1])
-        raise UsageError(f"{error}{f' (left out: {counted}{kept}{shape})' if counted else ''}") from error
-    funnel = {**given.funnel, **seen, **done.left_out, **done.rows}
+        raise UsageError(f"{error}{choice.said()}") from error
     for reason, number in [*((name, seen[name]) for name in LEFT_OUT), *done.left_out.items()]:
         if number:
             typer.echo(f"left out: {number:,} row{'s' * (number != 1)} {reason}")
@@ -201,28 +206,16 @@ def export(
     for name in UNTOLD:
         if seen[name]:
             typer.echo(f"{seen[name]:,} row{'s' * (seen[name] != 1)} {name}")
-    settings = [
-        one for _, content in given.runs for one in (*content.get("earlier_settings", ()), content["settings"])
-    ] or [{"source": given.name}]
-    text = card(done, settings, funnel, format_name.value, token_limit, how_counted, is_of_rows=is_of_rows)
-    about = output / "dataset_info.json"
-    about.unlink(missing_ok=True)  # of an export in another format
-    if columns := dataset_info(format_name.value, done.files):
-        with _written("--output", about) as written:
-            written.write(columns)
-    beside = [about] if columns else []
-    with _written("--output", output / "README.md") as written:
-        written.write(signed(text, [*done.files.values(), *beside]))
     for name, path in done.files.items():
         typer.echo(f"{path}: {done.rows[name]:,} row{'s' * (done.rows[name] != 1)}")
     if verifier:
         typer.echo(verifier.said())
     elif verify_template:
         typer.echo(f"every row round-trips through {verify_template}")
-    typer.echo(f"{output / 'README.md'}: the dataset card")
+    typer.echo(f"{output / CARD}: the dataset card")
     if push_to_hub:
-        files = [*done.files.values(), output / "README.md", *beside]
-        typer.echo(f"{push(output, files, push_to_hub)}: pushed")
+        files = [*done.files.values(), output / CARD, output / "dataset_info.json"]
+        typer.echo(f"{push(output, [path for path in files if path.exists()], push_to_hub)}: pushed")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Exports: rows for the trainers of the field, each with what is to be trained on, split by question, and a card."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class ExportResult:
     nudged: int = 0
     """Rows with a reply that was asked again, in a format whose trainers go by messages."""
     sample: dict[str, Any] = field(default_factory=dict)
+    distinct: set[int] = field(default_factory=set)
+    """Hashes of what rows hold."""
     questions: set[int] = field(default_factory=set)
     """By their hashes …"""
     asked: dict[int, str] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class ExportResult:
             yield self.nudges_said()
         if split:
             yield self._split_said()
+        if again := len(self.tokens) - len(self.distinct):
+            yield f"rows that hold what another one holds, letter for letter: {again:,} of {len(self.tokens):,}"
         if alike := len(self.questions) - len(self.asked):
             together = "; they are on one side of the split" if split else ""
             yield f"{alike:,} questions ask what another one asks in almost the same words{together}"
@@ -73,9 +77,11 @@ def exported(
     spec: ExportSpec,
     template: ChatTemplate | None = None,
     packing: Packing | None = None,
+    *,
+    described: Callable[[ExportResult], Mapping[str, str]],
 ) -> ExportResult:
-    """Write `train` and `test` into a folder. With a template or a trainer to verify for, nothing is left behind unless
-    every row round-trips through it.
+    """Write `train` and `test` into a folder, with the texts that describe them. With a template or a trainer to verify
+    for, nothing is left behind unless every row round-trips through it. Raises UsageError.
     """
     if template and spec.format_name == "text":
         raise UsageError("--verify-template: --format text is trained on as it is, no template is applied to it")
@@ -102,6 +108,7 @@ def exported(
             split, whole = split_of(one.row.question, spec.test_share), one.whole(spec, tokens)
             done.rows[split] += 1
             done.questions.add(hash(one.row.question))
+            done.distinct.add(hash((one.row.question, *(row.text for row in one.rows))))
             done.asked[hash(content_words(one.row.question))] = split
             done.tokens.append(tokens)
             done.gates.update(failed_gate_names(one.row.parsed, spec.thresholds))
@@ -116,5 +123,6 @@ def exported(
         if not done.tokens:
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
             raise UsageError(f"nothing to export: {why}{_NO_PAIR if spec.format_name == 'dpo' else ''}")
-        done.files = files.place(done.rows)
+        done.files = {split: folder / name for split, name in files.named(done.rows).items()}
+        files.place(done.rows, described(done))
     return done

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quality.gates import Thresholds
-from training.messages import Message, messages, one_message
+from training.messages import Message, from_sharegpt, messages, one_message, sharegpt
 from training.rows import Row
 from training.sources import Prompts
 from training.tokens import Tokens
@@ -33,6 +33,7 @@ class ExportSpec:
     def tokens_of(self, row: Row) -> int:
         """The tokens of a row as it would be written."""
         chat = one_message(row, self.prompts.system(row)) if self.format_name == "drtulu" else self.messages(row)
+        chat = from_sharegpt(sharegpt(chat)) if self.format_name == "sharegpt" else chat
         return self.measured(chat, self.trained(chat))
 
     def trained(self, chat: Sequence[Message]) -> Trained | None:

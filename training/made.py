@@ -84,7 +84,7 @@ class Made:
 
 def singles(rows: Iterable[Row], spec: ExportSpec, left_out: "Counter[str]") -> Iterator[Made]:
     """Each row by itself; those that the format cannot hold as they are, are counted by the reason."""
-    types: dict[str, type] = {}
+    types: dict[str, str] = {}
     for row in rows:
         if spec.format_name == "drtulu":
             made = _by_text(row, spec)

@@ -24,7 +24,7 @@ def messages(row: Row, system: str | None, tool_role: ToolRole = "tool") -> list
     The calls stand in the text, as the model wrote them: `tool_calls` beside it would have a template write them twice.
     """
     chat: list[Message] = [{"role": "system", "content": system}] if system else []
-    chat.append({"role": "user", "content": escape_tags(row.question)})
+    chat.append({"role": "user", "content": row.question if row.is_of_others else escape_tags(row.question)})
     outputs = 0
 
     def from_outside(call_id: str, text: str) -> None:

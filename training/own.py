@@ -40,8 +40,10 @@ def of_ours(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _texts(chat: list[Mapping[str, Any]], about: Mapping[str, Any]) -> Iterator[str]:
     """The interleaved text's parts: what is neither prompt nor question, without nudges and reminders."""
-    nudges = [str(nudge.get("text")) for nudge in sorted(listed(about.get("nudges")), key=lambda one: one["at"])]
-    reminders = [text for _, text in sorted(mapping(about.get("reminders")).items(), key=lambda one: int(one[0]))]
+    placed = [nudge for nudge in listed(about.get("nudges")) if type(nudge.get("at")) is int]
+    nudges = [str(nudge.get("text")) for nudge in sorted(placed, key=lambda one: one["at"])]
+    numbered = [(int(at), str(text)) for at, text in mapping(about.get("reminders")).items() if at.isdecimal()]
+    reminders = [text for _, text in sorted(numbered)]
     begun = 1 + (chat[0].get("role") == _SYSTEM)
     for message in chat[begun:]:
         said = said_in(message["value"] if "value" in message else message.get("content"))

@@ -2,17 +2,19 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
 import Stemmer
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+(?:[+\-\u2212](?!\w))?|[<>\u2264\u2265]")
+_POSSESSIVE = re.compile(r"['\u2019]s\b", re.IGNORECASE)
 _SMALL = frozenset(
     "a about among an and any are as at be been being by can could describe did do does explain for from give had has "
     "have how i in into is it its know known may me might must my of on or our please regarding shall should show some "
     "such tell than that the their them there these they this those to upon us was we were what when where which who "
-    "whose why will with within would you your".split()
+    "whose why will with within would you your vs versus".split()
 )
 _ALIKE = 0.8
 """Share of the words of both that two questions have in common to be called the same."""
@@ -21,8 +23,11 @@ _stemmer = Stemmer.Stemmer("english")
 
 def content_words(question: str) -> frozenset[str]:
     """What a question is about: its words without small ones and endings, whatever their order and case."""
-    words = _WORD.findall(question.casefold()) or [question.strip()]
-    return frozenset(_stemmer.stemWords([word for word in words if word not in _SMALL] or words))
+    said = _WORD.findall(_POSSESSIVE.sub("", unicodedata.normalize("NFKC", question)))
+    named = [bool(at) and word.isupper() and not question.isupper() for at, word in enumerate(said)]  # WHO, vitamin A
+    words = [word.casefold() for word in said] or [question.strip()]
+    about = [word for word, is_name in zip(words, named, strict=False) if is_name or word not in _SMALL]
+    return frozenset(_stemmer.stemWords(about or words))
 
 
 def split_of(question: str, test_share: float) -> str:

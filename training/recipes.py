@@ -95,9 +95,9 @@ def kept_at(format_name: str, tokens: Sequence[int]) -> dict[str, int]:
     return {name: sum(one <= length for one in tokens) for name, length in lengths.items()}
 
 
-def dataset_info(format_name: str, files: Mapping[str, Path]) -> str | None:
-    """LLaMA-Factory's `dataset_info.json` of the files of each split, unpacked, as it reads no packed ones; None for a
-    format that it does not read.
+def dataset_info(format_name: str, files: Mapping[str, Path]) -> dict[str, str]:
+    """LLaMA-Factory's `dataset_info.json`, by its name, of the files of each split, unpacked: it reads no packed ones.
+    Nothing for a format that it does not read.
     """
     if format_name == "sharegpt":
         columns, tags = {"messages": "conversations", "system": "system", "tools": "tools"}, {}
@@ -106,8 +106,8 @@ def dataset_info(format_name: str, files: Mapping[str, Path]) -> str | None:
         tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
                 "system_tag": "system"}  # fmt: skip
     else:
-        return None
+        return {}
     entry = {"formatting": "sharegpt", "columns": columns, **({"tags": tags} if tags else {})}
     names = {"train": "trajectories", "test": "trajectories_test"}
     entries = {names[split]: {"file_name": unpacked(path.name), **entry} for split, path in files.items()}
-    return json.dumps(entries, indent=1) + "\n"
+    return {"dataset_info.json": json.dumps(entries, indent=1) + "\n"}

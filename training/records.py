@@ -23,7 +23,7 @@ def as_columns(row: Row, system: str | None) -> dict[str, Any]:
                 "parameters": _json(call.get("parameters")), "result": _json(call.get("result")),
                 "timestamp": _text(call.get("timestamp")),
             }
-            for call in (calls if any(calls) else _calls(row))
+            for call in (calls if any("result" in call for call in calls) else _calls(row))
         ],
         "pmids_cited": _texts(trajectory["pmids_cited"] if "pmids_cited" in trajectory else _cited(row)),
         "model": _text(about.get("model")),
@@ -44,8 +44,9 @@ def _calls(row: Row) -> Iterator[dict[str, Any]]:
     results = {piece.call: piece.body.strip("\n") for piece in row.parsed.of("tool_output")}
     for piece in row.parsed.of("call_tool"):
         parameters = read_attributes(piece.attributes)
-        name, result = parameters.pop("name", ""), results.get(piece.call)
-        yield {"tool_name": name, "query": piece.body, "parameters": parameters, "result": result}
+        name, theirs = parameters.pop("name", ""), row.arguments(piece)
+        given = parameters if theirs is None else theirs
+        yield {"tool_name": name, "query": piece.body, "parameters": given, "result": results.get(piece.call)}
 
 
 def _cited(row: Row) -> list[str]:

@@ -16,7 +16,7 @@ from quality.citations import Citation
 from quality.gates import DEFAULT_HARD_GATES, GATES, Thresholds, failed_gates, is_error
 from serializers.cites import cites
 from serializers.segments import Segment, body_start, snippets
-from training.rows import Row
+from training.rows import Row, Unknown
 from training.sources import Source
 
 _PAGE = Path(__file__).with_name("report.html")
@@ -40,6 +40,7 @@ def write_report(target: IO[str], given: Sequence[Source], thresholds: Threshold
     blocks: list[str] = []
     packed: list[Any] = []
     every: list[_Numbers] = []
+    unknown = Unknown()
 
     def pack() -> None:
         if packed:
@@ -51,8 +52,8 @@ def write_report(target: IO[str], given: Sequence[Source], thresholds: Threshold
         numbers = _Numbers(source.funnel)
         for path in source.files:
             for row in source.rows(path):
+                unknown.add(row)
                 if row.unknown:
-                    log.warning("left out, a shape I do not know: %s", row.why_unknown)
                     continue
                 failed = failed_gates(row.parsed, thresholds) if row.record else {}
                 numbers.add(row, list(failed))
@@ -67,6 +68,8 @@ def write_report(target: IO[str], given: Sequence[Source], thresholds: Threshold
         pack()
         every.append(numbers)
         index["runs"].append({"name": source.name, "line": numbers.line(source)})
+    for line in unknown.lines():
+        log.warning("left out, a shape I do not know: %s", line)
     index["charts"] = _charts(every)
     index["about"] = f"{len(index['rows']):,} trajectories"
     page = _PAGE.read_text(encoding="utf-8")

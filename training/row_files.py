@@ -3,49 +3,45 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from backends.errors import extra_missing
 from batch.jsonl import encoded
 from batch.packed import TABLE, packed_into
+from training.folder import ENDINGS, SPLITS, placed
 
 Packing = str
 """`gzip` or `zstd`."""
-SPLITS = ("train", "test")
-_ENDINGS = {None: ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 _GROUP = 500
 """Rows of a Parquet file that are held in memory."""
-
-
-def written_in(folder: Path) -> list[Path]:
-    """The files of rows that are in a folder, in any form."""
-    named = [folder / f"{name}{ending}" for name in SPLITS for ending in (*_ENDINGS.values(), TABLE)]
-    return [path for path in named if path.is_file()]
 
 
 class RowFiles:
     """`train` and `test` in a folder. What is not put in place is not left behind."""
 
     def __init__(self, folder: Path, *, parquet: bool = False, packing: Packing | None = None) -> None:
-        self._folder, self._ending = folder, TABLE if parquet else _ENDINGS[packing]
-        self._stack = ExitStack()
-        self._new = {name: folder / f".{name}{self._ending}.new" for name in SPLITS}
-        self._parquet = {name: _ParquetRows(path) for name, path in self._new.items()} if parquet else {}
-        self._packing = packing
+        self._folder, self._ending = folder, TABLE if parquet else ENDINGS[packing]
+        self._stack, self._written = ExitStack(), ExitStack()
+        self._is_parquet, self._packing = parquet, packing
+        self._new: dict[str, Path] = {}
+        self._parquet: dict[str, _ParquetRows] = {}
         self._open: dict[str, Any] = {}
 
     def __enter__(self) -> "RowFiles":
-        for path in self._new.values():
-            path.unlink(missing_ok=True)  # what a crash left, or a link to elsewhere
-            self._stack.callback(path.unlink, missing_ok=True)
-        if not self._parquet:
-            for name, path in self._new.items():
-                file = self._stack.enter_context(path.open("wb"))
-                self._open[name] = self._stack.enter_context(packed_into(file, self._packing))
+        waiting = Path(self._stack.enter_context(TemporaryDirectory(prefix=".export-", dir=self._folder)))
+        self._new = {name: waiting / f"{name}{self._ending}" for name in SPLITS}
+        for name, path in self._new.items():
+            if self._is_parquet:
+                self._parquet[name] = _ParquetRows(path)
+            else:
+                file = self._written.enter_context(path.open("wb"))
+                self._open[name] = self._written.enter_context(packed_into(file, self._packing))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with self._stack:
+            self._written.close()
 
     def write(self, split: str, row: Mapping[str, Any]) -> None:
         """Add a row."""
@@ -54,21 +50,19 @@ class RowFiles:
         else:
             self._open[split].write(encoded(row) + b"\n")
 
-    def place(self, rows: Mapping[str, int]) -> dict[str, Path]:
-        """Put those with rows in place of what was there in any form; returns where they are."""
-        places = {}
-        for rows_of_split in self._parquet.values():
-            rows_of_split.close()
-        for opened in self._open.values():
-            opened.close()
-        for name in SPLITS:
-            if rows[name]:
-                places[name] = self._folder / f"{name}{self._ending}"
-                self._new[name].replace(places[name])
-        for path in written_in(self._folder):
-            if path not in places.values():
-                path.unlink()
-        return places
+    def named(self, rows: Mapping[str, int]) -> dict[str, str]:
+        """What the files of the splits that have rows are called."""
+        return {split: f"{split}{self._ending}" for split in SPLITS if rows[split]}
+
+    def place(self, rows: Mapping[str, int], texts: Mapping[str, str]) -> dict[str, Path]:
+        """Put those with rows, and texts by their names, in place of what an export left there; returns where they are.
+        Raises UsageError where something else stands there.
+        """
+        self._written.close()
+        for table in self._parquet.values():
+            table.close()
+        placed({name: self._new[split] for split, name in self.named(rows).items()}, texts, self._folder)
+        return {split: self._folder / name for split, name in self.named(rows).items()}
 
 
 class _ParquetRows:

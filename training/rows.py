@@ -15,40 +15,37 @@ from batch.packed import UNREADABLE, lines_in
 from batch.parts import files_from
 from quality.gates import Thresholds, Trajectory, estimated_tokens, failed_gate_names, is_error, parse_trajectory
 from serializers.bounds import storable
+from serializers.segments import Segment
 from serializers.tags import read_attributes
-from training.atif import UnknownShape, listed, parsed
+from training.atif import READ_FROM, UnknownShape, listed, parsed
 from training.shapes import as_record
 
-_LONGEST, _REASONS, _TOLD = 200, 100, 5
-"""Letters of a reason, reasons that are told apart, and those that are shown."""
+_LONGEST = 200
 
 
 @dataclass
 class Unknown:
-    """Rows of shapes that are not known: how many for which reason, and where the first of them stands."""
+    """Rows of shapes that are not known: how many for which reason, and the first of them."""
 
     found: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, row: "Row") -> None:
         """Count a row, if its shape is not known."""
         if row.unknown:
-            why = one_line(row.unknown)[:_LONGEST]
-            why = why if why in self.found or len(self.found) < _REASONS else "for other reasons"
-            many, first = self.found.get(why, (0, row.place))
-            self.found[why] = (many + 1, first)
+            kind = row.unknown.partition(": ")[0].partition(" (")[0]  # what differs from row to row stands behind
+            many, first = self.found.get(kind, (0, row.why_unknown))
+            self.found[kind] = (many + 1, first)
 
     def counts(self) -> dict[str, int]:
         """How many for each reason, the most first."""
         return dict(sorted(((why, many) for why, (many, _) in self.found.items()), key=lambda one: -one[1]))
 
     def lines(self) -> list[str]:
-        """The reasons that are most."""
-        told = [self.found[why][1] + _and_more(many - 1) + f": {why}" for why, many in self.counts().items()]
-        return [*told[:_TOLD], *([f"and {len(told) - _TOLD} more reasons"] if len(told) > _TOLD else [])]
-
-
-def _and_more(many: int) -> str:
-    return f" (and {many:,} more)" if many else ""
+        """Each reason, with the first of its rows."""
+        return [
+            f"{self.found[why][1]}{f' (and {many - 1:,} more)' if many > 1 else ''}"
+            for why, many in self.counts().items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,16 @@ class Row:
 
     @property
     def sample_id(self) -> str:
-        """Its id, else its line and a part of the line's digest: rows without an id of several files are told apart."""
-        return str(self.record.get("sample_id") or f"line-{self.line}-{self.digest % 2**32:08x}")
+        """Its id, else its line and a digest: rows without an id of several files are told apart."""
+        found = self.record.get("sample_id")
+        return f"line-{self.line}-{self.fingerprint}" if found in (None, "") else str(found)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its file, its place there, and what it holds."""
+        return hashlib.sha256(
+            f"{self.path.resolve()}\n{self.line}\n{self.digest}".encode("utf-8", "replace")
+        ).hexdigest()[:8]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -99,8 +104,8 @@ class Row:
 
     @property
     def has_tools_beside(self) -> bool:
-        """Whether tools are defined beside the conversation, as a list or as JSON, and not in the system prompt."""
-        return bool(listed(parsed(self.record.get("tools"))))
+        """Whether tools are defined beside the conversation, and not in the system prompt."""
+        return bool(parsed(self.record.get("tools")) or self.record.get("functions"))
 
     @property
     def trajectory(self) -> Mapping[str, Any]:
@@ -136,6 +141,16 @@ class Row:
         """What stood behind a tool output for the model, by the output's number."""
         found = self.metadata.get("reminders")
         return {str(at): str(text) for at, text in found.items()} if isinstance(found, Mapping) else {}
+
+    def arguments(self, call: Segment) -> Any:
+        """The very arguments of a call of others; None where the text alone says them."""
+        kept = listed(self.trajectory.get("tool_calls"))
+        return kept[call.call - 1].get("arguments") if 0 < call.call <= len(kept) else None
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether another agent made it: its model read the question as it is, under the prompt that stands in it."""
+        return READ_FROM in self.metadata
 
     @property
     def tools(self) -> list[str]:

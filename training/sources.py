@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from batch.records import sample_ids
 from batch.run_files import RunFiles, read_run, runs_in
 from graph.limits import ToolRole
 from serializers.escaping import balanced
-from training.row_files import written_in
+from training.folder import rows_in
 from training.rows import Row, read_rows
 
 _NO_TRAJECTORIES = re.compile(r"_(rejected|failed|superseded)(_part\d+)?\.jsonl(\.zst)?$")
@@ -39,13 +39,16 @@ class Source:
     _places: dict[str, tuple[Path, int, int]] = field(default_factory=dict)
 
     def rows(self, path: Path, count: Callable[[str], int] | None = None) -> Iterator[Row]:
-        """The rows of one of its files; the same line of another file is the same row. Raises UsageError for an id that
-        has been read before.
+        """The rows of one of its files; the same line of another file is the same row. Raises UsageError for an id of
+        ours that has been read before; one of others is made another one.
         """
         for row in read_rows(path, count):  # its parts, too
-            if row.record:
+            if row.record.get("sample_id") not in (None, ""):
                 before = self._places.setdefault(row.sample_id, (row.path, row.line, row.digest))
                 if before[0] != row.path and before[2] == row.digest:
+                    continue
+                if before[:2] != (row.path, row.line) and row.is_of_others:
+                    yield replace(row, record={**row.record, "sample_id": f"{row.sample_id}-{row.fingerprint}"})
                     continue
                 if before[:2] != (row.path, row.line):
                     raise UsageError(
@@ -54,6 +57,12 @@ class Source:
                         "Give what is of one run each (runs with an --instance-id have ids of their own)"
                     )
             yield row
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """Those of its runs, earlier ones too."""
+        kept = [one for _, content in self.runs for one in (*content.get("earlier_settings", ()), content["settings"])]
+        return kept or [{"source": self.name}]
 
     @property
     def funnel(self) -> dict[str, int]:
@@ -93,13 +102,23 @@ class Prompts:
 
     def system(self, row: Row) -> str | None:
         """The system prompt that a row was made under: the one that it names, else its run's; None where none is."""
+        return self.given if self.is_given(row) else self._known(row)
+
+    def is_given(self, row: Row) -> bool:
+        """Whether a row's prompt is that of `--system-prompt-file`, though it names none; not that of a conversation of
+        others, which shows that there was none.
+        """
+        names_none = row.metadata.get("prompt_sha256") is None and not row.is_of_others
+        return self.given is not None and names_none and self._known(row) is None
+
+    def _known(self, row: Row) -> str | None:
         if row.own_prompt is not None:
             return row.own_prompt
         sha = row.metadata.get("prompt_sha256")
         if sha is not None:
             return self.texts.get(sha)
         found = self.of_file.get(whole(row.path), {}).get("prompt")
-        return found if isinstance(found, str) else self.given
+        return found if isinstance(found, str) else None
 
     def tool_role(self, row: Row) -> ToolRole:
         """The role of tool outputs in the prompt that the model saw."""
@@ -157,7 +176,7 @@ def _named(path: Path, *, rejected: bool) -> tuple[list[Path], list[tuple[RunFil
     wanted = [(files.trajectories, *((files.rejected,) if rejected else ())) for files, _ in runs]
     found = [*(kind for kinds in wanted for kind in kinds if files_of(kind)), *loose]
     if not found and not runs:
-        found = written_in(path)
+        found = rows_in(path)
     if not found and (only := [files.rejected for files, _ in runs if files_of(files.rejected)]):
         where = ", ".join(map(str, only))
         raise UsageError(f"{path}: no trajectory was accepted; the rejected are in {where}")

@@ -43,6 +43,8 @@ class Verifier:
         given = list(_given(chat, written))
         self.counts["control"] += any(token in text for text in given for token in self.tokenizer.added)
         seen, want = _bare("".join(parts)), _bare("".join(written))
+        if seen != want and any(token in text for text in written for token in self.tokenizer.special):
+            return Problem(f"{self.name} reads a control token in what the model wrote as text", _CONTROL)
         if seen != want:
             return self._difference(seen, want)
         told = [text for part in parts if (text := part.strip())]
@@ -107,6 +109,7 @@ def reader_of(format_name: str, tokenizer: Tokenizer, template: ChatTemplate | N
 
 _WHOLE = "train with a template that writes every message whole, and marks what the model wrote"
 _GATES = "leave such rows out: the default --hard-gates do"
+_CONTROL = "leave the row out: its tokenizer reads that text as the token"
 _THOUGHTS = "leave replies without a thought out with --where thoughtless=0"
 
 

@@ -29,8 +29,8 @@ _FIELDS: dict[str, Callable[[Row], Any]] = {
     "grounded": lambda row: sum(citation.verdict == "grounded" for citation in row.parsed.cited),
     "grounded_share": lambda row: _share(citation.verdict == "grounded" for citation in row.parsed.cited),
     "output_tokens": lambda row: _whole(mapping(row.metadata.get("usage")).get("output_tokens")),
-    "stop_reason": lambda row: str(row.metadata.get("stop_reason", "")),
-    "model": lambda row: str(row.metadata.get("model", "")),
+    "stop_reason": lambda row: str(row.metadata.get("stop_reason") or ""),
+    "model": lambda row: str(row.metadata.get("model") or ""),
 }
 _TEXTS = ("sample_id", "topic", "question_type", "stop_reason", "model", "gate", "passes_every_gate")
 

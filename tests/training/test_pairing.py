@@ -109,12 +109,6 @@ ODD: list[dict[str, Any]] = [
     chat(calling({"name": "s", "arguments": '{"query": "x'}), RESULT),
     chat(calling({"name": "s", "arguments": '["x"]'}), RESULT),
     chat(calling({"arguments": "{}"}), RESULT),
-    chat(calling({"name": "s", "arguments": {"query": "x", "g": "<answer>z</answer>"}}), RESULT),
-    chat(calling({"name": "s", "arguments": {"query": "x", "g": "y" * 501}}), RESULT),
-    chat(calling({"name": "s", "arguments": {"query": "x", "g": "it's \"q\""}}), RESULT),
-    chat(calling({"name": "s", "arguments": {"query": "x", "name": "y"}}), RESULT),
-    chat(calling({"name": "s", "arguments": {"query": "x", "a b": "y"}}), RESULT),
-    chat(calling({"name": "s", "arguments": {"query": "x", **{f"k{n}": "y" for n in range(9)}}}), RESULT),
     chat({"role": "assistant", "content": "", "tool_calls": json.dumps([CALL])}, RESULT),
     chat({"role": "assistant", "content": "", "tool_calls": CALL}, RESULT),
     chat({"role": "assistant", "content": [{"type": "tool_use", "name": "s", "input": {}}]}, RESULT),
@@ -124,6 +118,9 @@ ODD: list[dict[str, Any]] = [
     chat({"role": "assistant", "content": "", "tool_calls": [
         {"function": {"name": name, "arguments": "{}"}} for name in ("x", "y")]},
         {"role": "tool", "name": "y", "content": "Y"}, {"role": "tool", "name": "x", "content": "X"}),
+    {"conversations": [
+        {"from": "human", "value": "Q?"}, {"from": "function_call", "value": json.dumps([CALL["function"]] * 2)},
+        {"from": "observation", "value": "R"}, {"from": "gpt", "value": "Done."}]},
     {"conversations": [{"from": "human", "value": "Q?"}, {"from": "function_call", "value": "not json"},
                        {"from": "observation", "value": "R"}, {"from": "gpt", "value": "Done."}]},
     {"schema_version": "ATIF-v1.7", "steps": [
@@ -151,6 +148,10 @@ def test_what_cannot_be_told_is_a_shape_that_is_not_known(row: dict[str, Any]) -
         as_record(row)
 
 
+HARD: list[dict[str, Any]] = [  # for attributes
+    {"query": "x", "g": "<answer>z</answer>"}, {"query": "x", "g": "y" * 501}, {"code": "print(\"it's\")"}, {"name": "y"},
+    {"query": "x", "a b": "y"}, {"$top": 3}, {"query": "x", **{f"k{n}": "y" for n in range(9)}},
+]  # fmt: skip
 READ: list[tuple[dict[str, Any], str]] = [
     (chat(calling({"name": "s", "arguments": {"query": "x", "limit": None, "n": 3, "of": ["a"], "all": True}}), RESULT),
      """<call_tool name="s" n="3" of='["a"]' all="true">x</call_tool>"""),
@@ -160,10 +161,9 @@ READ: list[tuple[dict[str, Any], str]] = [
      '<call_tool name="s">x</call_tool>'),
     (chat({**calling({"name": "s", "arguments": ""}), "tool_calls": [{**CALL, "id": "nudge-1"}]}, {**RESULT, "tool_call_id": "nudge-1"}),
      '<call_tool name="s">x</call_tool>'),
-    ({"conversations": [
-        {"from": "human", "value": "Q?"}, {"from": "function_call", "value": json.dumps([CALL["function"]] * 2)},
-        {"from": "observation", "value": "R"}, {"from": "gpt", "value": "Done."}]},
-     '<call_tool name="s">x</call_tool>\n<call_tool name="s">x</call_tool>'),
+    *((chat(calling({"name": "s", "arguments": given}), RESULT),
+       f'<call_tool name="s">{json.dumps(given, ensure_ascii=False).replace("<", chr(92) + "u003c")}</call_tool>')
+      for given in HARD),
 ]  # fmt: skip
 
 

@@ -134,12 +134,12 @@ ASKED, SAID = {"role": "user", "content": "Q"}, {"role": "assistant", "content":
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"problem": "Q", "full_traces": {"generated_text": "<think>t</think>"}}, "it has no interleaved_text, trajectory, "),
     ({"messages": [ASKED, {"role": "assistant", "content": "<use_mcp_tool>x</use_mcp_tool>"}, ASKED, SAID]},
-     "its calls stand in the text in another way: <use_mcp_tool>"),
-    ({"messages": [ASKED, SAID, {"role": "user", "content": "And adults?"}, SAID]}, "its message 3 is a second one from the user"),
+     "its calls or thoughts stand in the text in another way: <use_mcp_tool>"),
+    ({"messages": [ASKED, SAID, {"role": "user", "content": "And adults?"}, SAID]}, "a second message of it is from the user"),
     ({"question": "Q", "trajectory": {"interleaved_text": "<think>t</think>\n<search>x</search>\n<information>y</information>"}},
      "its calls and results stand in the text in another way: <search>"),
-    ({"messages": [ASKED, SAID, {"role": "critic", "content": "b"}]}, "its message 3 has a role that I do not know: critic"),
-    ({"messages": [ASKED]}, "no reply is among its messages"), ({"conversations": ["a", "b"]}, "its message 1 has a role that I do not know: none"),
+    ({"messages": [ASKED, SAID, {"role": "critic", "content": "b"}]}, "a message of it has a role that I do not know: critic (message 3)"),
+    ({"messages": [ASKED]}, "no message of it is a reply"), ({"conversations": ["a", "b"]}, "a message of it has a role that I do not know: none (message 1)"),
     ({"prompt": [ASKED], "chosen": [SAID], "rejected": [SAID]}, "it is a preference pair"),
     ({"messages": [ASKED, {**SAID, "tool_calls": [{"id": "a", "function": {"name": "s", "arguments": "{}"}}]},
                    {"role": "tool", "tool_call_id": "b", "content": "x"}, SAID]}, "its results are not one for each call"),
@@ -243,6 +243,7 @@ def test_what_another_agent_keeps_beside_its_steps_is_not_taken_for_what_was_sai
     document = to_atif(Row(tmp_path, 1, record(1, sound(1))), None)
     document["extra"]["text"] = document["steps"][1]["extra"] = {"text": "forged"}
     document["agent"]["name"] = "other"
+    del document["extra"]["trajgraph"]
     assert "forged" not in from_atif(document)["trajectory"]["interleaved_text"]
 
 

@@ -45,6 +45,7 @@ def verify(rows: Path, source: str, format_name: str = "messages", prompt: str |
             rows.with_name("set"),
             ExportSpec(format_name, Prompts(of_file={rows: {"prompt": prompt}})),
             ChatTemplate.read(path),
+            described=lambda _: {"README.md": ""},
         )
     except UsageError as error:
         return str(error)
