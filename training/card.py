@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.export import ExportResult
+from training.features import features
 from training.recipes import kept_at, recipes
 
 _MEANINGS = {
@@ -76,7 +77,7 @@ license: other
 task_categories: [question-answering, text-generation]
 tags: [deep-research, tool-use, {"biomedical, " if of_pubmed else ""}trajectories]
 size_categories: [{_size(rows)}]
-configs:
+{features(done.sample)}configs:
 - config_name: default
   data_files:
 {configs}

@@ -1,18 +1,24 @@
 """The folder of an export: whose files it takes, what its card says and is silent about."""
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from backends.errors import UsageError
 from tests.support.exports import export
 from tests.support.runs import trajgraph
 from tests.support.tokenizers import byte_tokenizer
 from tests.support.trajectories import record, sound, think
 from tests.training.test_verify import MARKED_TO_THE_END
+from training.export import ExportResult, exported
+from training.export_spec import ExportSpec
+from training.rows import read_rows
 
 CHAT: dict[str, Any] = {"messages": [
     {"role": "user", "content": "Is it warm in Bern?"},
@@ -57,6 +63,62 @@ def test_what_no_export_wrote_or_what_was_changed_since_is_not_written_over(
     with (ours / name).open("a") as file:
         file.write("mine\n")
     refused(rows, ours, name)
+
+
+@pytest.mark.parametrize("name", ["README.md", "train.jsonl", "dataset_info.json"])
+@pytest.mark.parametrize("kind", ["folder", "broken link", "pipe"])
+def test_what_is_no_file_is_not_replaced_either(rows: Path, tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / name
+    {"folder": path.mkdir, "broken link": lambda: path.symlink_to("nowhere"), "pipe": lambda: os.mkfifo(path)}[kind]()
+    done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set")
+    assert done.returncode == 2 and f"{path} is not an export's, or" in done.stderr, done
+    assert [one.name for one in (tmp_path / "set").iterdir()] == [name] and path.lstat().st_mode
+
+
+def test_what_comes_into_the_folder_while_an_export_is_made_is_not_written_over(tmp_path: Path) -> None:
+    given = read_rows(written(tmp_path, record(1, sound(1)), record(2, sound(2))))
+
+    def described(_: ExportResult) -> dict[str, str]:
+        (tmp_path / "set" / "train.jsonl").write_text("mine\n")
+        return {"README.md": "# Card"}
+
+    with pytest.raises(UsageError, match="is not an export's"):
+        exported(given, tmp_path / "set", ExportSpec("text"), described=described)
+    assert [(path.name, path.read_text()) for path in (tmp_path / "set").iterdir()] == [("train.jsonl", "mine\n")]
+
+
+@pytest.mark.parametrize("name", ["wea\rther", "w\udcff", "a|b", "x -->\n<!-- y"])
+def test_an_export_knows_its_card_again_whatever_the_tools_are_called(tmp_path: Path, name: str) -> None:
+    call = {"id": "a", "function": {"name": name, "arguments": "{}"}}
+    path = written(
+        tmp_path,
+        {"messages": [CHAT["messages"][0], {**CHAT["messages"][1], "tool_calls": [call]}, *CHAT["messages"][2:]]},
+    )
+    for _ in range(2):
+        export(path, tmp_path / "set", "messages")
+    refused = trajgraph("export", tmp_path / "set", "--format", "text", "--output", tmp_path / "set")
+    assert refused.returncode == 2 and "that is the export that is read" in refused.stderr
+
+
+def test_rows_that_are_alike_letter_for_letter_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, record(1, sound(1)), {**record(2, sound(1)), **asked(1)}, record(3, sound(3)))
+    done = trajgraph("export", path, "--format", "text", "--output", tmp_path / "set")
+    assert "rows that hold what another one holds, letter for letter: 1 of 3" in done.stdout
+
+
+def test_the_types_of_the_columns_stand_in_the_card_as_the_rows_have_them(rows: Path, tmp_path: Path) -> None:
+    for form in ("messages", "sharegpt", "drtulu", "text", "records", "dpo"):
+        (row, *_) = export(rows, tmp_path / form, form)
+        about = yaml.safe_load((tmp_path / form / "README.md").read_text().split("---\n")[1])["dataset_info"][
+            "features"
+        ]
+        assert [one["name"] for one in about] == list(row)
+        for one in about:
+            kind = one.get("dtype") or ("list" if "list" in one else "sequence")
+            assert isinstance(row[one["name"]], {"string": str, "int64": int, "bool": bool}.get(kind, list))
+            if kind == "list" and row[one["name"]]:
+                assert {key for item in row[one["name"]] for key in item} <= {field["name"] for field in one["list"]}
 
 
 def test_a_card_that_quotes_anothers_is_no_exports(rows: Path, tmp_path: Path) -> None:

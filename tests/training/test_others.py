@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from atif import Trajectory
 
 from tests.support.exports import export
 from tests.support.runs import read_jsonl, trajgraph
@@ -55,6 +56,46 @@ def test_rows_without_ids_of_several_files_are_told_apart_when_they_are_read_aga
     assert len({row["sample_id"] for row in made}) == 4
     again = export(tmp_path / "set", tmp_path / "again", "messages")
     assert [row["sample_id"] for row in again] == [row["sample_id"] for row in made]
+
+
+def test_an_id_of_others_may_stand_twice_and_one_of_ours_not(tmp_path: Path) -> None:
+    rows = [{**OF_OTHERS[0], "id": 0}, {**OF_OTHERS[1], "id": 0}, {**OF_OTHERS[0], "id": "k"}]
+    path = written(tmp_path, *rows, {**OF_OTHERS[1], "id": "k", "topic": "t"})
+    assert trajgraph("export", path, "--format", "messages", "--output", tmp_path / "set").returncode == 0
+    made = [row["sample_id"] for row in read_jsonl(tmp_path / "set" / "train.jsonl")]
+    assert made[0] == "0" and made[2] == "k" and len(set(made)) == 4 and [one[:2] for one in made[1::2]] == ["0-", "k-"]
+    assert counts(path)["rows"] == 4
+    ours = written(tmp_path, record(1, sound(1)), record(1, sound(2)), name="ours.jsonl")
+    assert "stands twice" in trajgraph("export", ours, "--format", "text", "--output", tmp_path / "no").stderr
+
+
+ARGUMENTS: list[dict[str, Any]] = [
+    {"q": "x", "flag": True, "ratio": 0.5, "tags": ["a", "b"]}, {"url": "http://x", "query": "what"}, {"answer": "42"},
+    {"input": "z", "text": "t"}, {"code": "print(\"it's\")"}, {"name": "Bob", "deep": {"a": [1, {"b": None}]}}, {},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ARGUMENTS)
+def test_a_document_of_others_keeps_its_arguments_its_agent_and_its_ids(given: dict[str, Any]) -> None:
+    call = {"tool_call_id": "c", "function_name": "look", "arguments": given}
+    steps = [{"step_id": 1, "source": "user", "message": "Q?"},
+             {"step_id": 2, "source": "agent", "message": "", "tool_calls": [call],
+              "observation": {"results": [{"source_call_id": "c", "content": "R"}]}},
+             {"step_id": 3, "source": "agent", "message": "A"}]  # fmt: skip
+    agent = {"name": "terminus", "version": "2.0", "model_name": "m"}
+    row = as_record({"schema_version": "ATIF-v1.7", "session_id": "s-1", "agent": agent, "steps": steps})
+    made = to_atif(Row(Path("x"), 1, row), None)
+    Trajectory.model_validate(made)
+    assert made["steps"][1]["tool_calls"][0]["arguments"] == without_none(given)
+    assert (made["agent"], made["session_id"]) == (agent, "s-1")
+    again = as_record(made)
+    assert again["trajectory"]["interleaved_text"] == row["trajectory"]["interleaved_text"]
+
+
+def without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_none(one) for name, one in value.items() if one is not None}
+    return [without_none(one) for one in value] if isinstance(value, list) else value
 
 
 def test_every_reason_for_which_a_shape_is_not_known_is_told_with_its_count(tmp_path: Path) -> None:
