@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from huggingface_hub import metadata_load
 
 from backends.errors import UsageError
 from tests.support.exports import export
@@ -70,7 +70,12 @@ def test_what_no_export_wrote_or_what_was_changed_since_is_not_written_over(
 def test_what_is_no_file_is_not_replaced_either(rows: Path, tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / "set").mkdir()
     path = tmp_path / "set" / name
-    {"folder": path.mkdir, "broken link": lambda: path.symlink_to("nowhere"), "pipe": lambda: os.mkfifo(path)}[kind]()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
     done = trajgraph("export", rows, "--format", "text", "--output", tmp_path / "set")
     assert done.returncode == 2 and f"{path} is not an export's, or" in done.stderr, done
     assert [one.name for one in (tmp_path / "set").iterdir()] == [name] and path.lstat().st_mode
@@ -110,9 +115,7 @@ def test_rows_that_are_alike_letter_for_letter_are_told(tmp_path: Path) -> None:
 def test_the_types_of_the_columns_stand_in_the_card_as_the_rows_have_them(rows: Path, tmp_path: Path) -> None:
     for form in ("messages", "sharegpt", "drtulu", "text", "records", "dpo"):
         (row, *_) = export(rows, tmp_path / form, form)
-        about = yaml.safe_load((tmp_path / form / "README.md").read_text().split("---\n")[1])["dataset_info"][
-            "features"
-        ]
+        about = metadata_load(tmp_path / form / "README.md")["dataset_info"]["features"]
         assert [one["name"] for one in about] == list(row)
         for one in about:
             kind = one.get("dtype") or ("list" if "list" in one else "sequence")
