@@ -115,7 +115,7 @@ def test_rows_that_are_alike_letter_for_letter_are_told(tmp_path: Path) -> None:
 def test_the_types_of_the_columns_stand_in_the_card_as_the_rows_have_them(rows: Path, tmp_path: Path) -> None:
     for form in ("messages", "sharegpt", "drtulu", "text", "records", "dpo"):
         (row, *_) = export(rows, tmp_path / form, form)
-        about = metadata_load(tmp_path / form / "README.md")["dataset_info"]["features"]
+        about = (metadata_load(tmp_path / form / "README.md") or {})["dataset_info"]["features"]
         assert [one["name"] for one in about] == list(row)
         for one in about:
             kind = one.get("dtype") or ("list" if "list" in one else "sequence")
