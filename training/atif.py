@@ -46,12 +46,12 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     whole = extra[TEXT] if is_ours and isinstance(extra.get(TEXT), str) else None
     text = "\n".join(filter(None, _read(steps, is_ours=is_ours))) if whole is None else whole
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
-    calls = [called(call.get("function_name"), call.get("arguments"), is_ours=is_ours)
-             for step in steps for call in listed(step.get("tool_calls"))]  # fmt: skip
     metadata = mapping(parsed(extra.get("metadata"))) if is_ours else of_others(
-        f"ATIF of {agent.get('name')} {agent.get('version')}", None, agent=agent, model=agent.get("model_name"),
+        "ATIF", None, agent={name: agent.get(name) for name in ("name", "version")}, model=agent.get("model_name"),
         run_id=document.get("session_id"), usage=_usage(document, steps),
     )  # fmt: skip
+    made = [call for step in steps for call in listed(step.get("tool_calls"))]
+    calls = [_with_aside(call) if READ_FROM in metadata else {} for call in made]
     system = next((said_in(step.get("message")) for step in steps if step.get("source") == "system"), "")
     return {
         **({"system_prompt": system} if system else {}),
@@ -81,9 +81,15 @@ def of_others(read_from: str, theirs: Any, **known: Any) -> dict[str, Any]:
     return {READ_FROM: read_from, **found, **({"theirs": theirs} if theirs else {})}
 
 
-def called(name: Any, arguments: Any, *, is_ours: bool = False) -> dict[str, Any]:
-    """A call as a record keeps it: of others, with the very arguments."""
-    return {} if is_ours else {"tool_name": name, "arguments": mapping(parsed(arguments))}
+def called(name: Any, arguments: Any) -> dict[str, Any]:
+    """A call of others as a record keeps it, with the very arguments."""
+    return {"tool_name": name, "arguments": mapping(parsed(arguments))}
+
+
+def _with_aside(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with what our export had to put aside."""
+    aside = mapping(parsed(mapping(call.get("extra")).get("arguments")))
+    return called(call.get("function_name"), {**mapping(parsed(call.get("arguments"))), **aside})
 
 
 def check_order(roles: list[str]) -> None:

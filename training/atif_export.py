@@ -87,6 +87,7 @@ def _call_of(piece: Segment, theirs: Any, types: dict[str, str]) -> dict[str, An
     name = str(attributes.pop("name", ""))
     asked = {_ASKED_BY.get(name, "query"): piece.body} if piece.body else {}
     given = mapping(theirs) if isinstance(theirs, Mapping) else {**asked, **attributes}
+    given = _without_none(given)
     own = {key: value for key, value in given.items() if types.setdefault(key, (kind := _kind(value))) == kind}
     others = {key: value for key, value in given.items() if key not in own}
     found = {"tool_call_id": f"call-{piece.call}", "function_name": name, "arguments": own}

@@ -89,6 +89,9 @@ def test_a_document_of_others_keeps_its_arguments_its_agent_and_its_ids(given: d
     assert made["steps"][1]["tool_calls"][0]["arguments"] == without_none(given)
     assert (made["agent"], made["session_id"]) == (agent, "s-1")
     again = as_record(made)
+    aside = to_atif(Row(Path("x"), 1, row), None, dict.fromkeys(given, "another"))  # other rows have other types
+    for document in (made, aside):
+        assert to_atif(Row(Path("x"), 1, as_record(document)), None) == made
     assert again["trajectory"]["interleaved_text"] == row["trajectory"]["interleaved_text"]
 
 
