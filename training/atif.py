@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from backends.config import QUERY_NAMES
+from serializers.bounds import storable
 from serializers.escaping import escape_tags
 from serializers.segments import split_segments
 from serializers.tags import Call, read_attributes, write_call
+from training.unknown import UnknownShape, check_held, check_order, check_protocol, check_thoughts, check_words
 
 OURS = re.compile(r"<(?:think|call_tool|tool_output|answer)\b")
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
@@ -23,11 +25,8 @@ AGENT, TEXT = "trajgraph", "text"
 """In `extra`: the very letters, where the fields do not give them back."""
 READ_FROM = "read_from"
 """In the metadata of rows of others: their shape."""
-_KINDS_OF_TEXT = {TEXT, "input_text", "output_text"}
-
-
-class UnknownShape(ValueError):
-    """A row that is no trajectory of a shape that is known; says why."""
+_KINDS_OF_TEXT, _OF_TEXT = {TEXT, "input_text", "output_text"}, {"type", TEXT, "annotations", "cache_control"}
+_MEDIA = re.compile("image|audio|video|file")
 
 
 def is_atif(record: Mapping[str, Any]) -> bool:
@@ -36,8 +35,8 @@ def is_atif(record: Mapping[str, Any]) -> bool:
 
 
 def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document as a record: ours as it was, another's in our words. Raises UnknownShape where another's has a result
-    of no call.
+    """A document as a record: ours as it was, another's in our words. Raises UnknownShape where it is not certain what
+    another's says.
     """
     steps, extra, agent = listed(document["steps"]), mapping(document.get("extra")), mapping(document.get("agent"))
     is_ours = agent.get("name") == AGENT or AGENT in extra
@@ -46,8 +45,11 @@ def from_atif(document: Mapping[str, Any]) -> dict[str, Any]:
     whole = extra[TEXT] if is_ours and isinstance(extra.get(TEXT), str) else None
     text = "\n".join(filter(None, _read(steps, is_ours=is_ours))) if whole is None else whole
     question = next((said_in(step.get("message")) for step in steps if step.get("source") == "user"), "")
+    if not is_ours:
+        check_held(question, text)
     metadata = mapping(parsed(extra.get("metadata"))) if is_ours else of_others(
-        "ATIF", None, agent={name: agent.get(name) for name in ("name", "version")}, model=agent.get("model_name"),
+        "ATIF", None, agent={name: agent[name] for name in ("name", "version") if name in agent},
+        model=agent.get("model_name"),
         run_id=document.get("session_id"), usage=_usage(document, steps),
     )  # fmt: skip
     made = [call for step in steps for call in listed(step.get("tool_calls"))]
@@ -92,35 +94,27 @@ def _with_aside(call: Mapping[str, Any]) -> dict[str, Any]:
     return called(call.get("function_name"), {**mapping(parsed(call.get("arguments"))), **aside})
 
 
-def check_order(roles: list[str]) -> None:
-    """Raises UnknownShape unless there is at most one system message, the question behind it, and replies behind that,
-    each apart from the one before.
-    """
-    if "user" not in roles:
-        raise UnknownShape("no message of it is from the user: it has no question")
-    if "assistant" not in roles:
-        raise UnknownShape("no message of it is a reply")
-    if roles.count("user") > 1:
-        raise UnknownShape("a second message of it is from the user: a trajectory has one question")
-    if roles.count("system") > 1 or "system" in roles[roles.index("user") :]:
-        raise UnknownShape("it has more than one system message, or one behind the question")
-    if roles[: roles.index("user")] not in ([], ["system"]):
-        raise UnknownShape("a reply or a result of it stands before the question")
-    if any(roles[at : at + 2] == ["assistant"] * 2 for at in range(len(roles))):
-        raise UnknownShape("two replies of it follow each other: what stood between them is not known")
-
-
 def _check(document: Mapping[str, Any], steps: list[Mapping[str, Any]]) -> None:
     """Of others."""
     named = {"system": "system", "user": "user", "agent": "assistant"}
     roles = list[str]()
     for step in steps:
         roles.append(named.get(str(step.get("source")), "unknown"))
-        if step.get("observation"):
+        if mapping(step.get("observation")).get("results"):
             if roles[-1] != "assistant":
                 raise UnknownShape("a step of it that is no reply has results")
             roles.append("tool")
     check_order(roles)
+    agents = [step for step in steps if step.get("source") == "agent"]
+    replies = [said_in(step.get("message")) for step in agents]
+    check_thoughts(replies)
+    if any(step.get("tool_calls") for step in agents):
+        check_words(replies)
+    else:
+        check_protocol(replies)
+    numbers = [step["step_id"] for step in steps if type(step.get("step_id")) is int]
+    if len(steps) < len(document["steps"]) or numbers != sorted(numbers):
+        raise UnknownShape("its steps are no list of steps in their order")
     if document.get("continued_trajectory_ref"):
         raise UnknownShape("it goes on in another document")
 
@@ -242,7 +236,10 @@ def mapping(value: Any) -> dict[str, Any]:
 def parsed(value: Any) -> Any:
     """What a text holds as JSON; None where it holds none."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        found = json.loads(value)
+        return storable(found, 200) if "\\ud" in value.lower() else found  # lone surrogates, which nothing can write
     except (ValueError, RecursionError):
         return None
 
@@ -266,8 +263,17 @@ def said_in(message: Any) -> str:
 
 
 def given_in(result: Any) -> str:
-    """The text of what a tool gave: of data that is none, as JSON."""
-    parts = result if isinstance(result, list) else [] if result is None or isinstance(result, str) else [result]
-    if any(not isinstance(part, str) and not {"type", TEXT} & {*mapping(part)} for part in parts):
-        return json.dumps(result, ensure_ascii=False)
-    return said_in(result)
+    """The text of what a tool gave, or of parts that are text alone; of other data, as JSON. Raises UnknownShape for a
+    picture, a sound, a file.
+    """
+    if result is None or isinstance(result, str):
+        return result or ""
+    parts = [mapping(part) for part in result] if isinstance(result, list) else []
+    if any(_MEDIA.search(str(part.get("type", ""))) for part in parts):
+        return said_in(result)
+    texts = isinstance(result, list) and all(isinstance(part, str) or _is_text(mapping(part)) for part in result)
+    return said_in(result) if texts else json.dumps(result, ensure_ascii=False)
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return "text" in part and set(part) <= _OF_TEXT and part.get("type", TEXT) in _KINDS_OF_TEXT

@@ -12,9 +12,10 @@ from typing import Any
 
 from serializers.segments import Segment
 from serializers.tags import read_attributes
-from training.atif import AGENT, TEXT, UnknownShape, from_atif, mapping, output_of, reply_of
+from training.atif import AGENT, TEXT, from_atif, mapping, output_of, reply_of
 from training.messages import replies_and_outputs
 from training.rows import Row
+from training.unknown import UnknownShape
 
 VERSION = "ATIF-v1.7"
 _ASKED_BY = {"browse_webpage": "url"}

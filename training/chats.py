@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+from serializers.segments import split_segments
 from training.atif import (
     THOUGHT,
-    UnknownShape,
     as_answer,
     called,
-    check_order,
     given_in,
     in_order,
     listed,
@@ -22,6 +21,7 @@ from training.atif import (
     within_thought,
     written_call,
 )
+from training.unknown import UnknownShape, check_held, check_order, check_protocol, check_thoughts, check_words
 
 _ROLES = {
     "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
@@ -29,40 +29,44 @@ _ROLES = {
     "tool_response": "tool",
 }  # fmt: skip
 _KNOWN_ROLES = ("system", "user", "assistant", "call", "tool")
-OTHER_PROTOCOLS = re.compile(
-    r"<(?:search|information|result|tool_call|tool_response|use_mcp_tool|functioncall|thinking|reasoning)>|<function="
-    r"|<\|(?:tool_call|python_tag|begin_of_thought)|\[TOOL_CALLS\]|^(?:Observation|Action):",
-    re.MULTILINE,
-)
 _OURS_BUT_THOUGHTS = re.compile(r"<(?:call_tool|tool_output|answer)\b")
 _OUTPUT = re.compile(r"<tool_output>(?:(?!</?tool_output).)*</tool_output>\s*", re.DOTALL)
-_ARGUMENTS, _THOUGHTS = ("arguments", "args", "parameters", "input"), ("reasoning_content", "reasoning", "thinking")
-_BESIDE_ARGUMENTS = {"name", "id", "type", "index", "description", "strict"}
+_ARGUMENTS = ("arguments", "args", "parameters", "input")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_details")
+_BESIDE_ARGUMENTS = {"name", "id", "call_id", "type", "index", "description", "strict"}
 
 _Said = tuple[str, Any, Mapping[str, Any]]
 """A message's role, its text (of a call: what describes it), and itself."""
 _Call = tuple[str, Any, Any]
 """A call's id, the tool's name, the arguments."""
+_IN_TEXT: _Call = ("", None, None)
+"""A call that stands in what the model said."""
 
 
 def of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
     """A conversation as a record. Raises UnknownShape where it is not certain what was said, or to whom."""
     said = _messages(row, chat)
     replies = [content for role, content, _ in said if role == "assistant"]
-    is_tagged = any(map(_OURS_BUT_THOUGHTS.search, replies))
-    is_told_apart = is_tagged or any(role in ("call", "tool") for role, _, _ in said)
-    if not is_told_apart and (found := next(filter(None, map(OTHER_PROTOCOLS.search, replies)), None)):
-        raise UnknownShape(f"its calls or thoughts stand in the text in another way: {found[0]}")
+    stand_apart = any(map(_calls_of, said))
+    is_tagged = not stand_apart and any(map(_OURS_BUT_THOUGHTS.search, replies))
+    if stand_apart:
+        check_words(replies)
+    elif not is_tagged:
+        check_protocol(replies)
+    if not is_tagged:
+        check_thoughts(replies)
     check_order(_order(said))
     parts, calls, turns = list[str](), list[_Call](), list(_turns(said))
     for at, (spoken, results) in enumerate(turns):
         made = [call for one in spoken for call in _calls_of(one)]
         ends = at == len(turns) - 1 and not made and not results and not is_tagged
         parts += [text for one in spoken for text in _reply(one, ends=ends) if text]
-        in_text = [("", None, None)] * sum(str(content).count("<call_tool") for _, content, _ in spoken)
+        pieces = [piece for role, content, _ in spoken if role == "assistant" for piece in split_segments(content)[0]]
+        in_text = [_IN_TEXT for piece in pieces if piece.kind == "call_tool"]
         parts += [_as_output(content) for _, content, _ in _in_turn(made or in_text, results, calls)]
         calls += made
     text, question = "\n".join(parts), next(content for role, content, _ in said if role == "user")
+    check_held(question, text)
     system = next((content for role, content, _ in said if role == "system"), "")
     theirs = parsed(row.get("metadata"))
     known = {name: value for name, value in row.items() if name not in ("messages", "conversations")}
@@ -79,12 +83,12 @@ def of_chat(row: Mapping[str, Any], chat: list[Any]) -> Mapping[str, Any]:
 def _messages(row: Mapping[str, Any], chat: list[Any]) -> list[_Said]:
     """What is said."""
     said = [_said(mapping(message), at) for at, message in enumerate(chat, 1)]
-    beside = said_in(row.get("system"))
-    if beside and said[0][:2] != ("system", beside):  # the same one may stand in both places
-        said.insert(0, ("system", beside, {}))
+    for beside in filter(None, (said_in(row.get(name)) for name in ("system", "system_prompt"))):
+        if said[0][:2] != ("system", beside):  # the same one may stand in both places
+            said.insert(0, ("system", beside, {}))
     said = [one for one in said if one[0] != "system" or one[1]]
     first = next((at for at, one in enumerate(said) if one[0] == "user"), len(said))
-    outputs = [one[0] == "user" and one[1].startswith("<tool_output") for one in said[first + 1 :]]  # of ours
+    outputs = [one[0] == "user" and bool(_OUTPUT.fullmatch(one[1])) for one in said[first + 1 :]]  # of ours
     return said[: first + 1] + [
         ("tool", one[1], one[2]) if is_output else one
         for one, is_output in zip(said[first + 1 :], outputs, strict=True)
@@ -105,7 +109,11 @@ def _said(message: Mapping[str, Any], at: int) -> _Said:
     role = _ROLES.get(role, role)
     if role not in _KNOWN_ROLES:
         raise UnknownShape(f"a message of it has a role that I do not know: {role or 'none'} (message {at})")
-    content = message["content"] if message.get("content") is not None else message.get("value")
+    if not {"content", "value", *_THOUGHTS, "tool_calls", "function_call"} & set(message):
+        raise UnknownShape("a message of it has no content")
+    if role != "assistant" and message.get("tool_calls"):
+        raise UnknownShape("a message of it that is no reply has calls")
+    content = message.get("value") if message.get("content") in (None, "") else message["content"]
     return role, content if role == "call" else given_in(content) if role == "tool" else said_in(content), message
 
 
@@ -122,14 +130,15 @@ def _turns(said: list[_Said]) -> Iterator[tuple[list[_Said], list[_Said]]]:
 def _in_turn(calls: list[_Call], results: list[_Said], before: list[_Call]) -> list[_Said]:
     """Results in the order of the calls."""
     ids = [identity for identity, _, _ in calls]
-    named = [(_identity(one[2].get("tool_call_id")), one) for one in results]
-    tools = [one[2].get("name") for one in results]
+    named = [(_identity(one[2].get("tool_call_id", one[2].get("call_id"))), one) for one in results]
     names = {name for name, _ in named} - {""}
     if names & {identity for identity, _, _ in before} - set(ids):
         raise UnknownShape("a result of it does not follow its call")
-    if not names and all(tools) and any(name for _, name, _ in calls) and tools != [name for _, name, _ in calls]:
-        raise UnknownShape("its results are not in the order of the calls, by the tools that they name")
-    return in_order(ids, named)
+    paired = in_order(ids, named)
+    for (_, name, _), (_, _, result) in zip(calls, paired, strict=False):
+        if name and result.get("name") and result["name"] != name:
+            raise UnknownShape("a result of it names another tool than the call before it")
+    return paired
 
 
 def _identity(value: Any) -> str:
@@ -150,11 +159,12 @@ def _calls_of(one: _Said) -> list[_Call]:
 
 
 def _call(call: Mapping[str, Any]) -> _Call:
-    about = mapping(parsed(call.get("function", call)))
+    function = mapping(parsed(call.get("function", call)))
+    about = {**{name: call[name] for name in _ARGUMENTS if name in call}, **function}
     key = next((name for name in _ARGUMENTS if about.get(name) is not None), None)
     if key is None and set(about) - _BESIDE_ARGUMENTS - set(_ARGUMENTS):
         raise UnknownShape("a call of it has no arguments that I can read")
-    return _identity(call.get("id")), about.get("name"), about[key] if key else {}
+    return _identity(call.get("id", call.get("call_id"))), about.get("name"), about[key] if key else {}
 
 
 def _reply(one: _Said, *, ends: bool) -> Iterator[str]:

@@ -67,7 +67,7 @@ class Choice:
                 if given
                 else (". Put the file beside their …_run.json, or give the prompt as --system-prompt-file")
             )
-        shape = "".join(f". {line}" for line in self.unknown.lines()[:1])
+        shape = "".join(f". {line}" for line in self.unknown.lines())
         return f" (left out: {counted}{kept}{shape})"
 
     def _against(self, row: Row) -> str | None:

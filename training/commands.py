@@ -164,7 +164,7 @@ def export(
         raise UsageError(f"--compress {compress.value}: --format parquet is packed as it is: leave it out")
     is_pairs = format_name is Format.dpo
     (given,) = sources(runs, rejected=is_pairs, together=True)
-    if any(path.resolve().parent == output.resolve() for path in given.files if path in rows_in(path.parent)):
+    if {path.resolve() for path in given.files} & {path.resolve() for path in rows_in(output)}:
         raise UsageError(f"--output {output}: that is the export that is read: give another folder")
     told = read_prompt(system_prompt_file) if system_prompt_file else None
     prompts, hard = prompts_of([given], told), _hard(hard_gates)

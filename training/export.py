@@ -124,5 +124,8 @@ def exported(
             why = "; ".join(f"{count} {reason}" for reason, count in done.left_out.items()) or "no trajectory is left"
             raise UsageError(f"nothing to export: {why}{_NO_PAIR if spec.format_name == 'dpo' else ''}")
         done.files = {split: folder / name for split, name in files.named(done.rows).items()}
-        files.place(done.rows, described(done))
+        try:
+            files.place(done.rows, described(done))
+        except OSError as error:
+            raise UsageError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
     return done

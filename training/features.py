@@ -8,7 +8,7 @@ from typing import Any
 _CALL = ("tool_name", "query", "parameters", "result", "timestamp")
 _LISTS = {
     "tool_calls": _CALL, "messages": ("role", "content", "tool_call_id"), "prompt": ("role", "content", "tool_call_id"),
-    "chosen": ("role", "content"), "rejected": ("role", "content"),
+    "conversations": ("from", "value"), "chosen": ("role", "content"), "rejected": ("role", "content"),
 }  # fmt: skip
 """Lists of objects of texts; of `conversations` the row says it."""
 _NESTED = ("agent", "steps", "final_metrics", "extra")
@@ -27,7 +27,7 @@ def features(sample: Mapping[str, Any]) -> str:
 def _column(name: str, value: Any) -> str:
     if name == "train_spans":
         return f"{{name: {name}, sequence: {{sequence: int64}}}}"
-    fields = tuple(value[0]) if name == "conversations" else _LISTS.get(name)
+    fields = tuple(value[0]) if name == "conversations" and value else _LISTS.get(name)
     if fields:
         return f"{{name: {name}, list: [{', '.join(f'{{name: {field}, dtype: string}}' for field in fields)}]}}"
     if isinstance(value, list):

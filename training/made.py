@@ -19,7 +19,7 @@ from training.messages import (
     trained_on,
     unmarked,
 )
-from training.own import beside
+from training.own import CALLS, beside
 from training.records import as_columns
 from training.rows import Row
 from training.template import Problem, template_problems, wrongly_masked
@@ -64,7 +64,8 @@ class Made:
         """What the format has no place for."""
         prompt = {"system_prompt": spec.prompts.system(self.row) or ""} if spec.format_name == "text" else {}
         role = {"tool_role": spec.prompts.tool_role(self.row)}
-        return beside(self.row.question, {**self.row.metadata, **role}, **prompt)
+        calls = {CALLS: self.row.trajectory.get("tool_calls")} if self.row.is_of_others else {}
+        return beside(self.row.question, {**self.row.metadata, **role}, **prompt, **calls)
 
     def trained_otherwise(self, verifier: Verifier, trained: Sequence[Trained | None]) -> list[Problem]:
         """In what a trainer trains on something else than the spans say."""

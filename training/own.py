@@ -6,6 +6,8 @@ from typing import Any
 
 from training.atif import listed, mapping, parsed, said_in
 
+CALLS = "calls"
+"""In the column, of rows of others: the calls, with the very arguments."""
 _ASSISTANT, _SYSTEM = ("assistant", "gpt"), "system"
 
 
@@ -26,13 +28,13 @@ def of_ours(row: Mapping[str, Any]) -> dict[str, Any]:
     chat = listed(row.get("messages")) or listed(row.get("conversations"))
     text = row["text"] if isinstance(row.get("text"), str) else "\n".join(_texts(chat, about))
     first = next((said_in(one.get("content")) for one in chat[:1] if one.get("role") == _SYSTEM), "")
-    question = about.pop("question", "")
+    question, calls = about.pop("question", ""), listed(about.pop(CALLS, None))
     system = about.pop("system_prompt", "") or first or row.get(_SYSTEM, "")
     others = {name: row[name] for name in ("sample_id", "topic", "question_type") if name in row}
     return {
         **others, "question": question, "system_prompt": system,
         "trajectory": {
-            "question": question, "interleaved_text": text, "tool_calls": [{}] * text.count("<call_tool"),
+            "question": question, "interleaved_text": text, "tool_calls": calls or [{}] * text.count("<call_tool"),
         },
         "metadata": about,
     }  # fmt: skip
@@ -44,7 +46,7 @@ def _texts(chat: list[Mapping[str, Any]], about: Mapping[str, Any]) -> Iterator[
     nudges = [str(nudge.get("text")) for nudge in sorted(placed, key=lambda one: one["at"])]
     numbered = [(int(at), str(text)) for at, text in mapping(about.get("reminders")).items() if at.isdecimal()]
     reminders = [text for _, text in sorted(numbered)]
-    begun = 1 + (chat[0].get("role") == _SYSTEM)
+    begun = 1 + any(message.get("role") == _SYSTEM for message in chat[:1])
     for message in chat[begun:]:
         said = said_in(message["value"] if "value" in message else message.get("content"))
         if (message.get("role") or message.get("from")) not in _ASSISTANT:

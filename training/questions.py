@@ -24,10 +24,15 @@ _stemmer = Stemmer.Stemmer("english")
 def content_words(question: str) -> frozenset[str]:
     """What a question is about: its words without small ones and endings, whatever their order and case."""
     said = _WORD.findall(_POSSESSIVE.sub("", unicodedata.normalize("NFKC", question)))
-    named = [bool(at) and word.isupper() and not question.isupper() for at, word in enumerate(said)]  # WHO, vitamin A
+    named = [bool(at) and _is_name(word, said[at - 1]) and not question.isupper() for at, word in enumerate(said)]
     words = [word.casefold() for word in said] or [question.strip()]
     about = [word for word, is_name in zip(words, named, strict=False) if is_name or word not in _SMALL]
     return frozenset(_stemmer.stemWords(about or words))
+
+
+def _is_name(word: str, before: str) -> bool:
+    """WHO, vitamin A, type I; not the I of "can I"."""
+    return word.isupper() and (word != "I" or before.casefold() not in _SMALL)
 
 
 def split_of(question: str, test_share: float) -> str:

@@ -54,15 +54,14 @@ class RowFiles:
         """What the files of the splits that have rows are called."""
         return {split: f"{split}{self._ending}" for split in SPLITS if rows[split]}
 
-    def place(self, rows: Mapping[str, int], texts: Mapping[str, str]) -> dict[str, Path]:
-        """Put those with rows, and texts by their names, in place of what an export left there; returns where they are.
-        Raises UsageError where something else stands there.
+    def place(self, rows: Mapping[str, int], texts: Mapping[str, str]) -> None:
+        """Put those with rows, and texts by their names, in place of what an export left there. Raises UsageError where
+        something else stands there.
         """
         self._written.close()
         for table in self._parquet.values():
             table.close()
         placed({name: self._new[split] for split, name in self.named(rows).items()}, texts, self._folder)
-        return {split: self._folder / name for split, name in self.named(rows).items()}
 
 
 class _ParquetRows:

@@ -17,8 +17,9 @@ from quality.gates import Thresholds, Trajectory, estimated_tokens, failed_gate_
 from serializers.bounds import storable
 from serializers.segments import Segment
 from serializers.tags import read_attributes
-from training.atif import READ_FROM, UnknownShape, listed, parsed
+from training.atif import READ_FROM, listed, parsed
 from training.shapes import as_record
+from training.unknown import UnknownShape
 
 _LONGEST = 200
 
@@ -81,15 +82,19 @@ class Row:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its file, its place there, and what it holds."""
-        return hashlib.sha256(
-            f"{self.path.resolve()}\n{self.line}\n{self.digest}".encode("utf-8", "replace")
-        ).hexdigest()[:8]
+        """Of its file's name, its place there, and what it holds."""
+        about = f"{self.path.name}\n{self.line}\n{self.digest}"
+        return hashlib.sha256(about.encode("utf-8", "replace")).hexdigest()[:8]
 
     @property
-    def names(self) -> tuple[str, str]:
-        """What it may be called by: its id, or its line."""
-        return self.sample_id, f"line {self.line}"
+    def names(self) -> tuple[str, ...]:
+        """What it may be called by: its id, the same apart from another's, or its line."""
+        return self.sample_id, self.apart, f"line {self.line}"
+
+    @property
+    def apart(self) -> str:
+        """Its id where another row has the same."""
+        return f"{self.sample_id}-{self.fingerprint}"
 
     @property
     def question(self) -> str:
@@ -105,7 +110,9 @@ class Row:
     @property
     def has_tools_beside(self) -> bool:
         """Whether tools are defined beside the conversation, and not in the system prompt."""
-        return bool(parsed(self.record.get("tools")) or self.record.get("functions"))
+        tools = self.record.get("tools") or self.record.get("functions")
+        as_data = parsed(tools)
+        return bool(tools if as_data is None else as_data)
 
     @property
     def trajectory(self) -> Mapping[str, Any]:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from training.atif import OURS, UnknownShape, from_atif, is_atif, listed, mapping, parsed
-from training.chats import OTHER_PROTOCOLS, of_chat
+from training.atif import OURS, READ_FROM, from_atif, is_atif, listed, mapping, parsed
+from training.chats import of_chat
 from training.own import is_ours, of_ours
+from training.unknown import UnknownShape, check_protocol
 
 _CHATS = ("messages", "conversations")
 
@@ -39,15 +40,15 @@ def _of_flat(row: Mapping[str, Any]) -> Mapping[str, Any]:
     others = {name: value for name, value in row.items() if name != "interleaved_text"}
     if isinstance(row.get("metadata"), str):  # `--format records`
         others["metadata"] = mapping(parsed(row["metadata"]))
-        inside["tool_calls"] = [
-            {**call, **{name: parsed(call.get(name)) for name in ("parameters", "result")}}
-            for call in listed(row.get("tool_calls"))
-        ]
+        opened = ({**call, **{name: parsed(call.get(name)) for name in ("parameters", "result")}}
+                  for call in listed(row.get("tool_calls")))  # fmt: skip
+        is_of_others = READ_FROM in others["metadata"]
+        inside["tool_calls"] = [{**call, "arguments": call["parameters"]} if is_of_others else call for call in opened]
     return {**others, "trajectory": inside}
 
 
 def _with_text(record: Mapping[str, Any], text: str) -> Mapping[str, Any]:
-    """A record, if its text is none of another protocol's."""
-    if "<call_tool" not in text and (found := OTHER_PROTOCOLS.search(text)):
-        raise UnknownShape(f"its calls and results stand in the text in another way: {found[0]}")
+    """A record, if its text is ours and none of another protocol's."""
+    if "<call_tool" not in text and "format_version" not in mapping(record.get("metadata")):
+        check_protocol([text])
     return record

@@ -48,7 +48,7 @@ class Source:
                 if before[0] != row.path and before[2] == row.digest:
                     continue
                 if before[:2] != (row.path, row.line) and row.is_of_others:
-                    yield replace(row, record={**row.record, "sample_id": f"{row.sample_id}-{row.fingerprint}"})
+                    yield replace(row, record={**row.record, "sample_id": row.apart})
                     continue
                 if before[:2] != (row.path, row.line):
                     raise UsageError(

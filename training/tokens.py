@@ -1,6 +1,7 @@
 """Tokens: by a model's own tokenizer, with the chat template that comes with it, or by a server's."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from training.chat_template import ChatTemplate
 from training.messages import Message
 
 _FLAG = "--tokenizer"
+_MARKUP = re.compile(r"</?[\w|.-]*[_|][\w|.-]*>")
 _OF_TEXTS = frozenset({"<think>", "</think>"})
 """Special tokens of some models that are in what a model says."""
 
@@ -37,10 +39,10 @@ class Tokenizer:
         added = self._loaded.get_added_tokens_decoder()
         self.special = frozenset(token.content for token in added.values() if token.special) - _OF_TEXTS
         """What no text means: `<|im_end|>`, say."""
-        self.added = frozenset(token.content for token in added.values()) - _OF_TEXTS
-        """These, and others that are read as one token wherever they stand: `</tool_response>`."""
         self.template = _template_of(folder)
         """None where none lies beside it."""
+        self.control = self.special | {token.content for token in added.values() if _MARKUP.fullmatch(token.content)}
+        """These, and others that stand for a part of a conversation: `</tool_response>`."""
 
     def count(self, text: str) -> int:
         """How many tokens a text has."""

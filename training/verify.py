@@ -41,7 +41,7 @@ class Verifier:
             return Problem(f"{self.name} finds nothing to train on", _GATES)
         self.counts.update(rows=1, tokens=len(trained.places), trained=sum(trained.counts))
         given = list(_given(chat, written))
-        self.counts["control"] += any(token in text for text in given for token in self.tokenizer.added)
+        self.counts["control"] += any(token in text for text in given for token in self.tokenizer.control)
         seen, want = _bare("".join(parts)), _bare("".join(written))
         if seen != want and any(token in text for text in written for token in self.tokenizer.special):
             return Problem(f"{self.name} reads a control token in what the model wrote as text", _CONTROL)

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quality.gates import failed_gate_names
-from training.atif import UnknownShape
+from tests.support.runs import trajgraph
 from training.export_spec import ExportSpec
 from training.made import singles
 from training.messages import messages
 from training.rows import Row
 from training.shapes import as_record
 from training.sources import Prompts
+from training.unknown import UnknownShape
 
 SYSTEM: dict[str, Any] = {"role": "system", "content": "Be brief."}
 USER: dict[str, Any] = {"role": "user", "content": "Q?"}
@@ -81,7 +82,8 @@ def test_nothing_may_stand_twice(at: int) -> None:
 @pytest.mark.parametrize(
     ("content", "given"),
     [(["r1", "r2"], "r1\nr2"), ([{"title": "P1"}], '[{"title": "P1"}]'), ({"temp": 21, "ok": True}, '{"temp": 21, "ok": true}'),
-     (0, "0"), (None, ""), ([{"type": "text", "text": "T"}, "U"], "T\nU"), (["a", 1], '["a", 1]')],
+     (0, "0"), (None, ""), ([{"type": "text", "text": "T"}, "U"], "T\nU"), (["a", 1], '["a", 1]'),
+     ([{"title": "T", "text": "b"}], '[{"title": "T", "text": "b"}]'), ({"type": "web", "title": "t"}, '{"type": "web", "title": "t"}')],
 )  # fmt: skip
 def test_whatever_a_tool_gave_is_in_its_output(content: Any, given: str) -> None:
     for row in (
@@ -134,7 +136,8 @@ def test_results_that_name_their_tools_in_another_order_are_given_to_none(ids: b
     results = [{"role": "tool", "name": name, "content": name.upper()} for name in ("y", "x")]
     with pytest.raises(UnknownShape):
         as_record(chat(USER, {**CALLS, "tool_calls": calls}, *results, ENDS))
-    assert text_of(chat(USER, {**CALLS, "tool_calls": calls}, *results[::-1], ENDS)).index("X\n") > 0
+    text = text_of(chat(USER, {**CALLS, "tool_calls": calls}, *results[::-1], ENDS))
+    assert text.index("\nX\n") < text.index("\nY\n")
 
 
 @pytest.mark.parametrize("text", ["Action: look\nAction Input: x", "I look.", "[TOOL_CALLS] look", "<functioncall> {}"])
@@ -183,3 +186,85 @@ def test_a_conversation_of_others_without_a_prompt_gets_none() -> None:
     )
     given_one = Prompts(given="Be brief.")
     assert given_one.system(row) is None and given_one.system(flat) == "Be brief."
+
+
+TAGS = [
+    '<call_tool name="look">x</call_tool>',
+    "see the <tool_output> tag",
+    "<tool_output>forged</tool_output>",
+    "<answer>No.</answer>",
+]
+
+
+@pytest.mark.parametrize("words", TAGS)
+def test_a_tag_of_ours_in_the_words_beside_calls_makes_a_shape_that_is_not_known(words: str) -> None:
+    said = [USER, {**CALLS, "content": words}, RESULT, ENDS]
+    for row in (chat(*said), as_atif(said)):
+        with pytest.raises(UnknownShape):
+            as_record(row)
+    assert text_of(chat(USER, CALLS, RESULT, {**ENDS, "content": "<answer>Yes.</answer>"})).endswith(
+        "\n<answer>Yes.</answer>"
+    )
+
+
+@pytest.mark.parametrize("words", ["I think.\n</think>\n\nYes.", "<think>I think.", "<thinking>Hm.</thinking>\nYes."])
+def test_a_thought_that_is_not_opened_closed_or_known_is_no_part_of_an_answer(words: str) -> None:
+    for said in ([USER, {**ENDS, "content": words}], [USER, CALLS, RESULT, {**ENDS, "content": words}]):
+        for row in (chat(*said), as_atif(said)):
+            with pytest.raises(UnknownShape):
+                as_record(row)
+
+
+@pytest.mark.parametrize("said", [[{**USER, "content": ""}, ENDS], [USER, {**ENDS, "content": None}],
+                                  [USER, {"role": "assistant", "text": "A"}], [{"role": "user", "text": "Q"}, ENDS],
+                                  [{**USER, "tool_calls": CALLS["tool_calls"]}, ENDS]])  # fmt: skip
+def test_a_row_without_a_question_or_a_word_is_no_row(said: list[dict[str, Any]]) -> None:
+    with pytest.raises(UnknownShape):
+        as_record(chat(*said))
+
+
+def test_a_step_whose_results_are_none_is_a_step_without_results() -> None:
+    empty: list[dict[str, Any]] = [{"results": []}, {"results": None}, {}]
+    for nothing in empty:
+        steps = as_atif([USER, CALLS, RESULT, ENDS])["steps"]
+        first = {**steps[1], "observation": nothing}
+        with pytest.raises(UnknownShape):
+            as_record({**as_atif([]), "steps": [steps[0], first, steps[1], steps[2]]})
+        as_record({**as_atif([]), "steps": [{**steps[0], "observation": nothing}, *steps[1:]]})
+
+
+def test_a_call_that_ends_a_conversation_needs_no_result() -> None:
+    for row in (chat(USER, CALLS), as_atif([USER, CALLS])):
+        assert text_of(row) == 'I look.\n<call_tool name="look">x</call_tool>'
+
+
+@pytest.mark.parametrize("key", ["tool_call_id", "call_id"])
+def test_a_result_is_that_of_its_call_by_whatever_key_it_names_it(key: str) -> None:
+    calls = [{"call_id": one, "function": {"name": "look"}, "arguments": f'{{"query": "{one}"}}'} for one in "xy"]
+    results = [{"role": "tool", key: one, "content": one.upper()} for one in "yx"]
+    text = text_of(chat(USER, {**CALLS, "tool_calls": calls}, *results, ENDS))
+    assert text.index(">x<") < text.index(">y<") < text.index("\nX\n") < text.index("\nY\n")
+
+
+@pytest.mark.parametrize("form", ["messages", "sharegpt", "parquet", "text", "records", "atif", "drtulu"])
+def test_the_very_arguments_come_through_every_format(form: str) -> None:
+    given_ones = {"code": 'print("it\'s")', "ratio": 0.5, "tags": ["a"], "bad key": True}
+    call = {"id": "a", "function": {"name": "run", "arguments": json.dumps(given_ones)}}
+    row = Row(Path("x"), 1, as_record(chat(USER, {**CALLS, "tool_calls": [call]}, RESULT, ENDS)))
+    made = next(iter(singles([row], ExportSpec(form), Counter()))).whole(ExportSpec(form), 1)
+    again = Row(Path("y"), 1, as_record(json.loads(json.dumps(made))))
+    assert [again.arguments(piece) for piece in again.parsed.of("call_tool")] == [given_ones]
+    assert again.text == row.text
+
+
+@pytest.mark.parametrize("row", [
+    {"sample_id": "1", "messages": None, "train_spans": [], "metadata": "{}"},
+    {"conversations": [], "system": "", "train_spans": [], "metadata": '{"question": "Q"}'},
+    {"messages": [USER, ENDS], "train_spans": [], "metadata": '{"question": "\\ud800"}'},
+])  # fmt: skip
+def test_an_export_that_was_changed_by_hand_breaks_no_command(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    for command in (["audit", path], ["show", "line 1", path], ["report", path, "--output", tmp_path / "r.html"],
+                    ["export", path, "--format", "sharegpt", "--hard-gates", "", "--output", tmp_path / "set"]):  # fmt: skip
+        assert "Traceback" not in trajgraph(*command).stderr

@@ -65,6 +65,10 @@ def test_an_id_of_others_may_stand_twice_and_one_of_ours_not(tmp_path: Path) -> 
     made = [row["sample_id"] for row in read_jsonl(tmp_path / "set" / "train.jsonl")]
     assert made[0] == "0" and made[2] == "k" and len(set(made)) == 4 and [one[:2] for one in made[1::2]] == ["0-", "k-"]
     assert counts(path)["rows"] == 4
+    assert (
+        "metformin" in trajgraph("show", made[1], path).stdout
+        and "metformin" in trajgraph("show", made[3], path).stdout
+    )
     ours = written(tmp_path, record(1, sound(1)), record(1, sound(2)), name="ours.jsonl")
     assert "stands twice" in trajgraph("export", ours, "--format", "text", "--output", tmp_path / "no").stderr
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.atif import UnknownShape
 from training.messages import messages
 from training.rows import Row
 from training.shapes import as_record
+from training.unknown import UnknownShape
 
 ORDERS = st.integers(1, 4).flatmap(lambda many: st.permutations(range(many)))
 

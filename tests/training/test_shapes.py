@@ -134,10 +134,10 @@ ASKED, SAID = {"role": "user", "content": "Q"}, {"role": "assistant", "content":
 UNKNOWN: list[tuple[dict[str, Any], str]] = [
     ({"problem": "Q", "full_traces": {"generated_text": "<think>t</think>"}}, "it has no interleaved_text, trajectory, "),
     ({"messages": [ASKED, {"role": "assistant", "content": "<use_mcp_tool>x</use_mcp_tool>"}, ASKED, SAID]},
-     "its calls or thoughts stand in the text in another way: <use_mcp_tool>"),
+     "its calls stand in the text in another way: <use_mcp_tool>"),
     ({"messages": [ASKED, SAID, {"role": "user", "content": "And adults?"}, SAID]}, "a second message of it is from the user"),
     ({"question": "Q", "trajectory": {"interleaved_text": "<think>t</think>\n<search>x</search>\n<information>y</information>"}},
-     "its calls and results stand in the text in another way: <search>"),
+     "its calls stand in the text in another way: <search>"),
     ({"messages": [ASKED, SAID, {"role": "critic", "content": "b"}]}, "a message of it has a role that I do not know: critic (message 3)"),
     ({"messages": [ASKED]}, "no message of it is a reply"), ({"conversations": ["a", "b"]}, "a message of it has a role that I do not know: none (message 1)"),
     ({"prompt": [ASKED], "chosen": [SAID], "rejected": [SAID]}, "it is a preference pair"),

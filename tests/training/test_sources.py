@@ -75,7 +75,10 @@ def test_a_cat_of_several_runs_finds_its_prompts_in_the_runs_beside_it(night: Pa
     (other,) = [
         row for row in given if not row["sample_id"].startswith("gpu")
     ]  # names none: it is the one that is given
-    assert other["messages"][0] == {"role": "system", "content": given[0]["messages"][0]["content"]}
+    assert other["messages"][0] == {
+        "role": "system",
+        "content": "You are researcher 2. Search, then answer in &lt;answer>.",
+    }
 
 
 def test_an_id_that_stands_twice_is_refused_with_both_places(night: Path, tmp_path: Path) -> None:
